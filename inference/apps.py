@@ -1,0 +1,16 @@
+"""Application configuration of the inference room."""
+
+from django.apps import AppConfig
+
+
+class InferenceConfig(AppConfig):
+    """The panel of experts: registry, runs, fusion, agreement, gate.
+
+    Its background tasks (``inference.tasks``) are collected by the foundation when Django starts. Nothing here imports
+    torch: the experts live in the processes of the supervisor.
+    """
+
+    name = "inference"
+    label = "inference"
+    verbose_name = "Inference"
+    default_auto_field = "django.db.models.BigAutoField"
