@@ -1,0 +1,337 @@
+"""Settings of OncoFlow: the embedded default, and production by environment variables.
+
+Every secret may come from the variable itself or from a file named by the variable plus ``_FILE``. What an operator can set is
+listed in docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def env(name: str, default: str | None = None) -> str | None:
+    """Value of ``name``, or the content of the file that ``name_FILE`` names, or ``default``."""
+    path = os.environ.get(f"{name}_FILE")
+    if path:
+        return Path(path).read_text(encoding="utf-8").strip()
+    return os.environ.get(name, default)
+
+
+def env_bool(name: str, default: bool = False) -> bool:
+    value = (env(name) or "").strip().lower()
+    if not value:
+        return default
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    if value in {"0", "false", "no", "off"}:
+        return False
+    raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
+
+
+def env_number(name: str, default: float) -> float:
+    value = env(name)
+    try:
+        return default if value in (None, "") else float(str(value))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} must be a number, not {value!r}.") from error
+
+
+def env_list(name: str, default: str = "") -> list[str]:
+    return [part.strip() for part in (env(name, default) or "").split(",") if part.strip()]
+
+
+TESTING = "pytest" in sys.modules
+
+# --- where things live ------------------------------------------------------------------------------------------------
+
+ONCOFLOW_DATA_DIR = Path(env("ONCOFLOW_DATA_DIR") or BASE_DIR / "var").absolute()
+ONCOFLOW_RUN_DIR = Path(env("ONCOFLOW_RUN_DIR") or ONCOFLOW_DATA_DIR / "run").absolute()
+ONCOFLOW_KEYSET = Path(env("ONCOFLOW_KEYSET") or ONCOFLOW_DATA_DIR / "keys" / "keysets.json")
+ONCOFLOW_DEMO_MODE = env_bool("ONCOFLOW_DEMO_MODE", default=TESTING)
+
+DEBUG = env_bool("DJANGO_DEBUG", default=False)
+
+
+def _secret_key() -> str:
+    """The configured key; embedded installations keep a random one beside the keysets (created by ``init_keys``)."""
+    given = env("DJANGO_SECRET_KEY")
+    if given:
+        return given
+    kept = ONCOFLOW_DATA_DIR / "keys" / "django-secret-key"
+    if kept.exists():
+        return kept.read_text(encoding="ascii").strip()
+    # Nothing that must survive a restart is signed before init_keys has run: a throw-away key lets commands start.
+    return f"unset-{os.urandom(32).hex()}"
+
+
+SECRET_KEY = _secret_key()
+ALLOWED_HOSTS = env_list("ONCOFLOW_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]" + (",testserver" if TESTING else ""))
+CSRF_TRUSTED_ORIGINS = env_list("ONCOFLOW_TRUSTED_ORIGINS")
+
+# --- hospital ---------------------------------------------------------------------------------------------------------
+
+ONCOFLOW_HOSPITAL_NAME = env("ONCOFLOW_HOSPITAL_NAME", "OncoFlow Demo Hospital")
+ONCOFLOW_ASSIGNING_AUTHORITY = env("ONCOFLOW_ASSIGNING_AUTHORITY", "DEMOHOSP")
+ONCOFLOW_IDENTIFIER_SYSTEM = env("ONCOFLOW_IDENTIFIER_SYSTEM", "https://demo-hospital.example/fhir/identifier")
+ONCOFLOW_BASE_URL = env("ONCOFLOW_BASE_URL", "http://127.0.0.1:8000")
+ONCOFLOW_PSEUDONYMOUS_REPORTS = env_bool("ONCOFLOW_PSEUDONYMOUS_REPORTS")
+
+# --- applications -----------------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "oncoflow_site.foundation",
+    "audit",
+    "clinical",
+    "imaging",
+    "inference",
+    "reports",
+    "fhir_api",
+    "oncoflow_site.web",
+    "oncoflow_site.demo",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "guardian",
+    "django_otp",
+    "rest_framework",
+    "drf_spectacular",
+]
+
+MIDDLEWARE = [
+    "oncoflow_site.foundation.request_id.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
+    "audit.middleware.ActorMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "oncoflow_site.web.middleware.SecurityHeadersMiddleware",
+]
+
+ROOT_URLCONF = "oncoflow_site.urls"
+ASGI_APPLICATION = "oncoflow_site.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "oncoflow_site.web.context.site",
+            ],
+        },
+    },
+]
+
+AUTH_USER_MODEL = "clinical.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "guardian.backends.ObjectPermissionBackend",
+]
+GUARDIAN_MONKEY_PATCH_USER = False
+ANONYMOUS_USER_NAME = None
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+LOGIN_URL = "/login/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/login/"
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+SQLITE_PRAGMAS = (
+    # FULL, not NORMAL: in WAL mode NORMAL may lose the last commits on power loss, after they were acknowledged.
+    "PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;PRAGMA foreign_keys=ON;PRAGMA temp_store=MEMORY;"
+)
+
+
+def database_from_url(url: str) -> dict[str, Any]:
+    """Django's settings for ``sqlite:///path`` or ``postgresql://user:password@host:port/name``."""
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": unquote(parts.path[1:]) if parts.path.startswith("//") else unquote(parts.path),
+            "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 30, "init_command": SQLITE_PRAGMAS},
+        }
+    if parts.scheme in {"postgresql", "postgres"}:
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": unquote(parts.path.lstrip("/")),
+            "USER": unquote(parts.username or ""),
+            "PASSWORD": env("DATABASE_PASSWORD") or unquote(parts.password or ""),
+            "HOST": parts.hostname or "",
+            "PORT": str(parts.port or ""),
+            "CONN_HEALTH_CHECKS": True,
+            "CONN_MAX_AGE": 60,
+        }
+    raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgresql://.")
+
+
+DATABASES = {"default": database_from_url(env("DATABASE_URL") or f"sqlite://{ONCOFLOW_DATA_DIR / 'oncoflow.sqlite3'}")}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # A test database on disk: several connections (threads, worker processes) must see the same rows.
+    DATABASES["default"]["TEST"] = {"NAME": str(Path(os.environ.get("TMPDIR", "/tmp")) / f"oncoflow-test-{os.getpid()}.sqlite3")}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env("REDIS_URL")
+CACHES: dict[str, Any] = {
+    "default": (
+        {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
+        if REDIS_URL
+        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    )
+}
+
+STORAGES: dict[str, Any] = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "files")}},
+    "objects": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "objects")}},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if TESTING
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+if env("ONCOFLOW_OBJECTS_S3_BUCKET"):
+    STORAGES["objects"] = {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": env("ONCOFLOW_OBJECTS_S3_BUCKET"),
+            "endpoint_url": env("ONCOFLOW_OBJECTS_S3_ENDPOINT"),
+            "file_overwrite": False,
+            "default_acl": None,
+            "object_parameters": {"ServerSideEncryption": "AES256"},
+        },
+    }
+
+# --- web --------------------------------------------------------------------------------------------------------------
+
+STATIC_URL = "/static/"
+STATIC_ROOT = ONCOFLOW_DATA_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = env("ONCOFLOW_TIME_ZONE", "UTC")
+USE_TZ = True
+USE_I18N = True
+APPEND_SLASH = True
+
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 8 * 3600
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env_bool("ONCOFLOW_HTTPS", default=False)
+if env_bool("ONCOFLOW_BEHIND_PROXY"):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "SAMEORIGIN"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 << 20
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["fhir_api.auth.BearerAuthentication", "rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+}
+SPECTACULAR_SETTINGS = {"TITLE": "OncoFlow API", "VERSION": "0.1.0", "DESCRIPTION": "Decision support, never a diagnosis."}
+
+# --- doors and pipeline -----------------------------------------------------------------------------------------------
+
+ONCOFLOW_WEB_HOST = env("ONCOFLOW_WEB_HOST", "127.0.0.1")
+ONCOFLOW_WEB_PORT = int(env_number("ONCOFLOW_WEB_PORT", 8000))
+ONCOFLOW_MLLP_HOST = env("ONCOFLOW_MLLP_HOST", "127.0.0.1")
+ONCOFLOW_MLLP_PORT = int(env_number("ONCOFLOW_MLLP_PORT", 2575))
+ONCOFLOW_DICOM_HOST = env("ONCOFLOW_DICOM_HOST", "127.0.0.1")
+ONCOFLOW_DICOM_PORT = int(env_number("ONCOFLOW_DICOM_PORT", 11112))
+ONCOFLOW_DICOM_AE_TITLE = env("ONCOFLOW_DICOM_AE_TITLE", "ONCOFLOW")
+ONCOFLOW_STUDY_QUIET_SECONDS = env_number("ONCOFLOW_STUDY_QUIET_SECONDS", 60)
+ONCOFLOW_MIN_FREE_BYTES = int(env_number("ONCOFLOW_MIN_FREE_BYTES", 512 << 20))
+
+ONCOFLOW_RETRIEVAL = env("ONCOFLOW_RETRIEVAL", "memory")
+ELASTICSEARCH_URL = env("ELASTICSEARCH_URL")
+
+ONCOFLOW_WEIGHTS_DIR = Path(env("ONCOFLOW_WEIGHTS_DIR") or BASE_DIR / "inference" / "weights")
+ONCOFLOW_PANEL: list[dict[str, Any]] = [
+    {"name": "nnunet-plain", "kind": "nnunet", "weights_dir": str(ONCOFLOW_WEIGHTS_DIR / "nnunet-plain")},
+    {"name": "nnunet-residual", "kind": "nnunet", "weights_dir": str(ONCOFLOW_WEIGHTS_DIR / "nnunet-residual")},
+    {"name": "sam2-small", "kind": "sam", "weights_dir": str(ONCOFLOW_WEIGHTS_DIR / "sam2-small")},
+]
+ONCOFLOW_FUSION = env("ONCOFLOW_FUSION", "majority")
+ONCOFLOW_EXPERT_THREADS = int(env_number("ONCOFLOW_EXPERT_THREADS", 2))
+ONCOFLOW_EXPERT_DEADLINE_S = env_number("ONCOFLOW_EXPERT_DEADLINE_S", 600)
+ONCOFLOW_SUPERVISOR_ADDRESS = env("ONCOFLOW_SUPERVISOR_ADDRESS") or str(ONCOFLOW_RUN_DIR / "supervisor.sock")
+ONCOFLOW_SUPERVISOR_KEY = Path(env("ONCOFLOW_SUPERVISOR_KEY") or ONCOFLOW_RUN_DIR / "supervisor.key")
+ONCOFLOW_GATE = {
+    "issue": env_number("ONCOFLOW_GATE_ISSUE", 0.90),
+    "hold": env_number("ONCOFLOW_GATE_HOLD", 0.75),
+    "adviser_floor": env_number("ONCOFLOW_GATE_ADVISER_FLOOR", 0.50),
+}
+ONCOFLOW_VOTE_THRESHOLDS = {
+    "cases": int(env_number("ONCOFLOW_VOTE_CASES", 20)),
+    "mean_dice": env_number("ONCOFLOW_VOTE_MEAN_DICE", 0.85),
+    "p10_dice": env_number("ONCOFLOW_VOTE_P10_DICE", 0.70),
+}
+
+_manage = [sys.executable, str(BASE_DIR / "manage.py")]
+ONCOFLOW_PROCESSES: dict[str, list[str]] = {
+    "web": [
+        *(sys.executable, "-m", "uvicorn", "oncoflow_site.asgi:application", "--no-access-log", "--no-server-header"),
+        *("--host", str(ONCOFLOW_WEB_HOST), "--port", str(ONCOFLOW_WEB_PORT), "--timeout-graceful-shutdown", "3"),
+    ],
+    "mllp": [*_manage, "mllp_listener", "--host", str(ONCOFLOW_MLLP_HOST), "--port", str(ONCOFLOW_MLLP_PORT)],
+    "dicom": [*_manage, "dicom_listener", "--host", str(ONCOFLOW_DICOM_HOST), "--port", str(ONCOFLOW_DICOM_PORT)],
+    "supervisor": [*_manage, "inference_supervisor"],
+    "work-default": [*_manage, "work", "--queue", "default"],
+    "work-gpu": [*_manage, "work", "--queue", "gpu"],
+    "work-delivery": [*_manage, "work", "--queue", "delivery"],
+}
+
+# --- logs: a request id on every line, never a name, a number or a URL's query ------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"request_id": {"()": "oncoflow_site.foundation.request_id.RequestIdFilter"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
+    "root": {"handlers": ["console"], "level": env("ONCOFLOW_LOG_LEVEL", "INFO")},
+    "loggers": {
+        "huey": {"level": "WARNING"},
+        "pynetdicom": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+        "pyhanko": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+        "pydicom": {"level": "ERROR"},
+    },
+}
+
+for _name in ("HAYSTACK_TELEMETRY_ENABLED",):
+    os.environ.setdefault(_name, "False")
+# Nothing is ever fetched silently from a model hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

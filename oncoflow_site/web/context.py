@@ -1,0 +1,13 @@
+"""What every template knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+
+
+def site(request: HttpRequest) -> dict[str, Any]:
+    """Hospital name and whether this installation runs on demo weights (then every page says DEMO)."""
+    return {"hospital_name": settings.ONCOFLOW_HOSPITAL_NAME, "demo_mode": settings.ONCOFLOW_DEMO_MODE}
