@@ -1,0 +1,42 @@
+"""The life of a study as a table (state, event) -> state. No Django model is needed to read it."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from oncoflow_site.foundation.machines import StateMachine
+
+__all__ = ["STUDY_MACHINE", "StudyState"]
+
+
+class StudyState(models.TextChoices):
+    """Where a study stands."""
+
+    RECEIVING = "receiving", "instances are still arriving"
+    COMPLETE = "complete", "no instance for the quiet period"
+    PREPARING = "preparing", "volumes are being prepared"
+    READY = "ready", "volumes are ready"
+    FLAGGED = "flagged", "cannot be segmented; see the reason"
+    FAILED = "failed", "preparation failed"
+
+
+_R, _C, _P, _Y, _G, _F = (state.value for state in StudyState)
+
+# One target per event, so that a transition is one UPDATE ... WHERE state IN (sources).
+STUDY_MACHINE = StateMachine(
+    name="study",
+    states=tuple(StudyState.values),
+    table={
+        (_R, "receive"): _R,
+        (_R, "quiet"): _C,
+        # a late instance reopens whatever the study has become
+        **{(state, "reopen"): _R for state in (_C, _P, _Y, _G, _F)},
+        # prepared again after an override, a retry, or a killed worker
+        **{(state, "prepare"): _P for state in (_C, _P, _Y, _G, _F)},
+        (_P, "volumes"): _Y,
+        (_P, "flag"): _G,
+        (_Y, "flag"): _G,
+        (_G, "flag"): _G,
+        (_P, "fail"): _F,
+    },
+)

@@ -1,0 +1,309 @@
+"""What the imaging room keeps: studies as they arrive, volumes, segmentations, measurements, comparisons.
+
+Everything that names a patient is in `ciphertext` fields (encrypted with the patient's data key) or in stored objects;
+the rest of a row may be logged. UIDs as sent are found again by a keyed hash (``uid_index``).
+"""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from imaging.machines import STUDY_MACHINE, StudyState
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.ids import new_id
+
+__all__ = [
+    "STUDY_MACHINE",
+    "Comparison",
+    "DicomPeer",
+    "Instance",
+    "InstanceState",
+    "Measurement",
+    "Segmentation",
+    "SegmentationKind",
+    "Sequence",
+    "Series",
+    "Study",
+    "StudySource",
+    "StudyState",
+    "Volume",
+    "VolumeSet",
+]
+
+OBJECT = "foundation.StoredObject"
+
+
+class StudySource(models.TextChoices):
+    """Through which door a study came in."""
+
+    DICOM = "dicom", "DICOM C-STORE"
+    INGEST = "ingest", "DICOM files, read by command"
+    NIFTI = "nifti", "NIfTI files, read by command"
+
+
+class Sequence(models.TextChoices):
+    """What an MRI series shows."""
+
+    T1 = "T1", "T1-weighted"
+    T1C = "T1c", "T1-weighted with contrast agent"
+    T2 = "T2", "T2-weighted"
+    FLAIR = "FLAIR", "T2-FLAIR"
+    OTHER = "other", "another kind (localizer, diffusion, susceptibility, derived)"
+    UNKNOWN = "unknown", "not recognised"
+
+
+class InstanceState(models.TextChoices):
+    """``quarantined`` instances are kept, encrypted, and never reach a model or a viewer."""
+
+    RECEIVED = "received"
+    DEIDENTIFIED = "deidentified"
+    QUARANTINED = "quarantined"
+
+
+class SegmentationKind(models.TextChoices):
+    """Who made a segmentation."""
+
+    EXPERT = "expert", "one expert of the panel"
+    CONSENSUS = "consensus", "the panel's consensus"
+    PERSON = "person", "a person"
+    IMPORT = "import", "imported"
+
+
+class DicomPeer(models.Model):
+    """A DICOM application entity that may open an association with us. No row, no association."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    ae_title = models.CharField(max_length=16, unique=True, help_text="Calling AE title (PS3.8 section 9.3.2).")
+    host = models.CharField(max_length=255, blank=True, default="")
+    port = models.PositiveIntegerField(null=True, blank=True)
+    check_host = models.BooleanField(default=False, help_text="Refuse associations from any address but host's.")
+    active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["ae_title"]
+        verbose_name = "DICOM peer"
+
+    def __str__(self) -> str:
+        return self.ae_title
+
+
+class Study(models.Model):
+    """One DICOM study (or one date of NIfTI files) of one patient; at most one order.
+
+    ``ciphertext`` holds `imaging.identity.StudyIdentity`. ``performed_at`` is the true moment, aware.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    patient = models.ForeignKey("clinical.Patient", on_delete=models.PROTECT, related_name="studies")
+    order = models.ForeignKey(
+        "clinical.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="studies"
+    )
+    unsolicited = models.BooleanField(default=False, help_text="Looked for its order and found none.")
+    state = models.CharField(max_length=12, choices=StudyState.choices, default=StudyState.RECEIVING, db_index=True)
+    flag_code = models.CharField(max_length=50, blank=True, default="")
+    flag_message = models.CharField(max_length=500, blank=True, default="", help_text="A sentence for a radiologist.")
+    uid_index = models.CharField(max_length=64, unique=True, help_text="Keyed hash of the Study Instance UID.")
+    accession_index = models.CharField(max_length=64, blank=True, default="", db_index=True)
+    deidentified_uid = models.CharField(max_length=64, unique=True)
+    ciphertext = models.BinaryField()
+    performed_at = models.DateTimeField(db_index=True)
+    modality = models.CharField(max_length=16, default="MR")
+    expected_instances = models.PositiveIntegerField(null=True, blank=True)
+    spacing_known = models.BooleanField(default=True, help_text="False: no millimetre is computed from it.")
+    source = models.CharField(max_length=10, choices=StudySource.choices, default=StudySource.DICOM)
+    generation = models.PositiveIntegerField(default=1, help_text="Grows each time a late instance reopens it.")
+    created_at = models.DateTimeField(default=now)
+    last_received_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["-performed_at", "-id"]
+        verbose_name_plural = "studies"
+        indexes = [models.Index(fields=["patient", "performed_at"], name="study_patient_date")]
+
+    def __str__(self) -> str:
+        return f"study {self.id} ({self.state})"
+
+    @property
+    def subject(self) -> str:
+        """Name used as subject of jobs and events."""
+        return f"study:{self.id}"
+
+
+class Series(models.Model):
+    """One DICOM series, or one NIfTI file. ``ciphertext`` holds `imaging.identity.SeriesIdentity`."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="series")
+    uid_index = models.CharField(max_length=64, unique=True, help_text="Keyed hash of the Series Instance UID.")
+    deidentified_uid = models.CharField(max_length=64, unique=True)
+    modality = models.CharField(max_length=16, default="MR")
+    number = models.IntegerField(null=True, blank=True, help_text="Series Number (0020,0011).")
+    sequence = models.CharField(max_length=10, choices=Sequence.choices, default=Sequence.UNKNOWN)
+    sequence_confidence = models.FloatField(default=0.0, help_text="0 to 1.")
+    sequence_reason = models.CharField(max_length=500, blank=True, default="")
+    overridden_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    description = models.CharField(max_length=200, blank=True, default="", help_text="Cleaned by the allow-list.")
+    parameters = models.JSONField(default=dict, blank=True, help_text="Acquisition facts used for recognition.")
+    ciphertext = models.BinaryField()
+    nifti = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "number", "created_at"]
+        verbose_name_plural = "series"
+
+    def __str__(self) -> str:
+        return f"series {self.id} ({self.sequence})"
+
+
+class Instance(models.Model):
+    """One SOP instance: the bytes as received (a DICOM file, encrypted) and the de-identified copy.
+
+    ``uid_index`` is empty for an instance whose UID an other content already holds (``conflicts_with``).
+    ``ciphertext`` holds the SOP Instance UID as sent, the way back for SEG and SR.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, null=True, blank=True, on_delete=models.PROTECT, related_name="instances")
+    series = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="instances")
+    uid_index = models.CharField(max_length=64, unique=True, null=True, blank=True)
+    conflicts_with = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="conflicts"
+    )
+    sop_class_uid = models.CharField(max_length=64)
+    transfer_syntax_uid = models.CharField(max_length=64)
+    number = models.IntegerField(null=True, blank=True, help_text="Instance Number (0020,0013).")
+    original = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
+    sha256 = models.CharField(max_length=64, help_text="Of the file as stored on arrival.")
+    content_sha256 = models.CharField(max_length=64, help_text="Of the data set without preamble and file meta.")
+    deidentified = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    state = models.CharField(max_length=12, choices=InstanceState.choices, default=InstanceState.RECEIVED)
+    reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it is quarantined; no identity.")
+    peer = models.CharField(max_length=64, blank=True, default="", help_text="Who sent it.")
+    ciphertext = models.BinaryField(default=b"")
+    received_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["series", "number", "id"]
+        indexes = [
+            models.Index(fields=["state", "received_at"], name="instance_state"),
+            models.Index(fields=["study", "state"], name="instance_study_state"),
+        ]
+
+    def __str__(self) -> str:
+        return f"instance {self.id} ({self.state})"
+
+
+class VolumeSet(models.Model):
+    """The volumes of one preparation of a study, all on one grid (RAS, mm)."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="volume_sets")
+    version = models.PositiveIntegerField(default=1)
+    affine = models.JSONField(help_text="4 x 4, voxel index (x, y, z) to RAS mm.")
+    shape = models.JSONField(help_text="[x, y, z] voxels.")
+    spacing = models.JSONField(help_text="[x, y, z] mm.")
+    parameters = models.JSONField(default=dict, blank=True)
+    brain_mask = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "-version"]
+        constraints = [models.UniqueConstraint(fields=["study", "version"], name="volumeset_version")]
+
+    def __str__(self) -> str:
+        return f"volumes {self.version} of study {self.study_id}"
+
+
+class Volume(models.Model):
+    """One sequence resampled on the grid of its set, as NIfTI."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    volume_set = models.ForeignKey(VolumeSet, on_delete=models.CASCADE, related_name="volumes")
+    sequence = models.CharField(max_length=10, choices=Sequence.choices)
+    object = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
+    sha256 = models.CharField(max_length=64)
+    source_series = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="volumes")
+    transform = models.JSONField(null=True, blank=True, help_text="Rigid transform found, and how.")
+    quality = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["volume_set", "sequence"]
+        constraints = [models.UniqueConstraint(fields=["volume_set", "sequence"], name="volume_sequence")]
+
+    def __str__(self) -> str:
+        return f"{self.sequence} of {self.volume_set_id}"
+
+
+class Segmentation(models.Model):
+    """A label map (uint8: 0, 1 NCR, 2 ED, 3 ET) on the grid of a volume set. Never changed; a correction is a new row."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="segmentations")
+    volume_set = models.ForeignKey(VolumeSet, on_delete=models.PROTECT, related_name="segmentations")
+    kind = models.CharField(max_length=10, choices=SegmentationKind.choices)
+    version = models.PositiveIntegerField(default=1, help_text="Counts within the study.")
+    author = models.CharField(max_length=150, help_text="Expert or user name; never a patient's.")
+    model = models.JSONField(null=True, blank=True, help_text="Name, version and hash of what made it.")
+    labels = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
+    probability = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="corrections")
+    reason = models.CharField(max_length=300, blank=True, default="")
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "-version"]
+        constraints = [models.UniqueConstraint(fields=["study", "version"], name="segmentation_version")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} segmentation {self.version} of study {self.study_id}"
+
+
+class Measurement(models.Model):
+    """Region volumes, diameters and lesions of one segmentation (JSON as the room's contract gives it)."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="measurements")
+    segmentation = models.ForeignKey(Segmentation, on_delete=models.PROTECT, related_name="measurements")
+    regions = models.JSONField()
+    lesions = models.JSONField(default=list, blank=True)
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"measurement {self.id}"
+
+
+class Comparison(models.Model):
+    """A measurement against an earlier study's; without a prior it is the baseline."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="comparisons")
+    measurement = models.ForeignKey(Measurement, on_delete=models.PROTECT, related_name="comparisons")
+    prior_study = models.ForeignKey(Study, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    prior_measurement = models.ForeignKey(
+        Measurement, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    result = models.JSONField()
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["measurement", "prior_measurement"], name="comparison_pair"
+            ),
+            models.UniqueConstraint(
+                fields=["measurement"], condition=Q(prior_measurement__isnull=True), name="comparison_baseline"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"comparison {self.id}"
