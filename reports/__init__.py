@@ -1,0 +1,1 @@
+"""Report content, narrative, PDF, signature, versions and sign-off."""
