@@ -1,0 +1,5 @@
+"""Transports registered with the outbox."""
+
+
+def register() -> None:
+    """Register the transports."""
