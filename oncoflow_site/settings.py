@@ -6,8 +6,11 @@ listed in docs/operations.md.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -52,9 +55,14 @@ TESTING = "pytest" in sys.modules
 
 # --- where things live ------------------------------------------------------------------------------------------------
 
-ONCOFLOW_DATA_DIR = Path(env("ONCOFLOW_DATA_DIR") or BASE_DIR / "var").absolute()
-ONCOFLOW_RUN_DIR = Path(env("ONCOFLOW_RUN_DIR") or ONCOFLOW_DATA_DIR / "run").absolute()
-ONCOFLOW_KEYSET = Path(env("ONCOFLOW_KEYSET") or ONCOFLOW_DATA_DIR / "keys" / "keysets.json")
+if TESTING:
+    # A test never touches the installation's own data; pytest-django reads settings before any conftest could say so.
+    ONCOFLOW_DATA_DIR = Path(tempfile.mkdtemp(prefix="oncoflow-tests-"))
+    atexit.register(shutil.rmtree, ONCOFLOW_DATA_DIR, ignore_errors=True)
+else:
+    ONCOFLOW_DATA_DIR = Path(env("ONCOFLOW_DATA_DIR") or BASE_DIR / "var").absolute()
+ONCOFLOW_RUN_DIR = Path((not TESTING and env("ONCOFLOW_RUN_DIR")) or ONCOFLOW_DATA_DIR / "run").absolute()
+ONCOFLOW_KEYSET = Path((not TESTING and env("ONCOFLOW_KEYSET")) or ONCOFLOW_DATA_DIR / "keys" / "keysets.json")
 ONCOFLOW_DEMO_MODE = env_bool("ONCOFLOW_DEMO_MODE", default=TESTING)
 
 DEBUG = env_bool("DJANGO_DEBUG", default=False)
@@ -198,7 +206,7 @@ def database_from_url(url: str) -> dict[str, Any]:
 DATABASES = {"default": database_from_url(env("DATABASE_URL") or f"sqlite://{ONCOFLOW_DATA_DIR / 'oncoflow.sqlite3'}")}
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A test database on disk: several connections (threads, worker processes) must see the same rows.
-    DATABASES["default"]["TEST"] = {"NAME": str(Path(os.environ.get("TMPDIR", "/tmp")) / f"oncoflow-test-{os.getpid()}.sqlite3")}
+    DATABASES["default"]["TEST"] = {"NAME": str(ONCOFLOW_DATA_DIR / "test.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env("REDIS_URL")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
 
-# Before Django reads its settings: nothing of a test touches the installation's own data directory.
-_DATA = Path(tempfile.mkdtemp(prefix="oncoflow-tests-"))
-os.environ["ONCOFLOW_DATA_DIR"] = str(_DATA)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = [
