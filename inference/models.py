@@ -85,7 +85,7 @@ EXPERT_MACHINE = StateMachine(
 
 
 class ModelVersion(models.Model):
-    """One set of weights of one model. ``sha256`` covers every file of the set, so that other weights are another row."""
+    """One set of weights of one model. ``sha256`` covers every file of the set, so other weights are another row."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     name = models.CharField(max_length=100)
