@@ -1,0 +1,15 @@
+"""Application configuration of the clinical room."""
+
+from django.apps import AppConfig
+
+
+class ClinicalConfig(AppConfig):
+    """Staff, patients, orders and documents."""
+
+    name = "clinical"
+    verbose_name = "Clinical"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Load what registers itself: events and background jobs."""
+        from clinical import events, tasks  # noqa: F401

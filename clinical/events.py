@@ -1,0 +1,18 @@
+"""Facts this room records. What follows them is said in ``oncoflow_site/workflow.py``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from oncoflow_site.foundation.events import declare_event
+
+__all__ = ["DOCUMENT_ARRIVED", "DOCUMENT_READ", "ORDER_ACCEPTED", "ORDER_CANCELLED", "ORDER_CHANGED"]
+
+ORDER_ACCEPTED: Final = "order.accepted"
+ORDER_CHANGED: Final = "order.changed"
+ORDER_CANCELLED: Final = "order.cancelled"
+DOCUMENT_ARRIVED: Final = "document.arrived"
+DOCUMENT_READ: Final = "document.read"
+
+for _kind in (ORDER_ACCEPTED, ORDER_CHANGED, ORDER_CANCELLED, DOCUMENT_ARRIVED, DOCUMENT_READ):
+    declare_event(_kind)

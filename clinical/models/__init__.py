@@ -1,0 +1,32 @@
+"""What the clinical room keeps."""
+
+from clinical.models.documents import ClinicalDocument, DocumentState
+from clinical.models.orders import ORDER_MACHINE, Order, OrderPriority, OrderStatus
+from clinical.models.patients import (
+    CareAssignment,
+    Patient,
+    PatientGroupPermission,
+    PatientIdentifier,
+    PatientIdentity,
+    PatientIndex,
+    PatientUserPermission,
+)
+from clinical.models.staff import Notice, User
+
+__all__ = [
+    "CareAssignment",
+    "ClinicalDocument",
+    "DocumentState",
+    "Notice",
+    "ORDER_MACHINE",
+    "Order",
+    "OrderPriority",
+    "OrderStatus",
+    "Patient",
+    "PatientGroupPermission",
+    "PatientIdentifier",
+    "PatientIdentity",
+    "PatientIndex",
+    "PatientUserPermission",
+    "User",
+]

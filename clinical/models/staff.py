@@ -1,0 +1,70 @@
+"""Accounts of staff and connected systems, and what they are told."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+from guardian.mixins import GuardianUserMixin
+
+from clinical.roles import Role, can
+from oncoflow_site.foundation.clock import now
+
+if TYPE_CHECKING:
+    from clinical.models.patients import Patient
+
+__all__ = ["Notice", "User"]
+
+# Permissions that being a superuser must not give.
+_ROLE_DECIDES: Mapping[str, str] = {"audit.read_audit": "read_audit", "audit.view_auditrow": "read_audit"}
+
+
+class User(GuardianUserMixin, AbstractUser):
+    """An account. ``is_superuser`` opens the administration pages only; it is no way to a patient's record."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    role = models.CharField(max_length=20, choices=Role.choices, default=Role.CLINICIAN)
+
+    class Meta:
+        ordering = ["username"]
+
+    def has_perm(self, perm: str, obj: Any = None) -> bool:
+        """Django's answer, except where the role or the care team alone decides, whatever else the account is."""
+        if perm in _ROLE_DECIDES:
+            return can(self, _ROLE_DECIDES[perm])
+        if perm == "clinical.access_patient":
+            return obj is not None and self.is_active and self.assignments.current().filter(patient=obj).exists()
+        return super().has_perm(perm, obj)
+
+    @property
+    def display_name(self) -> str:
+        """Full name where there is one, else the username."""
+        return self.get_full_name() or self.username
+
+
+class Notice(models.Model):
+    """Something staff should look at. The message holds no identity: it appears on lists."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=60, db_index=True, help_text="The event it tells of, e.g. report.held.")
+    subject = models.CharField(max_length=200, db_index=True, help_text="e.g. study:<uuid>")
+    message = models.CharField(max_length=300)
+    patient: models.ForeignKey[Patient | None] = models.ForeignKey(  # type: ignore[assignment]
+        "clinical.Patient", null=True, blank=True, on_delete=models.CASCADE, related_name="notices"
+    )
+    for_role = models.CharField(max_length=20, choices=Role.choices, blank=True, default="", help_text="Empty: everybody")
+    created_at = models.DateTimeField(default=now)
+    seen_at = models.DateTimeField(null=True, blank=True)
+    seen_by = models.ForeignKey(
+        "clinical.User", null=True, blank=True, on_delete=models.SET_NULL, related_name="notices_seen"
+    )
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        indexes = [models.Index(fields=["seen_at", "created_at"], name="notice_unseen")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.subject}"
