@@ -1,0 +1,189 @@
+"""Segmentations: label maps on the grid of a volume set, stored encrypted, versioned, never changed.
+
+Labels are those of BraTS: 0 background, 1 NCR (necrotic and non-enhancing core), 2 ED (oedema / infiltrated tissue),
+3 ET (enhancing tumour). Regions are nested: ET within TC (1, 3) within WT (1, 2, 3).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from django.db import transaction
+from django.db.models import Max
+from numpy.typing import NDArray
+
+from imaging.geometry import GeometryError, Grid, read_nifti, write_nifti
+from imaging.models import Segmentation, SegmentationKind
+from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.errors import PermanentError
+
+if TYPE_CHECKING:
+    from imaging.models import Study, VolumeSet
+
+__all__ = [
+    "REGIONS",
+    "REGION_LABELS",
+    "current_segmentation",
+    "decode_probability",
+    "encode_probability",
+    "grid_of",
+    "labels_from_regions",
+    "load_labels",
+    "load_probability",
+    "region_mask",
+    "save_segmentation",
+]
+
+REGIONS: tuple[str, ...] = ("ET", "TC", "WT")
+REGION_LABELS: dict[str, tuple[int, ...]] = {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}
+_LARGEST_LABEL = 3
+
+
+def grid_of(volume_set: VolumeSet) -> Grid:
+    """The grid of a volume set (RAS mm)."""
+    x, y, z = volume_set.shape
+    return Grid(np.asarray(volume_set.affine, dtype=np.float64), (int(x), int(y), int(z)))
+
+
+def region_mask(labels: NDArray[np.uint8], region: str) -> NDArray[np.bool_]:
+    """Voxels of ``region`` (ET, TC or WT) in a label map, same shape."""
+    table = np.zeros(256, dtype=bool)
+    table[list(REGION_LABELS[region])] = True
+    return np.asarray(table[labels])
+
+
+def labels_from_regions(masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Label map (uint8) of region masks. Nesting is enforced inwards: TC outside WT, ET outside TC are dropped."""
+    whole = np.asarray(masks["WT"], dtype=bool)
+    core = np.asarray(masks["TC"], dtype=bool) & whole
+    enhancing = np.asarray(masks["ET"], dtype=bool) & core
+    labels = np.zeros(whole.shape, dtype=np.uint8)
+    labels[whole] = 2
+    labels[core] = 1
+    labels[enhancing] = 3
+    return labels
+
+
+def encode_probability(probabilities: Mapping[str, NDArray[Any]]) -> bytes:
+    """Region probabilities (z, y, x) as a gzipped npz of float16, cropped to where any of them passes 0.5 %."""
+    arrays = {region: np.asarray(probabilities[region]) for region in REGIONS if region in probabilities}
+    if not arrays:
+        raise ValueError("no region probability to store")
+    seen = np.any([array > 0.005 for array in arrays.values()], axis=0)
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(seen.any(axis=tuple(a for a in range(3) if a != axis)))
+        box += [int(found[0]), int(found[-1]) + 1] if found.size else [0, 0]
+    part = (slice(box[0], box[1]), slice(box[2], box[3]), slice(box[4], box[5]))
+    plain = io.BytesIO()
+    kept: dict[str, Any] = {region: array[part].astype(np.float16) for region, array in arrays.items()}
+    np.savez(plain, shape=np.asarray(seen.shape), box=np.asarray(box), **kept)
+    return gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
+
+
+def decode_probability(data: bytes) -> dict[str, NDArray[np.float16]]:
+    """Inverse of `encode_probability`; 0 outside the stored box."""
+    with np.load(io.BytesIO(gzip.decompress(data)), allow_pickle=False) as stored:
+        shape = tuple(int(n) for n in stored["shape"])
+        box = [int(n) for n in stored["box"]]
+        full: dict[str, NDArray[np.float16]] = {}
+        for region in REGIONS:
+            if region in stored:
+                array = np.zeros(shape, dtype=np.float16)
+                array[box[0] : box[1], box[2] : box[3], box[4] : box[5]] = stored[region]
+                full[region] = array
+    return full
+
+
+def save_segmentation(
+    study: Study,
+    volume_set: VolumeSet,
+    labels: NDArray[np.uint8],
+    *,
+    kind: str,
+    author: str,
+    model: Mapping[str, Any] | None = None,
+    probability: bytes | Mapping[str, NDArray[Any]] | None = None,
+    parent: Segmentation | None = None,
+    reason: str = "",
+) -> Segmentation:
+    """Store a label map as the study's next segmentation version. Inside the caller's transaction.
+
+    :param labels: uint8 (z, y, x) on the grid of ``volume_set``, values 0 to 3.
+    :param kind: expert, consensus, person or import.
+    :param author: name of the expert or the user; never anything of a patient.
+    :param probability: region probabilities, or their bytes from `encode_probability`.
+    :raises ValueError: wrong shape, type or label values, a parent of another study, or no transaction.
+    """
+    if not transaction.get_connection().in_atomic_block:
+        raise ValueError("a segmentation is saved inside a transaction of its caller")
+    if kind not in SegmentationKind.values:
+        raise ValueError(f"unknown kind of segmentation {kind!r}")
+    if volume_set.study_id != study.id or (parent is not None and parent.study_id != study.id):
+        raise ValueError("the volumes or the parent belong to another study")
+    labels = np.asarray(labels)
+    grid = grid_of(volume_set)
+    if labels.dtype != np.uint8 or labels.shape != grid.shape_zyx:
+        raise ValueError("labels must be uint8 on the grid of the volume set")
+    if labels.size and int(labels.max()) > _LARGEST_LABEL:
+        raise ValueError("labels must be 0, 1, 2 or 3")
+    subject = study.patient.key_subject
+    stored = objects.put(
+        write_nifti(labels, grid), subject=subject, kind="segmentation", content_type="application/gzip"
+    )
+    stored_probability = None
+    if probability is not None:
+        data = probability if isinstance(probability, bytes) else encode_probability(probability)
+        stored_probability = objects.put(
+            data, subject=subject, kind="probability", content_type="application/gzip"
+        )
+    last = Segmentation.objects.filter(study=study).aggregate(last=Max("version"))["last"] or 0
+    return Segmentation.objects.create(
+        study=study,
+        volume_set=volume_set,
+        kind=kind,
+        version=last + 1,
+        author=author,
+        model=dict(model) if model is not None else None,
+        labels=stored,
+        probability=stored_probability,
+        parent=parent,
+        reason=reason,
+    )
+
+
+def load_labels(segmentation: Segmentation) -> NDArray[np.uint8]:
+    """Label map (z, y, x) uint8; its hash is verified.
+
+    :raises PermanentError: the stored bytes are not what was stored, or do not fit the grid.
+    """
+    try:
+        array, grid = read_nifti(objects.get(segmentation.labels), as_float=False)
+    except GeometryError as error:
+        raise PermanentError(f"stored segmentation unreadable: {error}") from None
+    if grid.shape_xyz != grid_of(segmentation.volume_set).shape_xyz:
+        raise PermanentError("stored segmentation does not fit its volumes")
+    return np.asarray(array, dtype=np.uint8)
+
+
+def load_probability(segmentation: Segmentation) -> dict[str, NDArray[np.float16]] | None:
+    """Region probabilities (z, y, x) float16, or None where none were stored."""
+    if segmentation.probability is None:
+        return None
+    return decode_probability(objects.get(segmentation.probability))
+
+
+def current_segmentation(study: Study) -> Segmentation | None:
+    """The segmentation that counts: of the newest volumes, a person's latest, else an import, else the consensus."""
+    newest = study.volume_sets.order_by("-version").first()
+    if newest is None:
+        return None
+    for kind in (SegmentationKind.PERSON, SegmentationKind.IMPORT, SegmentationKind.CONSENSUS):
+        found = study.segmentations.filter(volume_set=newest, kind=kind).order_by("-version").first()
+        if found is not None:
+            return found
+    return None
