@@ -1,0 +1,86 @@
+"""What names a patient or a scan, encrypted beside the rows of `imaging.models`, and the keyed hashes to find it by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+from oncoflow_site.foundation import keys
+
+__all__ = [
+    "SeriesIdentity",
+    "StudyIdentity",
+    "accession_index",
+    "map_uid",
+    "open_series",
+    "open_sop_instance_uid",
+    "open_study",
+    "seal",
+    "uid_index",
+]
+
+# PS3.6: UIDs below this root are defined by the standard (classes, syntaxes, well-known frames) and name nobody.
+STANDARD_ROOT = "1.2.840.10008."
+
+
+@dataclass(frozen=True)
+class StudyIdentity:
+    """Study level identifiers as sent. ``frame_of_reference`` is that of the first series that had one."""
+
+    study_instance_uid: str
+    accession: str = ""
+    frame_of_reference: str = ""
+
+
+@dataclass(frozen=True)
+class SeriesIdentity:
+    """Series level identifiers as sent, with the description before cleaning."""
+
+    series_instance_uid: str
+    frame_of_reference: str = ""
+    description: str = ""
+
+
+def seal(subject: str, value: StudyIdentity | SeriesIdentity | str, *, context: str) -> bytes:
+    """Encrypt with the data key of ``subject``. ``context`` is bound to the ciphertext and needed to open it."""
+    plain = value if isinstance(value, str) else json.dumps(asdict(value), separators=(",", ":"))
+    return keys.encrypt(subject, plain.encode(), context.encode())
+
+
+def open_study(subject: str, ciphertext: bytes) -> StudyIdentity:
+    """Inverse of `seal` for a study."""
+    return StudyIdentity(**json.loads(keys.decrypt(subject, bytes(ciphertext), b"study")))
+
+
+def open_series(subject: str, ciphertext: bytes) -> SeriesIdentity:
+    """Inverse of `seal` for a series."""
+    return SeriesIdentity(**json.loads(keys.decrypt(subject, bytes(ciphertext), b"series")))
+
+
+def open_sop_instance_uid(subject: str, ciphertext: bytes) -> str:
+    """The SOP Instance UID as sent."""
+    return keys.decrypt(subject, bytes(ciphertext), b"instance").decode()
+
+
+def uid_index(uid: str) -> str:
+    """Blind index of a UID as sent: 64 hexadecimal digits."""
+    return keys.keyed_hash("dicom-uid-index", uid).hex()
+
+
+def accession_index(accession: str) -> str:
+    """Blind index of an accession number; empty for an empty one."""
+    value = accession.strip()
+    return keys.keyed_hash("dicom-accession-index", value).hex() if value else ""
+
+
+@lru_cache(maxsize=65536)
+def map_uid(uid: str) -> str:
+    """The UID that stands for ``uid`` in de-identified data sets (PS3.15 Table E.1-1 action U).
+
+    ``2.25.`` + the first 128 bits of a keyed hash (PS3.5 section B.2 form): the same UID gives the same result in every
+    study and process that holds the key. UIDs of the standard itself are kept.
+    """
+    if not uid or uid.startswith(STANDARD_ROOT):
+        return uid
+    return f"2.25.{int.from_bytes(keys.keyed_hash('dicom-uid-map', uid)[:16], 'big')}"
