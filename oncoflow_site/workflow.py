@@ -1,0 +1,57 @@
+"""What follows what: the whole service on one page.
+
+A room records a fact (an event, in the same transaction as what it tells); this table says which jobs follow. The job row is
+created in that same transaction, so a process killed at any point loses nothing, and (event, job) is unique, so nothing follows
+twice. An event that nothing follows is named too: a forgotten line and a deliberate silence must not look alike.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from oncoflow_site.foundation.events import follow, follow_nothing
+
+# event: the jobs that follow; each takes the entries of the event's payload that it names as arguments
+FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
+    # an order comes in; its images may be here already
+    "order.accepted": ("imaging.match_order_to_study",),
+    "order.changed": ("imaging.match_order_to_study",),
+    "order.cancelled": ("imaging.release_order",),
+    # the patient's documents
+    "document.arrived": ("clinical.read_document",),
+    "document.read": ("reports.redraft_open",),
+    # images: from the scanner to volumes on one grid
+    "study.complete": ("imaging.prepare_study",),
+    "volumes.ready": ("inference.convene_panel",),
+    # the panel: outlines, agreement, gate; then the tape measure
+    "panel.concluded": ("imaging.measure_and_compare",),
+    "mask.corrected": ("imaging.measure_and_compare",),
+    # the report: drafted, then issued as preliminary or held, as the gate says; signed by a person; delivered
+    "comparison.ready": ("reports.draft",),
+    "report.drafted": ("reports.release",),
+    "report.issued": ("fhir_api.deliver_report",),
+}
+
+# Facts that a person should hear about: each becomes a notice on the dashboard of those concerned.
+TOLD: Final[tuple[str, ...]] = (
+    "study.reopened",
+    "study.flagged",
+    "panel.manual",
+    "report.held",
+    "job.failed",
+    "delivery.dead",
+)
+
+# Facts that are recorded and need no answer.
+SILENT: Final[dict[str, str]] = {"delivery.done": "the outbox row itself shows it"}
+
+
+def install() -> None:
+    """Fill the registry of followers. Called once, when every room is loaded."""
+    for event, jobs in FOLLOWS.items():
+        for job in jobs:
+            follow(event, job)
+    for event in TOLD:
+        follow(event, "clinical.tell_staff")
+    for event, why in SILENT.items():
+        follow_nothing(event, why)
