@@ -7,7 +7,7 @@ can lose it; while instances keep arriving it arms its own successor.
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -50,14 +50,17 @@ def quiet_period() -> timedelta:
     return timedelta(seconds=float(settings.ONCOFLOW_STUDY_QUIET_SECONDS))
 
 
-def arm(study_id: uuid.UUID, generation: int, *, at: str = "first") -> None:
-    """Have the study looked at after the quiet period. Inside the caller's transaction; idempotent by its key."""
+def arm(study_id: uuid.UUID, generation: int, *, since: datetime | None = None) -> None:
+    """Have the study looked at a quiet period after ``since`` (default: now, for the first instance of a generation).
+
+    Inside the caller's transaction; idempotent by its key.
+    """
     enqueue(
         COMPLETE_JOB,
         subject=f"study:{study_id}",
-        key=f"complete:{study_id}:{generation}:{at}",
+        key=f"complete:{study_id}:{generation}:{since.isoformat() if since else 'first'}",
         kwargs={"study_id": str(study_id)},
-        run_after=now() + quiet_period(),
+        run_after=(since or now()) + quiet_period(),
     )
 
 
@@ -108,6 +111,6 @@ def complete_if_quiet(study: Study) -> bool:
     if study.state != StudyState.RECEIVING:
         return False
     if study.last_received_at + quiet_period() > now():
-        arm(study.pk, study.generation, at=study.last_received_at.isoformat())
+        arm(study.pk, study.generation, since=study.last_received_at)
         return False
     return complete(study)
