@@ -68,7 +68,9 @@ class AuditRow(models.Model):
     patient = models.UUIDField(null=True, blank=True, db_index=True, help_text="Pseudonymous id.")
     outcome = models.PositiveSmallIntegerField(choices=Outcome.choices, default=Outcome.SUCCESS)
     request_id = models.CharField(max_length=64, blank=True, default="")
-    source = models.CharField(max_length=20, blank=True, default="", help_text="web, fhir, mllp, dicom, worker, command")
+    source = models.CharField(
+        max_length=20, blank=True, default="", help_text="web, fhir, mllp, dicom, worker, command"
+    )
     detail = models.JSONField(default=dict)
 
     objects = AuditQuerySet.as_manager()

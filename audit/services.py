@@ -20,8 +20,27 @@ __all__ = ["Actor", "acting_as", "declare_code", "record", "record_refusal", "re
 
 # Keys that would invite identity into a row. The record names people by ids only.
 _FORBIDDEN_KEYS = frozenset(
-    "accession address birth_date birthdate city dob email family filename given identifier mrn name patient_id "
-    "patient_name phone query study_instance_uid text".split()
+    [
+        "accession",
+        "address",
+        "birth_date",
+        "birthdate",
+        "city",
+        "dob",
+        "email",
+        "family",
+        "filename",
+        "given",
+        "identifier",
+        "mrn",
+        "name",
+        "patient_id",
+        "patient_name",
+        "phone",
+        "query",
+        "study_instance_uid",
+        "text",
+    ]
 )
 _MAX_TEXT = 200
 

@@ -50,7 +50,9 @@ ROLE_CAPABILITIES: Mapping[str, frozenset[str]] = {
         {"view_patient", "reveal_identity", "sign_report", "edit_segmentation", "override_sequence", "upload_study"}
         | {"upload_document", "break_glass"}
     ),
-    Role.CLINICIAN.value: frozenset({"view_patient", "reveal_identity", "upload_document", "create_order", "break_glass"}),
+    Role.CLINICIAN.value: frozenset(
+        {"view_patient", "reveal_identity", "upload_document", "create_order", "break_glass"}
+    ),
     Role.TECHNICIAN.value: frozenset({"view_patient", "reveal_identity", "override_sequence", "upload_study"}),
     Role.COMPLIANCE_OFFICER.value: frozenset({"read_audit"}),
     Role.INTEGRATION.value: frozenset({"view_patient", "reveal_identity", "all_patients", "send_data"}),

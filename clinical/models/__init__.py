@@ -14,11 +14,11 @@ from clinical.models.patients import (
 from clinical.models.staff import Notice, User
 
 __all__ = [
+    "ORDER_MACHINE",
     "CareAssignment",
     "ClinicalDocument",
     "DocumentState",
     "Notice",
-    "ORDER_MACHINE",
     "Order",
     "OrderPriority",
     "OrderStatus",

@@ -143,7 +143,8 @@ class CareAssignment(models.Model):
         ordering = ["-starts_at"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(ends_at__isnull=True) | Q(ends_at__gte=models.F("starts_at")), name="assignment_ends_after_start"
+                condition=Q(ends_at__isnull=True) | Q(ends_at__gte=models.F("starts_at")),
+                name="assignment_ends_after_start",
             )
         ]
         indexes = [models.Index(fields=["user", "ends_at"], name="assignment_current")]

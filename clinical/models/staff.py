@@ -55,7 +55,9 @@ class Notice(models.Model):
     patient: models.ForeignKey[Patient | None] = models.ForeignKey(  # type: ignore[assignment]
         "clinical.Patient", null=True, blank=True, on_delete=models.CASCADE, related_name="notices"
     )
-    for_role = models.CharField(max_length=20, choices=Role.choices, blank=True, default="", help_text="Empty: everybody")
+    for_role = models.CharField(
+        max_length=20, choices=Role.choices, blank=True, default="", help_text="Empty: everybody"
+    )
     created_at = models.DateTimeField(default=now)
     seen_at = models.DateTimeField(null=True, blank=True)
     seen_by = models.ForeignKey(

@@ -1,0 +1,102 @@
+"""Clinical documents: received once, read once, kept encrypted."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+from django.db import IntegrityError, transaction
+
+from audit.services import record
+from clinical.events import DOCUMENT_ARRIVED
+from clinical.models import ClinicalDocument, Patient
+from clinical.registry import current_patient
+from clinical.vault import blind_index
+from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.events import emit
+
+__all__ = ["MAX_DOCUMENT_BYTES", "add_document", "read_original", "read_text"]
+
+MAX_DOCUMENT_BYTES = 32 << 20
+
+
+def add_document(
+    patient: Patient,
+    *,
+    content: bytes,
+    content_type: str,
+    type_code: str = "",
+    type_text: str = "",
+    authored_on: datetime | None = None,
+    source_id: str = "",
+    source: str = "",
+) -> ClinicalDocument:
+    """Keep a document and emit ``document.arrived``. The same content under the same ``source_id`` is kept once.
+
+    :param content_type: MIME type, with its charset parameter where the sender gave one.
+    :param type_code: LOINC code of the document type.
+    :param source_id: the sender's id (masterIdentifier, TXA-12); hashed, never stored in clear.
+    :raises UserVisibleError: empty, or larger than 32 MiB.
+    """
+    if not content:
+        raise UserVisibleError("The document is empty.", what_to_do="Send its content.", code="document-empty")
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise UserVisibleError(
+            f"The document is larger than {MAX_DOCUMENT_BYTES >> 20} MiB.",
+            what_to_do="Send a smaller file.",
+            code="document-too-large",
+        )
+    patient = current_patient(patient)
+    index = blind_index("document.source", str(patient.pk), source_id.strip(), hashlib.sha256(content).hexdigest())
+    known = ClinicalDocument.objects.filter(source_index=index).first()
+    if known is not None:
+        return known
+    try:
+        with transaction.atomic():
+            document = ClinicalDocument(
+                patient=patient,
+                type_code=type_code[:20],
+                type_text=type_text[:200],
+                authored_on=authored_on,
+                content_type=content_type.strip()[:100] or "application/octet-stream",
+                source_index=index,
+            )
+            document.original = objects.put(
+                content, subject=patient.key_subject, kind="document", content_type=document.content_type
+            )
+            document.save(force_insert=True)
+            record(
+                "document.add",
+                action="C",
+                resource=f"document:{document.pk}",
+                patient_id=patient.pk,
+                source=source,
+                detail={"bytes": len(content), "type_code": document.type_code},
+            )
+            emit(DOCUMENT_ARRIVED, subject=f"document:{document.pk}", document_id=document.pk)
+    except IntegrityError:
+        known = ClinicalDocument.objects.filter(source_index=index).first()
+        if known is None:
+            raise
+        return known
+    return document
+
+
+def read_text(document: ClinicalDocument) -> bytes:
+    """The extracted text, UTF-8; citations are byte offsets into exactly this.
+
+    :raises UserVisibleError: the document has no readable text (yet).
+    """
+    if document.text is None:
+        raise UserVisibleError(
+            "This document has no readable text.",
+            what_to_do=document.state_reason or "Wait until it has been read.",
+            code="document-not-read",
+        )
+    return objects.get(document.text)
+
+
+def read_original(document: ClinicalDocument) -> bytes:
+    """The document as it arrived."""
+    return objects.get(document.original)
