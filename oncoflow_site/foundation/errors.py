@@ -1,0 +1,95 @@
+"""Error types shared by every room.
+
+Two families, never mixed: `UserVisibleError` is written for the person in front of the screen, `EngineError` for
+whoever runs the service. Neither may carry anything that identifies a patient: both end up in logs and database rows.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "EngineError",
+    "IllegalMove",
+    "KeyDestroyed",
+    "LostLease",
+    "PermanentError",
+    "TransientError",
+    "UserVisibleError",
+    "safe_error_text",
+]
+
+
+class UserVisibleError(Exception):
+    """Something a person can understand and act on.
+
+    :param message: what was wrong, one sentence, free of patient identity.
+    :param what_to_do: what the reader can do about it.
+    :param code: short stable machine name, e.g. ``"study-incomplete"``.
+    """
+
+    def __init__(self, message: str, *, what_to_do: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.what_to_do = what_to_do
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.what_to_do}".strip()
+
+
+class EngineError(Exception):
+    """Base of the errors meant for whoever runs the service. The message must be free of patient identity."""
+
+
+class TransientError(EngineError):
+    """May succeed when tried again (peer unreachable, lock not obtained, resource busy).
+
+    :param retry_after: seconds to wait at least, when the peer said so (HTTP ``Retry-After``).
+    :param code: the peer's answer code, when there was one.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None, code: str = "") -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.code = code
+
+
+class PermanentError(EngineError):
+    """Will fail again however often it is tried (rejected by the peer, malformed, erased).
+
+    :param code: the peer's answer code, when there was one.
+    """
+
+    def __init__(self, message: str = "", *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LostLease(EngineError):  # noqa: N818
+    """This attempt no longer holds its job: another attempt has it, or it was cancelled. Nothing was written."""
+
+
+class IllegalMove(EngineError):  # noqa: N818
+    """A state machine was asked for a move that its table does not have."""
+
+
+class KeyDestroyed(PermanentError):  # noqa: N818
+    """The subject's data key was destroyed on purpose; what it encrypted cannot be read any more."""
+
+
+def safe_error_text(error: BaseException, limit: int = 500) -> str:
+    """Text of ``error`` that may be stored and logged.
+
+    The messages of our own error types are written to be free of patient identity; anybody else's message may quote the
+    data it choked on, so of those only the type and the place in the code are kept.
+    """
+    if isinstance(error, (UserVisibleError, EngineError)):
+        text = str(error) or type(error).__name__
+    else:
+        text = type(error).__name__
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        if frame is not None:
+            module = frame.tb_frame.f_globals.get("__name__", "?")
+            text = f"{text} at {module}:{frame.tb_lineno}"
+    return text[:limit]
