@@ -45,22 +45,22 @@ class SeriesIdentity:
 def seal(subject: str, value: StudyIdentity | SeriesIdentity | str, *, context: str) -> bytes:
     """Encrypt with the data key of ``subject``. ``context`` is bound to the ciphertext and needed to open it."""
     plain = value if isinstance(value, str) else json.dumps(asdict(value), separators=(",", ":"))
-    return keys.encrypt(subject, plain.encode(), context.encode())
+    return keys.encrypt(subject, plain.encode(), context)
 
 
 def open_study(subject: str, ciphertext: bytes) -> StudyIdentity:
     """Inverse of `seal` for a study."""
-    return StudyIdentity(**json.loads(keys.decrypt(subject, bytes(ciphertext), b"study")))
+    return StudyIdentity(**json.loads(keys.decrypt(subject, bytes(ciphertext), "study")))
 
 
 def open_series(subject: str, ciphertext: bytes) -> SeriesIdentity:
     """Inverse of `seal` for a series."""
-    return SeriesIdentity(**json.loads(keys.decrypt(subject, bytes(ciphertext), b"series")))
+    return SeriesIdentity(**json.loads(keys.decrypt(subject, bytes(ciphertext), "series")))
 
 
 def open_sop_instance_uid(subject: str, ciphertext: bytes) -> str:
     """The SOP Instance UID as sent."""
-    return keys.decrypt(subject, bytes(ciphertext), b"instance").decode()
+    return keys.decrypt(subject, bytes(ciphertext), "instance").decode()
 
 
 def uid_index(uid: str) -> str:

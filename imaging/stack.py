@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from imaging.models import InstanceState
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
 
@@ -69,8 +70,6 @@ def read_series(series: Series, *, original: bool = False) -> Stack:
     :raises VolumeRefused: codes no-images, not-de-identified, no-geometry, mixed-orientation, mixed-matrix,
         mixed-spacing, gantry-tilt, duplicate-slice, missing-slice, uneven-slices, not-a-volume, undecodable, too-large.
     """
-    from imaging.models import InstanceState
-
     rows = series.instances.exclude(state=InstanceState.QUARANTINED).select_related("original", "deidentified")
     datasets: list[Dataset] = []
     for row in rows.order_by("number", "id"):
