@@ -236,6 +236,13 @@ class JobContext:
         """Let the lease end now, so that the job is taken up again without waiting for it."""
         self._mine().update(lease_until=now(), error=reason[:500])
 
+    def hand_back(self) -> bool:
+        """Put the job back as if this attempt had not been: the worker stops. False when it is not ours any more."""
+        fields = {"attempts": self.job.attempts - 1, "run_after": now(), "lease_until": None, "woken_at": None}
+        moved = _move(self._mine(), "postpone", JobState.RUNNING, **fields)
+        self._lost = True
+        return bool(moved)
+
     def check(self) -> None:
         """Raise `LostLease` when it is already known that another attempt holds the job or that it was cancelled."""
         if self._lost:

@@ -20,7 +20,7 @@ from oncoflow_site.foundation.errors import safe_error_text
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
 
-__all__ = ["EXIT_HUNG", "held", "holding", "start"]
+__all__ = ["EXIT_HUNG", "hand_back_all", "held", "holding", "start"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,13 @@ def holding() -> int:
     """How many jobs run in this process now."""
     with _lock:
         return len(_held)
+
+
+def hand_back_all() -> int:
+    """Give every job that still runs here back to the queue, its attempt not counted; returns how many."""
+    with _lock:
+        contexts = list(_held.values())
+    return sum(ctx.hand_back() for ctx in contexts)
 
 
 def beat(renewed: dict[int, float], *, on_hang: Callable[[JobContext], None]) -> None:
@@ -86,7 +93,10 @@ def start(stop: threading.Event, *, every_s: float = 1.0) -> threading.Thread:
     def loop() -> None:
         renewed: dict[int, float] = {}
         while not (stop.is_set() and not holding()):
-            beat(renewed, on_hang=_end_hung_worker)
+            try:
+                beat(renewed, on_hang=_end_hung_worker)
+            except Exception as error:
+                logger.error("heartbeat: %s", safe_error_text(error))
             time.sleep(every_s)
         connections.close_all()
 
