@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -42,13 +42,16 @@ class Actor:
         return Actor(ActorType.SYSTEM.value, name[:150])
 
 
-_actor: ContextVar[Actor | None] = ContextVar("oncoflow_actor", default=None)
+_actor: ContextVar[Actor | Callable[[], Actor] | None] = ContextVar("oncoflow_actor", default=None)
 _source: ContextVar[str] = ContextVar("oncoflow_audit_source", default="")
 
 
 def current_actor() -> Actor:
     """The actor set by `acting_as`; the service itself where none is set."""
-    return _actor.get() or Actor.system("oncoflow")
+    actor = _actor.get()
+    if actor is None:
+        return Actor.system("oncoflow")
+    return actor() if callable(actor) else actor
 
 
 def current_source() -> str:
@@ -57,12 +60,15 @@ def current_source() -> str:
 
 
 @contextmanager
-def acting_as(actor: Actor, *, source: str = "") -> Iterator[Actor]:
-    """Everything recorded inside is ``actor``'s doing; ``source`` (web, fhir, mllp, dicom, worker, command) if given."""
+def acting_as(actor: Actor | Callable[[], Actor], *, source: str = "") -> Iterator[None]:
+    """Everything recorded inside is ``actor``'s doing, from ``source`` (web, fhir, mllp, dicom, worker, command).
+
+    A callable is asked each time something is recorded: for a door where the caller is known only later.
+    """
     token = _actor.set(actor)
     source_token = _source.set(source or _source.get())
     try:
-        yield actor
+        yield
     finally:
         _actor.reset(token)
         _source.reset(source_token)

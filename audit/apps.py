@@ -12,5 +12,7 @@ class AuditConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Import every room's ``audit_codes``."""
+        """Connect the signals and import every room's ``audit_codes``."""
+        from audit import signals  # noqa: F401
+
         autodiscover_modules("audit_codes")

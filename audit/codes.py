@@ -6,13 +6,13 @@ import re
 
 from oncoflow_site.foundation.errors import EngineError
 
-__all__ = ["UndeclaredCode", "declare_code", "declared_codes", "require_code"]
+__all__ = ["UndeclaredCodeError", "declare_code", "declared_codes", "require_code"]
 
 _CODE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+\Z")
 _codes: dict[str, str] = {}
 
 
-class UndeclaredCode(EngineError):
+class UndeclaredCodeError(EngineError):
     """An audit event code that no room has declared."""
 
 
@@ -35,10 +35,11 @@ def declared_codes() -> dict[str, str]:
 
 
 def require_code(code: str) -> str:
-    """``code`` itself; raises `UndeclaredCode` for one that nobody declared."""
+    """``code`` itself; raises `UndeclaredCodeError` for one that nobody declared."""
     if code not in _codes:
-        raise UndeclaredCode(
-            f"audit event code {code!r} is not declared: add declare_code({code!r}, meaning) to the room's audit_codes.py"
+        raise UndeclaredCodeError(
+            f"audit event code {code!r} is not declared: "
+            f"add declare_code({code!r}, meaning) to the room's audit_codes.py"
         )
     return code
 

@@ -9,10 +9,10 @@ from django.db import models
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError
 
-__all__ = ["Action", "ActorType", "AppendOnly", "AuditRow", "Outcome"]
+__all__ = ["Action", "ActorType", "AppendOnlyError", "AuditRow", "Outcome"]
 
 
-class AppendOnly(EngineError):
+class AppendOnlyError(EngineError):
     """Somebody tried to change or remove an audit row."""
 
 
@@ -47,12 +47,12 @@ class AuditQuerySet(models.QuerySet["AuditRow"]):
     """A query set that can add and read. The triggers refuse the rest too; this only gives the clearer message."""
 
     def update(self, **kwargs: Any) -> int:
-        """Refused; raises `AppendOnly`."""
-        raise AppendOnly("Audit rows cannot be changed.")
+        """Refused; raises `AppendOnlyError`."""
+        raise AppendOnlyError("Audit rows cannot be changed.")
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        """Refused; raises `AppendOnly`."""
-        raise AppendOnly("Audit rows cannot be removed.")
+        """Refused; raises `AppendOnlyError`."""
+        raise AppendOnlyError("Audit rows cannot be removed.")
 
 
 class AuditRow(models.Model):
@@ -84,11 +84,11 @@ class AuditRow(models.Model):
         return f"{self.recorded:%Y-%m-%d %H:%M:%S} {self.event} {self.resource}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Insert; raises `AppendOnly` for a row that exists already."""
+        """Insert; raises `AppendOnlyError` for a row that exists already."""
         if not self._state.adding:
-            raise AppendOnly("Audit rows cannot be changed.")
+            raise AppendOnlyError("Audit rows cannot be changed.")
         super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        """Refused; raises `AppendOnly`."""
-        raise AppendOnly("Audit rows cannot be removed.")
+        """Refused; raises `AppendOnlyError`."""
+        raise AppendOnlyError("Audit rows cannot be removed.")

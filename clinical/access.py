@@ -1,4 +1,4 @@
-"""Who may see which patient. The care assignment is the truth; guardian's row follows from it, here and nowhere else."""
+"""Who may see which patient. The care assignment is the truth; guardian's row follows from it, here only."""
 
 from __future__ import annotations
 

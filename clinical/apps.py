@@ -11,5 +11,5 @@ class ClinicalConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Load what registers itself: events and background jobs."""
-        from clinical import events, tasks  # noqa: F401
+        """Load what registers itself: events, background jobs, and names for the audit view."""
+        from clinical import events, labels, tasks  # noqa: F401

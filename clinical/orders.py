@@ -111,8 +111,8 @@ def accept_order(
     source: str,
     peer: str = "",
 ) -> Order:
-    """Take an order on; emits ``order.accepted``. The same order again is returned as it stands; numbers that it did not
-    have before are added (``order.changed``), nothing is overwritten.
+    """Take an order on; emits ``order.accepted``. The same order again is returned as it stands; numbers that it did
+    not have before are added (``order.changed``), nothing is overwritten.
 
     :param priority: routine, asap or stat.
     :param requested_at: aware; now where the sender did not say.
@@ -206,7 +206,7 @@ def change_order(
     actor: Actor | None = None,
     source: str = "",
 ) -> Order:
-    """Change what is given; emits ``order.changed`` if anything differs. In ``identity`` an empty field changes nothing.
+    """Change what is given; emits ``order.changed`` if anything differs. Empty fields of ``identity`` change nothing.
 
     :raises UserVisibleError: the order is completed or cancelled, or a number belongs to another order.
     """

@@ -48,7 +48,7 @@ ORDER_MACHINE = StateMachine(
 
 
 class Order(models.Model):
-    """What the EMR asked for. Numbers, reason and ordering provider are in ``ciphertext`` (`identity.OrderIdentity`)."""
+    """What the EMR asked for. Numbers, reason and provider are in ``ciphertext`` (`identity.OrderIdentity`)."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     patient = models.ForeignKey(Patient, on_delete=models.PROTECT, related_name="orders")

@@ -1,0 +1,30 @@
+"""Signing in and out goes on the record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.dispatch import receiver
+
+from audit.actors import Actor
+from audit.services import record
+
+__all__: list[str] = []
+
+
+@receiver(user_logged_in)
+def _logged_in(sender: Any, user: Any, **kwargs: Any) -> None:
+    record("session.login", action="E", resource=f"user:{user.pk}", actor=Actor.user(user))
+
+
+@receiver(user_logged_out)
+def _logged_out(sender: Any, user: Any, **kwargs: Any) -> None:
+    if user is not None:
+        record("session.logout", action="E", resource=f"user:{user.pk}", actor=Actor.user(user))
+
+
+@receiver(user_login_failed)
+def _login_failed(sender: Any, **kwargs: Any) -> None:
+    # The username typed is left out: people type their passwords, and patients' names, into that field.
+    record("session.login_failed", action="E", resource="session", actor=Actor.peer("anonymous"), outcome=4)
