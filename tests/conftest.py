@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -43,3 +44,46 @@ def test_peers() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real peers absent: ONCOFLOW_TEST_PEERS names no folder")
     return Path(folder)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep account of the real parts: a test names them with ``@pytest.mark.peer``, a fixture by its own name."""
+    where = os.environ.get("ONCOFLOW_PARTS_REPORT")
+    parts = dict(report.user_properties).get("parts")
+    if not where or not parts or os.environ.get("PYTEST_XDIST_WORKER"):
+        return  # with xdist the controller sees every report once more
+    reason = ""
+    if report.skipped:
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix("Skipped: ")
+    elif report.when != "call":
+        return
+    with Path(where).open("a", encoding="utf-8") as file:
+        for part in str(parts).split(","):
+            file.write(json.dumps({"part": part, "outcome": "skipped" if reason else "used", "reason": reason}) + "\n")
+
+
+# fixture -> the real part behind it
+FIXTURE_PARTS = {
+    "postgres": "postgresql",
+    "postgres_url": "postgresql",
+    "redis_url": "redis",
+    "redis_server": "redis",
+    "orthanc": "orthanc",
+    "dcmtk": "dcmtk",
+    "chromium": "chromium",
+    "poppler": "poppler",
+    "elasticsearch": "elasticsearch",
+    "elasticsearch_url": "elasticsearch",
+    "hapi_fhir": "hapi-fhir",
+    "fhir_validator": "fhir-validator",
+    "hapi_hl7": "hapi-hl7",
+    "test_data": "test-data",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parts = {FIXTURE_PARTS[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURE_PARTS}
+        parts |= {str(mark.args[0]) for mark in item.iter_markers("peer")}
+        if parts:
+            item.user_properties.append(("parts", ",".join(sorted(parts))))

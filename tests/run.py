@@ -1,0 +1,86 @@
+"""Runs the test suite the way `make test` does, and says at the end which real parts took part.
+
+    python -m tests.run [pytest arguments]
+
+Two passes: everything but the tests that load torch, on two workers in random order; then those, one after another, because two
+torch processes on two cores slow each other far more than twofold. The exit code is that of the worse pass. With
+ONCOFLOW_REQUIRE_PEERS=1 (continuous integration) a real part that could be installed and was skipped is a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Real part -> can be installed from the system's packages or is started by a command of the peers' folder
+PARTS = {
+    "postgresql": "PostgreSQL",
+    "redis": "Redis",
+    "orthanc": "Orthanc with DICOMweb",
+    "dcmtk": "dcmtk (storescu, echoscu)",
+    "chromium": "Chromium",
+    "poppler": "poppler (pdfsig, pdftoppm)",
+    "elasticsearch": "Elasticsearch",
+    "hapi-fhir": "HAPI FHIR server",
+    "fhir-validator": "HL7 FHIR validator",
+    "hapi-hl7": "HAPI HL7 v2",
+    "test-data": "real test data",
+}
+
+
+def one_pass(marker: str, arguments: list[str], report: Path) -> int:
+    """One pytest process; ``report`` receives what it used and skipped."""
+    command = [sys.executable, "-m", "pytest", "-m", marker, *arguments]
+    env = dict(os.environ, ONCOFLOW_PARTS_REPORT=str(report))
+    code = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+    return 0 if code == 5 else code  # 5: no test carries this marker
+
+
+def table(reports: list[Path]) -> list[str]:
+    """Prints the closing table; returns the parts that were skipped."""
+    used: dict[str, int] = defaultdict(int)
+    skipped: dict[str, str] = {}
+    for path in reports:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            entry = json.loads(line)
+            if entry["outcome"] == "used":
+                used[entry["part"]] += 1
+            else:
+                skipped[entry["part"]] = entry["reason"]
+    print("\nReal parts that took part")
+    for part, title in PARTS.items():
+        if used[part]:
+            state = f"used by {used[part]} tests" + (f"; skipped in some: {skipped[part]}" if part in skipped else "")
+        else:
+            state = f"SKIPPED: {skipped.get(part, 'no test asked for it')}"
+        print(f"  {title:32} {state}")
+    return [part for part in PARTS if part in skipped and not used[part]]
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        reports = [Path(folder) / "parallel.jsonl", Path(folder) / "torch.jsonl"]
+        if any(not one.startswith("-") for one in arguments):  # somebody named tests: run just those
+            code = one_pass("", [*arguments], reports[0])
+        else:
+            extra = ["--cov", "--cov-report="]
+            workers = ["-n", os.environ.get("ONCOFLOW_TEST_WORKERS", "2"), "--dist", "loadgroup"]
+            code = one_pass("not torch", [*workers, "--random-order-bucket=module", *extra, *arguments], reports[0])
+            code = max(code, one_pass("torch", [*extra, "--cov-append", "--random-order-bucket=module", *arguments], reports[1]))
+            subprocess.run([sys.executable, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT, check=False)
+        missing = table(reports)
+    if missing and os.environ.get("ONCOFLOW_REQUIRE_PEERS") == "1":
+        print(f"\nFAILED: skipped although they must take part here: {', '.join(missing)}")
+        code = code or 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
