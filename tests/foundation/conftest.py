@@ -1,0 +1,22 @@
+"""Jobs, events and transports of these tests' own, taken away again after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from oncoflow_site.foundation import events, huey_app, jobs, outbox
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test may register what it likes."""
+    monkeypatch.setattr(jobs, "_kinds", dict(jobs._kinds))
+    monkeypatch.setattr(events, "_declared", dict(events._declared))
+    monkeypatch.setattr(events, "_followers", {})
+    monkeypatch.setattr(events, "_nothing", {})
+    monkeypatch.setattr(outbox, "_transports", {})
+    for name in huey_app.QUEUES:
+        huey_app.queue(name).storage.flush_queue()
+    yield
