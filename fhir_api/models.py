@@ -16,9 +16,9 @@ from oncoflow_site.foundation.machines import StateMachine
 from oncoflow_site.foundation.models import StoredObject
 
 __all__ = [
+    "HL7_MESSAGE_MACHINE",
     "ApiToken",
     "Endpoint",
-    "HL7_MESSAGE_MACHINE",
     "Hl7Message",
     "Hl7MessageState",
     "Peer",
@@ -70,7 +70,9 @@ class Peer(models.Model):
     class Meta:
         ordering = ["name"]
         constraints = [
-            models.UniqueConstraint(fields=["sending_application", "sending_facility"], name="peer_application_facility")
+            models.UniqueConstraint(
+                fields=["sending_application", "sending_facility"], name="peer_application_facility"
+            )
         ]
 
     def __str__(self) -> str:
@@ -93,7 +95,7 @@ class Endpoint(models.Model):
     address = models.CharField(max_length=500, help_text="FHIR base URL, or host:port for MLLP.")
     credential = models.BinaryField(null=True, blank=True, editable=False, help_text="Encrypted bearer token.")
     capabilities = models.JSONField(
-        default=dict, blank=True, help_text="receiving_application, receiving_facility, processing_id, charset, tls, ..."
+        default=dict, blank=True, help_text="receiving_application, receiving_facility, charset, tls, ca, ..."
     )
     active = models.BooleanField(default=True)
     created_at = models.DateTimeField(default=now, editable=False)
@@ -136,8 +138,8 @@ HL7_MESSAGE_MACHINE = StateMachine(
 class Hl7Message(models.Model):
     """An HL7 v2 message as received, durable before it was acknowledged.
 
-    ``(msh3, msh4, control_id, sha256)`` identifies a message: the same again gets the stored acknowledgement and nothing
-    happens twice; the same MSH-10 with other bytes is another message.
+    ``(msh3, msh4, control_id, sha256)`` identifies a message: the same again gets the stored acknowledgement and
+    nothing happens twice; the same MSH-10 with other bytes is another message.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -151,8 +153,8 @@ class Hl7Message(models.Model):
     size = models.PositiveIntegerField(default=0)
     ack = models.BinaryField(editable=False, help_text="The answer, byte for byte; carries no identity.")
     ack_code = models.CharField(max_length=2)
-    patient_index = models.BinaryField(
-        max_length=32, blank=True, default=b"", editable=False, help_text="Keyed hash of PID-3: the lane kept in order."
+    patient_index = models.CharField(
+        max_length=64, blank=True, default="", editable=False, help_text="Keyed hash of PID-3: the lane kept in order."
     )
     patient = models.ForeignKey(
         "clinical.Patient", null=True, blank=True, on_delete=models.SET_NULL, related_name="hl7_messages"
@@ -188,8 +190,8 @@ class ReceivedResource(models.Model):
     version = models.PositiveIntegerField(default=1)
     raw = models.ForeignKey(StoredObject, on_delete=models.PROTECT, related_name="+")
     sha256 = models.CharField(max_length=64)
-    identifier_index = models.BinaryField(
-        max_length=32, null=True, blank=True, editable=False, help_text="Keyed hash of the business identifier."
+    identifier_index = models.CharField(
+        max_length=64, null=True, blank=True, editable=False, help_text="Keyed hash of the business identifier."
     )
     patient = models.ForeignKey("clinical.Patient", on_delete=models.PROTECT, related_name="received_resources")
     token = models.ForeignKey(ApiToken, null=True, blank=True, on_delete=models.PROTECT, related_name="+")

@@ -1,1 +1,24 @@
 """Background jobs of the doors."""
+
+from __future__ import annotations
+
+from fhir_api.deliver import deliver as deliver_version
+from fhir_api.hl7v2.process import process_lane
+from fhir_api.models import Hl7Message, Hl7MessageState
+from oncoflow_site.foundation.jobs import JobContext, job
+
+__all__ = ["deliver_report", "process_hl7"]
+
+
+@job("fhir_api.process_hl7", max_attempts=12)
+def process_hl7(ctx: JobContext, *, message_id: str) -> None:
+    """Before: the message is stored and acknowledged. After: processed, ignored or failed, visible as such."""
+    message = Hl7Message.objects.get(pk=message_id)
+    if message.state == Hl7MessageState.STORED:
+        process_lane(ctx, message)
+
+
+@job("fhir_api.deliver_report", max_attempts=8)
+def deliver_report(ctx: JobContext, *, report_id: str, version_id: str) -> None:
+    """Before: the version is issued. After: the outbox holds one delivery of it for each active endpoint."""
+    deliver_version(ctx, version_id=version_id)

@@ -1,0 +1,122 @@
+"""Bearer tokens (RFC 6750) with SMART 2 scopes for the FHIR door and the REST interface."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from audit.services import Actor, record, record_refusal
+from fhir_api.models import ApiToken
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import UserVisibleError
+
+__all__ = [
+    "PREFIX",
+    "BearerAuthentication",
+    "create_token",
+    "default_scopes",
+    "hash_token",
+    "revoke_token",
+    "scope_allows",
+]
+
+PREFIX = "of_"  # lets secret scanners recognise a leaked token
+_SCOPE = re.compile(r"(user|system)/(\*|[A-Z][A-Za-z]+)\.(?=[cruds])(c?r?u?d?s?)\Z")
+
+
+def hash_token(token: str) -> str:
+    """SHA-256, hexadecimal. The token holds 256 random bits, so neither salt nor slow hashing adds anything."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def default_scopes(role: str) -> list[str]:
+    """What a token of this role gets unless told otherwise."""
+    if role == "integration":
+        return ["system/DocumentReference.crs", "system/ServiceRequest.crs", "system/*.rs"]
+    return ["user/*.rs"]
+
+
+def create_token(
+    user: Any, name: str, *, scopes: Iterable[str] | None = None, expires_at: datetime | None = None
+) -> tuple[ApiToken, str]:
+    """Make a token; the second value is the token itself, which is nowhere else.
+
+    Raises `UserVisibleError` for a scope that is not SMART 2, or a name that this account uses already.
+    """
+    wanted = list(scopes) if scopes is not None else default_scopes(str(getattr(user, "role", "")))
+    for scope in wanted:
+        if not _SCOPE.match(scope):
+            raise UserVisibleError(
+                f"{scope!r} is not a scope.", what_to_do="Write e.g. system/DocumentReference.crs", code="bad-scope"
+            )
+    with transaction.atomic():
+        if ApiToken.objects.filter(user=user, name=name).exists():
+            raise UserVisibleError(
+                "This account has a token of that name.",
+                what_to_do="Revoke it or take another name.",
+                code="token-name",
+            )
+        token = PREFIX + secrets.token_urlsafe(32)
+        row = ApiToken.objects.create(
+            user=user, name=name, token_hash=hash_token(token), scopes=wanted, expires_at=expires_at
+        )
+        record(
+            "token.create", action="C", resource=f"token:{row.id}", detail={"account": str(user.pk), "scopes": wanted}
+        )
+    return row, token
+
+
+def revoke_token(row: ApiToken) -> None:
+    """End a token now."""
+    with transaction.atomic():
+        if ApiToken.objects.filter(pk=row.pk, revoked_at=None).update(revoked_at=now()):
+            record("token.revoke", action="D", resource=f"token:{row.id}")
+
+
+def scope_allows(scopes: Iterable[str], resource_type: str, interaction: str) -> bool:
+    """Whether one of the scopes covers ``interaction`` (c, r, u, d or s) on ``resource_type``."""
+    for scope in scopes:
+        match = _SCOPE.match(scope)
+        if match and match.group(2) in ("*", resource_type) and interaction in match.group(3):
+            return True
+    return False
+
+
+class BearerAuthentication(BaseAuthentication):
+    """``Authorization: Bearer <token>``. ``request.auth`` is the `ApiToken`."""
+
+    def authenticate(self, request: Request) -> tuple[Any, ApiToken] | None:
+        """The account and its token; None without a bearer header. Raises `AuthenticationFailed`, audited."""
+        header = get_authorization_header(request).split()
+        if not header or header[0].lower() != b"bearer":
+            return None
+        token = header[1].decode("latin-1") if len(header) == 2 and len(header[1]) <= 200 else ""
+        row = ApiToken.objects.select_related("user").filter(token_hash=hash_token(token)).first() if token else None
+        if row is None or not row.usable():
+            reason = "unknown" if row is None else "revoked-or-expired"
+            record_refusal(
+                "fhir.refuse",
+                action="E",
+                resource=f"token:{row.id}" if row else "token:unknown",
+                actor=Actor.peer("unknown"),
+                source="fhir",
+                detail={"reason": f"token-{reason}"},
+            )
+            raise AuthenticationFailed("The bearer token is not valid.")
+        moment = now()
+        if row.last_used_at is None or moment - row.last_used_at > timedelta(minutes=1):
+            ApiToken.objects.filter(pk=row.pk).update(last_used_at=moment)
+        return row.user, row
+
+    def authenticate_header(self, request: Request) -> str:
+        """``WWW-Authenticate`` of a 401."""
+        return 'Bearer realm="oncoflow"'

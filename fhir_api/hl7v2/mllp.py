@@ -1,0 +1,233 @@
+"""MLLP, the transport of HL7 v2: ``0x0B message 0x1C 0x0D`` over TCP, many frames a connection.
+
+The server answers frames of one connection strictly in order. Handlers run in threads; only what a handler returned is
+sent, so an acknowledgement never precedes what it acknowledges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from oncoflow_site.foundation.errors import TransientError, safe_error_text
+
+__all__ = ["END", "START", "FrameTooLarge", "Limits", "MllpServer", "exchange", "frame", "read_frames"]
+
+logger = logging.getLogger(__name__)
+
+START = b"\x0b"
+END = b"\x1c\r"
+
+Handler = Callable[[bytes, str], bytes]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one server.
+
+    :param frame_bytes: largest message. :param frame_s: seconds a begun frame may take to arrive.
+    :param idle_s: seconds without a byte after which a silent connection is closed.
+    :param connections: open at the same time; further ones are closed at once.
+    """
+
+    frame_bytes: int = 64 << 20
+    frame_s: float = 120.0
+    idle_s: float = 3600.0
+    connections: int = 64
+
+
+class FrameTooLarge(Exception):  # noqa: N818
+    """A frame passed the limit. ``head`` is its beginning."""
+
+    def __init__(self, head: bytes) -> None:
+        super().__init__("frame too large")
+        self.head = head
+
+
+def frame(message: bytes) -> bytes:
+    """``message`` between the frame characters."""
+    return START + message + END
+
+
+async def read_frames(reader: asyncio.StreamReader, limits: Limits) -> AsyncIterator[bytes]:
+    """The messages of a connection, without their frame characters.
+
+    Bytes before 0x0B are discarded. A second 0x0B inside a frame begins anew: what stood before it was cut off by its
+    sender, was never acknowledged, and will be sent again. Raises `FrameTooLarge`; `TimeoutError` when a begun frame or
+    an idle connection takes too long.
+    """
+    buffer = bytearray()
+    searched = 0
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + limits.idle_s
+    while True:
+        if buffer[:1] != START:
+            at = buffer.find(START)
+            if at != 0:
+                junk = len(buffer) if at < 0 else at
+                if buffer[:junk].strip():
+                    logger.warning("mllp: %d bytes outside of a frame discarded", junk)
+                del buffer[:junk]
+                searched = 0
+        if buffer:
+            end = buffer.find(END, max(searched - 1, 0))
+            if end >= 0:
+                message = bytes(buffer[1:end])
+                del buffer[: end + len(END)]
+                searched = 0
+                deadline = clock() + (limits.frame_s if buffer else limits.idle_s)
+                cut = message.rfind(START)
+                if cut >= 0:
+                    logger.warning("mllp: a frame of %d bytes had no end and was discarded", cut)
+                    message = message[cut + 1 :]
+                yield message
+                deadline = clock() + (limits.frame_s if buffer else limits.idle_s)
+                continue
+            searched = len(buffer)
+            if len(buffer) > limits.frame_bytes:
+                raise FrameTooLarge(bytes(buffer[1:4096]))
+        began = bool(buffer)
+        async with asyncio.timeout_at(deadline):
+            chunk = await reader.read(1 << 18)
+        if not chunk:
+            if began:
+                logger.warning("mllp: connection ended inside a frame after %d bytes", len(buffer))
+            return
+        buffer += chunk
+        if not began:
+            deadline = clock() + limits.frame_s
+
+
+class MllpServer:
+    """Listens, hands each message to ``handler(message, remote_address)`` and sends what that returns.
+
+    An empty return sends nothing. When the handler raises, the connection is closed without an answer: the sender will
+    send again. ``too_large(head)`` gives the answer to a frame over the limit, after which the connection is closed.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        too_large: Callable[[bytes], bytes],
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
+        threads: int = 4,
+    ) -> None:
+        self._handler = handler
+        self._too_large = too_large
+        self._limits = limits or Limits()
+        self._tls = tls
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="mllp")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._stopping = False
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port (useful with port 0)."""
+        self._server = await asyncio.start_server(self._connected, host, port, ssl=self._tls, limit=1 << 18)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self, grace_s: float = 8.0) -> None:
+        """Stop listening, let messages in hand be answered, close every connection."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks - self._busy:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        for task in self._tasks:
+            task.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._stopping or len(self._tasks) >= self._limits.connections:
+            logger.warning("mllp: connection refused, %d are open", len(self._tasks))
+            writer.close()
+            return
+        self._tasks.add(task)
+        try:
+            await self._serve(task, reader, writer)
+        except (ConnectionError, TimeoutError, ssl.SSLError, asyncio.CancelledError) as error:
+            logger.info("mllp: connection closed (%s)", type(error).__name__)
+        except Exception as error:
+            logger.error("mllp: connection closed after an error: %s", safe_error_text(error))
+        finally:
+            self._tasks.discard(task)
+            self._busy.discard(task)
+            writer.close()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(writer.wait_closed(), 5)
+
+    async def _serve(
+        self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        remote = str((writer.get_extra_info("peername") or ("",))[0])
+        try:
+            async for message in read_frames(reader, self._limits):
+                self._busy.add(task)
+                answer = await loop.run_in_executor(self._pool, self._handler, message, remote)
+                if answer:
+                    writer.write(frame(answer))
+                    await writer.drain()
+                self._busy.discard(task)
+                if self._stopping:
+                    return
+        except FrameTooLarge as error:
+            logger.warning("mllp: a frame over %d bytes was refused", self._limits.frame_bytes)
+            answer = await loop.run_in_executor(self._pool, self._too_large, error.head)
+            writer.write(frame(answer))
+            await writer.drain()
+
+
+async def _exchange(
+    host: str,
+    port: int,
+    message: bytes,
+    accept: Callable[[bytes], bool],
+    timeout_s: float,
+    tls: ssl.SSLContext | None,
+) -> bytes:
+    limits = Limits(frame_bytes=4 << 20, frame_s=timeout_s, idle_s=timeout_s)
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=1 << 18)
+        try:
+            writer.write(frame(message))
+            await writer.drain()
+            async for answer in read_frames(reader, limits):
+                if accept(answer):
+                    return answer
+        finally:
+            writer.close()
+    raise ConnectionError("closed without an answer")
+
+
+def exchange(
+    host: str,
+    port: int,
+    message: bytes,
+    accept: Callable[[bytes], bool],
+    *,
+    timeout_s: float = 60.0,
+    tls: ssl.SSLContext | None = None,
+) -> bytes:
+    """Send one message over a connection of its own and return the first answer that ``accept`` takes.
+
+    Raises `TransientError` when the peer is not there, does not answer in time or closes first.
+    """
+    try:
+        return asyncio.run(_exchange(host, port, message, accept, timeout_s, tls))
+    except TimeoutError:
+        raise TransientError("The MLLP peer did not answer in time.", code="timeout") from None
+    except (OSError, FrameTooLarge) as error:
+        raise TransientError(f"The MLLP connection failed ({type(error).__name__}).", code="connection") from None
