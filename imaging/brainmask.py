@@ -1,0 +1,262 @@
+"""Where the brain is: an image that is skull-stripped already says so; otherwise an atlas and the tissue borders tell.
+
+The atlas is MNI152 (ICBM 2009a symmetric, skull-stripped, as nilearn carries it): found on the head by a similarity,
+then an affine registration, its mask is then corrected by the images: the skull is dark in every sequence,
+while brain and cerebrospinal fluid are bright in at least one. Works at 2 mm; the mask is brought back to the grid.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk  # noqa: N813  (the name its whole documentation uses)
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from imaging.geometry import LPS_FROM_RAS, Grid, from_sitk, to_sitk
+from imaging.registration import resample
+
+__all__ = ["BrainMask", "find_brain", "skull_stripped_mask"]
+
+_WORK_MM = 2.0
+_SEED = 20232
+# Top of the scalp to the middle of the MNI152 brain, RAS z: half the brain's height, 12 mm of skull and scalp.
+_TOP_TO_CENTRE_MM = 90.0
+_BRAIN_ML = (600.0, 2300.0)
+
+
+@dataclass(frozen=True)
+class BrainMask:
+    """A brain mask (z, y, x) and how it was found.
+
+    :param mask: bool, on the grid of the images.
+    :param method: one line for the record.
+    :param plausible: False when size or fit speak against it; ``reason`` says what.
+    :param quality: ``volume_ml``, ``atlas_correlation``, ``atlas_dice`` (the final mask against the atlas mask alone).
+    """
+
+    mask: NDArray[np.bool_]
+    method: str
+    plausible: bool = True
+    reason: str = ""
+    quality: dict[str, float] = field(default_factory=dict)
+
+
+def skull_stripped_mask(
+    images: Mapping[str, NDArray[Any]], grid: Grid, *, spacing_known: bool = True
+) -> NDArray[np.bool_] | None:
+    """The brain mask that skull-stripped images carry in their exact zeros, or None when they do not.
+
+    :param images: sequence -> (z, y, x), all on ``grid``.
+    :param spacing_known: whether millilitres mean anything; without, only the share of zeros and their agreement count.
+    """
+    inside = [image != 0 for image in images.values()]
+    if not inside:
+        return None
+    union = np.any(inside, axis=0)
+    share = float(union.mean())
+    if not 0.02 < share < 0.7:
+        return None
+    for one in inside:
+        overlap = 2.0 * float(np.count_nonzero(one & union)) / float(np.count_nonzero(one) + np.count_nonzero(union))
+        if overlap < 0.95:
+            return None
+    opened = ndimage.binary_opening(union, iterations=1)
+    parts, count = ndimage.label(opened)
+    if count == 0:
+        return None
+    sizes = np.bincount(parts.ravel())[1:]
+    if sizes.max() < 0.9 * union.sum():
+        return None
+    filled = ndimage.binary_fill_holes(union)
+    # A whole head on a background set to zero by the scanner has the same zeros, but is twice as large as a brain.
+    if spacing_known and not _BRAIN_ML[0] <= filled.sum() * grid.voxel_volume_mm3() / 1000.0 <= _BRAIN_ML[1]:
+        return None
+    return np.asarray(filled)
+
+
+def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int = 2) -> BrainMask:
+    """Brain mask of co-registered images that show the whole head.
+
+    :param images: sequence -> (z, y, x), all on ``grid`` (RAS+, mm); T1 or T1c must be among them.
+    :raises ValueError: neither T1 nor T1c is there.
+    """
+    anatomical = images.get("T1", images.get("T1c"))
+    if anatomical is None:
+        raise ValueError("a T1-weighted image is needed to find the brain")
+    coarse_grid = grid.with_spacing((_WORK_MM,) * 3)
+    coarse = {name: _coarse(image, grid, coarse_grid) for name, image in images.items()}
+    base = coarse["T1"] if "T1" in coarse else coarse["T1c"]
+    template, template_grid = _template()
+    matrix, correlation = _fit_atlas(template, template_grid, base, coarse_grid, threads)
+    atlas = resample((template > 0).astype(np.float32), template_grid, coarse_grid, np.linalg.inv(matrix)) >= 0.5
+    if atlas.sum() * coarse_grid.voxel_volume_mm3() < _BRAIN_ML[0] * 500.0:
+        empty = np.zeros(grid.shape_zyx, dtype=bool)
+        return BrainMask(empty, "MNI152 affine", False, "the atlas brain does not fit onto this head")
+    refined = _refine(atlas, coarse)
+    full = resample(ndimage.gaussian_filter(refined.astype(np.float32), 0.7), coarse_grid, grid) >= 0.5
+    volume_ml = float(full.sum()) * grid.voxel_volume_mm3() / 1000.0
+    dice = 2.0 * float((refined & atlas).sum()) / float(max(1, refined.sum() + atlas.sum()))
+    quality = {
+        "volume_ml": round(volume_ml, 1),
+        "atlas_correlation": round(correlation, 3),
+        "atlas_dice": round(dice, 3),
+    }
+    reason = ""
+    if not _BRAIN_ML[0] <= volume_ml <= _BRAIN_ML[1]:
+        reason = "the brain found is not of a brain's size"
+    elif dice < 0.8:
+        reason = "the brain found and the atlas disagree"
+    return BrainMask(full, "MNI152 affine, corrected by the skull's darkness", not reason, reason, quality)
+
+
+@lru_cache(maxsize=1)
+def _template() -> tuple[NDArray[np.float32], Grid]:
+    """MNI152 T1, 3 mm apart in the registration but stored at 1 mm, skull-stripped: (z, y, x)."""
+    found = importlib.util.find_spec("nilearn")
+    if found is None or found.origin is None:
+        raise RuntimeError("nilearn, which carries the MNI152 template, is not installed")
+    path = Path(found.origin).parent / "datasets" / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    image = nib.load(path)
+    data = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)  # type: ignore[attr-defined]
+    grid = Grid(np.asarray(image.affine), data.shape[::-1])  # type: ignore[attr-defined]
+    coarse_grid = grid.with_spacing((_WORK_MM,) * 3)
+    coarse = _coarse(np.ascontiguousarray(data), grid, coarse_grid)
+    coarse[coarse < 10] = 0  # the blur of the resampling at the border
+    return coarse, coarse_grid
+
+
+def _coarse(image: NDArray[Any], grid: Grid, onto: Grid) -> NDArray[np.float32]:
+    sigma = [max(0.0, 0.4 * _WORK_MM / s) if s < _WORK_MM else 0.0 for s in grid.spacing_zyx()]
+    return resample(ndimage.gaussian_filter(image.astype(np.float32, copy=False), sigma), grid, onto)
+
+
+def _head(base: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The head against the air, holes filled."""
+    sample = base[base > 0]
+    if sample.size == 0:
+        return np.zeros(base.shape, dtype=bool)
+    threshold = 0.18 * float(np.percentile(sample, 97))
+    mask = ndimage.binary_opening(base > threshold, iterations=2)
+    parts, count = ndimage.label(mask)
+    if count == 0:
+        return np.asarray(mask)
+    mask = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    return np.asarray(ndimage.binary_closing(np.pad(mask, 6), iterations=5)[6:-6, 6:-6, 6:-6])
+
+
+def _fit_atlas(
+    template: NDArray[np.float32], template_grid: Grid, base: NDArray[np.float32], grid: Grid, threads: int
+) -> tuple[NDArray[np.float64], float]:
+    """4x4 RAS, template -> head, and the correlation of template and head within the template's brain."""
+    head = _head(base)
+    z, y, x = np.nonzero(head)
+    if z.size == 0:
+        return np.eye(4), 0.0
+    world = grid.world(np.stack([x, y, z], axis=1))
+    top = float(np.percentile(world[:, 2], 99.8))
+    slab = world[world[:, 2] > top - 130.0]
+    middle = np.array([np.median(slab[:, 0]), (slab[:, 1].min() + slab[:, 1].max()) / 2.0, top - _TOP_TO_CENTRE_MM])
+    brain = template > 0
+    bz, by, bx = np.nonzero(brain)
+    template_centre = template_grid.world(np.array([np.mean(bx), np.mean(by), np.mean(bz)]))
+
+    fixed = to_sitk(template, template_grid)
+    # The ring around the brain counts too: it is what says where the brain ends.
+    ring = to_sitk(ndimage.binary_dilation(brain, iterations=3), template_grid)
+    moving = to_sitk(np.clip(base, 0, float(np.percentile(base[head], 99))), grid)
+    small, middling = (
+        (sitk.BinShrink(fixed, [n] * 3), _shrunk_mask(ring, n), sitk.BinShrink(moving, [n] * 3)) for n in (3, 2)
+    )
+    lps = LPS_FROM_RAS[:3, :3]
+    best: tuple[float, Any] | None = None
+    for dz in (0.0, -18.0, 15.0):
+        for pitch in (0.0, 0.2, -0.2):
+            start = sitk.Similarity3DTransform()
+            start.SetCenter(tuple(float(v) for v in lps @ template_centre))
+            start.SetRotation((1.0, 0.0, 0.0), pitch)
+            offset = middle + np.array([0.0, 0.0, dz]) - template_centre
+            start.SetTranslation(tuple(float(v) for v in lps @ offset))
+            value = _descend(*small, start, 0.5, threads, 40)
+            if value is not None and (best is None or value < best[0]):
+                best = (value, start)
+    if best is None:
+        return np.eye(4), 0.0
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(best[1].GetCenter())
+    affine.SetMatrix(best[1].GetMatrix())
+    affine.SetTranslation(best[1].GetTranslation())
+    _descend(*middling, affine, 0.3, threads, 60)
+
+    linear = np.asarray(affine.GetMatrix()).reshape(3, 3)
+    centre = np.asarray(affine.GetCenter())
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = np.asarray(affine.GetTranslation()) + centre - linear @ centre
+    warped, _ = from_sitk(sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
+    inside = ndimage.binary_erosion(brain, iterations=1)
+    correlation = float(np.corrcoef(template[inside], warped[inside])[0, 1]) if np.ptp(warped[inside]) > 0 else 0.0
+    return np.asarray(LPS_FROM_RAS @ matrix @ LPS_FROM_RAS), correlation
+
+
+def _shrunk_mask(mask: sitk.Image, factor: int) -> sitk.Image:
+    return sitk.Shrink(mask, [factor] * 3)
+
+
+def _descend(
+    fixed: sitk.Image,
+    mask: sitk.Image,
+    moving: sitk.Image,
+    transform: Any,
+    sampled: float,
+    threads: int,
+    iterations: int,
+) -> float | None:
+    """Improve ``transform`` in place; the metric, or None when the images stopped overlapping."""
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(threads)
+    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
+    method.SetMetricSamplingStrategy(method.REGULAR)
+    method.SetMetricSamplingPercentage(sampled, _SEED)
+    method.SetMetricFixedMask(mask)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=3.0, minStep=0.05, numberOfIterations=iterations, relaxationFactor=0.6
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel([1])
+    method.SetSmoothingSigmasPerLevel([0.0])
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError:
+        return None
+    return float(method.GetMetricValue())
+
+
+def _refine(atlas: NDArray[np.bool_], coarse: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
+    """Grow or shrink the atlas mask to the dark skull. Works on the 2 mm grid; one voxel is 2 mm."""
+    core = ndimage.binary_erosion(atlas, iterations=4)
+    if not core.any():
+        return atlas
+    brightest = np.zeros(atlas.shape, dtype=np.float32)
+    for image in coarse.values():
+        typical = float(np.median(image[core]))
+        if typical > 0:
+            np.maximum(brightest, image / typical, out=brightest)
+    bound = ndimage.binary_dilation(atlas, iterations=3)
+    soft = (brightest > 0.5) & bound
+    # Two opening steps cut the bridges that veins, optic nerves and marrow make through the skull.
+    opened = ndimage.binary_erosion(soft, iterations=2) | core
+    parts, _ = ndimage.label(opened)
+    kept = np.isin(parts, np.unique(parts[core])) & opened
+    grown = ndimage.binary_dilation(kept, iterations=2) & (soft | core)
+    closed = ndimage.binary_closing(np.pad(grown, 4), iterations=3)[4:-4, 4:-4, 4:-4]
+    return np.asarray(ndimage.binary_fill_holes(closed))
