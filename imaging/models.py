@@ -98,9 +98,7 @@ class Study(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     patient = models.ForeignKey("clinical.Patient", on_delete=models.PROTECT, related_name="studies")
-    order = models.ForeignKey(
-        "clinical.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="studies"
-    )
+    order = models.ForeignKey("clinical.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="studies")
     unsolicited = models.BooleanField(default=False, help_text="Looked for its order and found none.")
     state = models.CharField(max_length=12, choices=StudyState.choices, default=StudyState.RECEIVING, db_index=True)
     flag_code = models.CharField(max_length=50, blank=True, default="")
@@ -114,6 +112,7 @@ class Study(models.Model):
     expected_instances = models.PositiveIntegerField(null=True, blank=True)
     spacing_known = models.BooleanField(default=True, help_text="False: no millimetre is computed from it.")
     source = models.CharField(max_length=10, choices=StudySource.choices, default=StudySource.DICOM)
+    deidentification = models.JSONField(default=dict, blank=True, help_text="Profile, codes and counts of what was done.")
     generation = models.PositiveIntegerField(default=1, help_text="Grows each time a late instance reopens it.")
     created_at = models.DateTimeField(default=now)
     last_received_at = models.DateTimeField(default=now)
@@ -297,9 +296,7 @@ class Comparison(models.Model):
     class Meta:
         ordering = ["study", "-created_at", "-id"]
         constraints = [
-            models.UniqueConstraint(
-                fields=["measurement", "prior_measurement"], name="comparison_pair"
-            ),
+            models.UniqueConstraint(fields=["measurement", "prior_measurement"], name="comparison_pair"),
             models.UniqueConstraint(
                 fields=["measurement"], condition=Q(prior_measurement__isnull=True), name="comparison_baseline"
             ),

@@ -20,19 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["HEADER_TAGS", "Recognition", "best_series", "recognise", "recognise_name"]
 
-HEADER_TAGS = (
-    "Modality ImageType ScanningSequence SequenceVariant ScanOptions MRAcquisitionType RepetitionTime EchoTime "
-    "InversionTime FlipAngle EchoTrainLength ContrastBolusAgent ContrastBolusAgentSequence ContrastBolusVolume "
-    "DiffusionBValue NumberOfTemporalPositions SeriesDescription ProtocolName PulseSequenceName EchoPulseSequence "
-    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence InversionRecovery AcquisitionContrast "
-    "MagneticFieldStrength SliceThickness"
-).split()
+HEADER_TAGS = ["Modality", "ImageType", "ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "InversionTime", "FlipAngle", "EchoTrainLength", "ContrastBolusAgent", "ContrastBolusAgentSequence", "ContrastBolusVolume", "DiffusionBValue", "NumberOfTemporalPositions", "SeriesDescription", "ProtocolName", "PulseSequenceName", "EchoPulseSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "InversionRecovery", "AcquisitionContrast", "MagneticFieldStrength", "SliceThickness"]
 
 # ImageType values 3 and later (PS3.3 C.8.3.1.1.1 and what scanners write) that no anatomical volume has.
 NOT_ANATOMY = frozenset(
-    "LOCALIZER ADC FA TRACEW TRACE EADC DIFFUSION PERFUSION TTP MTT RCBV RCBF CBV CBF SUBTRACTION SUB MIP MINIP MNIP "
-    "SWI MIP_SWI PHASE_MAP VELOCITY PHASE PROJECTION CSAPARALLEL MOSAIC SCREENSAVE FMRI ASL TENSOR T2_STAR_WEIGHTED "
-    "SPECTROSCOPY DIFFUSION_ANISO".split()
+    ["LOCALIZER", "ADC", "FA", "TRACEW", "TRACE", "EADC", "DIFFUSION", "PERFUSION", "TTP", "MTT", "RCBV", "RCBF", "CBV", "CBF", "SUBTRACTION", "SUB", "MIP", "MINIP", "MNIP", "SWI", "MIP_SWI", "PHASE_MAP", "VELOCITY", "PHASE", "PROJECTION", "CSAPARALLEL", "MOSAIC", "SCREENSAVE", "FMRI", "ASL", "TENSOR", "T2_STAR_WEIGHTED", "SPECTROSCOPY", "DIFFUSION_ANISO"]
 )
 NO_CONTRAST = re.compile(r"^\s*(no|none|nil|n/?a|without|non[- ]?contrast|0)?\s*$", re.IGNORECASE)
 SAYS_CONTRAST = re.compile(
@@ -40,13 +32,26 @@ SAYS_CONTRAST = re.compile(
     r"\bt1ce\b|(?<![a-z])ce(?![a-z])|contrast|(?<![a-z])km(?![a-z])|\bwith c\b)",
     re.IGNORECASE,
 )
-SAYS_NO_CONTRAST = re.compile(r"(\bpre\b|\bnativ|without|w/o|non[-_ ]?contrast|\bno[-_ ]?(gd|gad|contrast|km)\b|-\s?c\b)", re.I)
+SAYS_NO_CONTRAST = re.compile(
+    r"(\bpre\b|\bnativ|without|w/o|non[-_ ]?contrast|\bno[-_ ]?(gd|gad|contrast|km)\b|-\s?c\b)", re.I
+)
 DESCRIPTIONS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    (Sequence.OTHER, re.compile(r"(localizer|scout|survey|\bdwi\b|\bdti\b|diff|\badc\b|swi\b|\bswan\b|t2\s?\*|t2star|hemo|"
-                                r"perf|\basl\b|\bbold\b|fmri|\btof\b|angio|\bmra\b|spectro|b0\b|field ?map|mip\b|\bsub\b)", re.I)),
+    (
+        Sequence.OTHER,
+        re.compile(
+            r"(localizer|scout|survey|\bdwi\b|\bdti\b|diff|\badc\b|swi\b|\bswan\b|t2\s?\*|t2star|hemo|"
+            r"perf|\basl\b|\bbold\b|fmri|\btof\b|angio|\bmra\b|spectro|b0\b|field ?map|mip\b|\bsub\b)",
+            re.I,
+        ),
+    ),
     (Sequence.FLAIR, re.compile(r"(flair|dark[- _]?fluid|tirm)", re.I)),
     (Sequence.T2, re.compile(r"(?<![a-z0-9])t2(?![0-9*])", re.I)),
-    (Sequence.T1, re.compile(r"((?<![a-z0-9])t1(?![0-9])|mp-?rage|spgr|bravo|\btfl\b|\bflash\b|\bfspgr\b|\bvibe\b|\bthrive\b)", re.I)),
+    (
+        Sequence.T1,
+        re.compile(
+            r"((?<![a-z0-9])t1(?![0-9])|mp-?rage|spgr|bravo|\btfl\b|\bflash\b|\bfspgr\b|\bvibe\b|\bthrive\b)", re.I
+        ),
+    ),
 )
 
 
@@ -85,7 +90,7 @@ class _Facts:
 
 
 def recognise(dataset: Dataset) -> Recognition:
-    """What the series shows to which ``dataset`` (its header; pixels not needed) belongs. Never raises for odd values."""
+    """What the series of ``dataset`` (a header; pixels not needed) shows. Never raises for odd values."""
     modality = _text(dataset.get("Modality"))
     if modality != "MR":
         return Recognition(Sequence.OTHER, 1.0, "not a magnetic resonance image")
@@ -95,7 +100,9 @@ def recognise(dataset: Dataset) -> Recognition:
     described = _described(facts.description)
     if found is None:
         if described is None:
-            return Recognition(Sequence.UNKNOWN, 0.0, "no echo and repetition time, and no telling description", parameters)
+            return Recognition(
+                Sequence.UNKNOWN, 0.0, "no echo and repetition time, and no telling description", parameters
+            )
         found = (described, 0.5, "no echo and repetition time; told from the description only")
     sequence, confidence, reason = found
     if described is not None and described != sequence and confidence < 1.0:
@@ -107,7 +114,7 @@ def recognise(dataset: Dataset) -> Recognition:
 
 
 def recognise_name(name: str) -> str | None:
-    """The sequence a NIfTI file name declares by convention (``*_t1.nii.gz``, ``-t1c``, ``_t1gd``, ``_t2``, ``_flair``…).
+    """The sequence a NIfTI file name declares by convention (``*_t1.nii.gz``, ``-t1c``, ``_t1gd``, ``_t2``, ``_flair``).
 
     Only a convenience of the ingest command, which shows what it took; None when the name says nothing.
     """
@@ -196,7 +203,9 @@ def _facts(dataset: Dataset) -> _Facts:
     if _text(first("EchoPlanarPulseSequence")).upper() == "YES":
         scanning.add("EP")
     agent = dataset.get("ContrastBolusAgent")
-    contrast = bool(dataset.get("ContrastBolusAgentSequence")) or (agent is not None and not NO_CONTRAST.match(_text(agent)))
+    contrast = bool(dataset.get("ContrastBolusAgentSequence")) or (
+        agent is not None and not NO_CONTRAST.match(_text(agent))
+    )
     ti = _number(first("InversionTime", "InversionTimes"))
     return _Facts(
         tr=_number(first("RepetitionTime")),
@@ -299,7 +308,11 @@ def _contrast(facts: _Facts, confidence: float, reason: str) -> tuple[str, float
     says_no = bool(SAYS_NO_CONTRAST.search(facts.description))
     if facts.contrast:
         if says_no:
-            return Sequence.T1C, round(confidence * 0.7, 2), f"{reason}; contrast agent in the header, the description denies it"
+            return (
+                Sequence.T1C,
+                round(confidence * 0.7, 2),
+                f"{reason}; contrast agent in the header, the description denies it",
+            )
         return Sequence.T1C, confidence, f"{reason}; contrast agent in the header"
     if says_yes:
         return Sequence.T1C, round(confidence * 0.8, 2), f"{reason}; contrast agent only in the description"

@@ -31,7 +31,7 @@ TILT_TOLERANCE_DEG = 0.5
 MAX_VOXELS = 512 * 512 * 1024
 
 
-class VolumeRefused(UserVisibleError):
+class VolumeRefused(UserVisibleError):  # noqa: N818
     """A series that is not a volume. ``code`` names why; the message is for a radiologist."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -153,14 +153,21 @@ def _rescaled(pixels: NDArray[np.generic], slope: object, intercept: object) -> 
     return values if factor == 1.0 and offset == 0.0 else values * np.float32(factor) + np.float32(offset)
 
 
-def _slice(pixels: NDArray[np.float32], position: object, orientation: object, spacing: object, tilt: float = 0.0) -> Slice:
+def _slice(
+    pixels: NDArray[np.float32], position: object, orientation: object, spacing: object, tilt: float = 0.0
+) -> Slice:
     try:
         place = np.array([float(value) for value in position], dtype=float)  # type: ignore[attr-defined]
         cosines = np.array([float(value) for value in orientation], dtype=float)  # type: ignore[attr-defined]
         steps = [float(value) for value in spacing]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         place, cosines, steps = np.empty(0), np.empty(0), []
-    if place.shape != (3,) or cosines.shape != (6,) or len(steps) != 2 or not np.all(np.isfinite([*place, *cosines, *steps])):
+    if (
+        place.shape != (3,)
+        or cosines.shape != (6,)
+        or len(steps) != 2
+        or not np.all(np.isfinite([*place, *cosines, *steps]))
+    ):
         raise VolumeRefused("no-geometry", "The images of this series do not say where they lie in the patient.")
     if min(steps) <= 0:
         raise VolumeRefused("no-geometry", "The pixel spacing of this series is not positive.")
@@ -182,7 +189,9 @@ def _stack(slices: Sequence[Slice]) -> Stack:
     if any(one.pixels.shape != first.pixels.shape for one in slices):
         raise VolumeRefused("mixed-matrix", "The images of this series have different matrix sizes.")
     if any(not np.allclose(one.orientation, first.orientation, atol=1e-3) for one in slices):
-        raise VolumeRefused("mixed-orientation", "The images of this series lie in different directions (a localizer?).")
+        raise VolumeRefused(
+            "mixed-orientation", "The images of this series lie in different directions (a localizer?)."
+        )
     if any(not np.allclose(one.spacing, first.spacing, rtol=1e-3) for one in slices):
         raise VolumeRefused("mixed-spacing", "The images of this series have different pixel spacings.")
     if len(slices) < 3:
@@ -196,7 +205,7 @@ def _stack(slices: Sequence[Slice]) -> Stack:
     _refuse_tilt(ordered, positions, normal, step)
 
     row, column = first.orientation[:3], first.orientation[3:]
-    # Index x runs along a row (column spacing, PixelSpacing[1]), y down the columns (PixelSpacing[0]): PS3.3 C.7.6.2.1.1.
+    # PS3.3 C.7.6.2.1.1: index x runs along a row (PixelSpacing[1]), y down the columns (PixelSpacing[0]).
     lps = np.eye(4)
     lps[:3, 0] = row * first.spacing[1]
     lps[:3, 1] = column * first.spacing[0]
@@ -225,18 +234,24 @@ def _slice_step(gaps: NDArray[np.float64]) -> float:
         return float(np.mean(gaps))
     multiples = gaps[wrong] / step
     if np.all(np.abs(multiples - np.round(multiples)) < 0.05) and np.all(multiples > 1.5):
-        raise VolumeRefused("missing-slice", f"Slices are missing: {int(np.sum(np.round(multiples) - 1))} of this series.")
+        raise VolumeRefused(
+            "missing-slice", f"Slices are missing: {int(np.sum(np.round(multiples) - 1))} of this series."
+        )
     raise VolumeRefused("uneven-slices", "The slices of this series are not evenly spaced.")
 
 
-def _refuse_tilt(slices: Sequence[Slice], positions: NDArray[np.float64], normal: NDArray[np.float64], step: float) -> None:
+def _refuse_tilt(
+    slices: Sequence[Slice], positions: NDArray[np.float64], normal: NDArray[np.float64], step: float
+) -> None:
     """A stack whose positions drift sideways is sheared: gantry tilt, or slices shifted against each other."""
     along = positions[-1] - positions[0]
     sideways = float(np.linalg.norm(along - (along @ normal) * normal))
     angle = float(np.degrees(np.arctan2(sideways, abs(float(along @ normal)))))
     declared = max(abs(one.gantry_tilt) for one in slices)
     if angle > TILT_TOLERANCE_DEG or (declared > TILT_TOLERANCE_DEG and sideways > step):
-        raise VolumeRefused("gantry-tilt", f"The slices of this series are sheared by {angle:.1f} degrees (gantry tilt).")
+        raise VolumeRefused(
+            "gantry-tilt", f"The slices of this series are sheared by {angle:.1f} degrees (gantry tilt)."
+        )
     ideal = positions[0] + np.outer((positions - positions[0]) @ normal, normal)
     if float(np.max(np.linalg.norm(positions - ideal, axis=1))) > max(0.5, 0.5 * step):
         raise VolumeRefused("uneven-slices", "The slices of this series are shifted against each other.")

@@ -1,0 +1,114 @@
+"""De-identification of stored studies: every received instance gets a de-identified, encrypted copy.
+
+What is done to a data set is in `imaging.deidengine`; here are the patient's constants (pseudonym, date shift, UID map)
+and the bookkeeping. A head is recognisable by its face: nothing here removes it, and (0028,0302) says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from audit import services as audit
+from imaging.deidengine import DeidentificationRefused, Deidentified, Profile, deidentify
+from imaging.deidrules import RULES
+from imaging.identity import map_uid
+from imaging.models import Instance, InstanceState, Study
+from oncoflow_site.foundation import failpoints, keys, objects
+from oncoflow_site.foundation.errors import PermanentError
+
+if TYPE_CHECKING:
+    from clinical.models import Patient
+    from oncoflow_site.foundation.jobs import JobContext
+
+__all__ = ["deidentify_study", "profile_of", "shift_days"]
+
+BATCH = 16
+
+
+def shift_days(patient: Patient) -> int:
+    """Days added to all dates of the patient's de-identified data sets: -365 to -1, constant, not to be guessed.
+
+    Intervals between studies stay true (option 113107); reports, FHIR and HL7 carry true dates and never these.
+    """
+    value = int.from_bytes(keys.keyed_hash("dicom-date-shift", str(patient.pk))[:8], "big")
+    return -1 - value % 365
+
+
+def profile_of(patient: Patient) -> Profile:
+    """The patient's constants for `imaging.deidengine.deidentify`."""
+    return Profile(pseudonym=patient.pseudonym, shift_days=shift_days(patient), map_uid=map_uid)
+
+
+def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: float = 1.0) -> dict[str, int]:
+    """De-identify every instance of ``study`` that is not yet; can be stopped at any point and called again.
+
+    Arrival hashes are verified on the way. An instance that cannot be de-identified is quarantined with its reason.
+
+    :param start: progress of the job when this begins; it moves on to ``end``.
+    :returns: ``{"deidentified": …, "quarantined": …}`` of this call.
+    :raises PermanentError: a stored original is not what arrived.
+    """
+    profile = profile_of(study.patient)
+    waiting = list(
+        study.instances.filter(state=InstanceState.RECEIVED)
+        .select_related("original")
+        .order_by("series", "number", "id")
+    )
+    counts = {"deidentified": 0, "quarantined": 0}
+    actions: Counter[str] = Counter(study.deidentification.get("actions", {}))
+    codes = set(study.deidentification.get("codes", []))
+    for begin in range(0, len(waiting), BATCH):
+        batch = waiting[begin : begin + BATCH]
+        results = [(instance, _one(instance, profile)) for instance in batch]
+        for _, result in results:
+            if isinstance(result, Deidentified):
+                actions.update(result.actions)
+                codes.update(result.codes)
+        with ctx.commit():
+            for instance, result in results:
+                counts[_store(study, instance, result)] += 1
+            study.deidentification = {
+                "profile": RULES.method,
+                "codes": sorted(codes),
+                "actions": dict(sorted(actions.items())),
+            }
+            study.save(update_fields=["deidentification"])
+            if begin + BATCH >= len(waiting):
+                audit.record(
+                    "study.deidentify",
+                    action="U",
+                    resource=study.subject,
+                    patient_id=study.patient_id,
+                    detail={**counts, "codes": sorted(codes)},
+                    source="worker",
+                )
+        failpoints.hit("imaging.deidentified_batch")
+        done = (begin + len(batch)) / len(waiting)
+        ctx.progress(start + (end - start) * done, f"De-identified {begin + len(batch)} of {len(waiting)} images")
+    return counts
+
+
+def _one(instance: Instance, profile: Profile) -> Deidentified | str:
+    """The de-identified copy, or why there is none."""
+    data = objects.get(instance.original)
+    if hashlib.sha256(data).hexdigest() != instance.sha256:
+        raise PermanentError("a stored image is not what arrived: its SHA-256 differs")
+    try:
+        return deidentify(data, profile)
+    except DeidentificationRefused as error:
+        return f"cannot be de-identified: {error}"
+
+
+def _store(study: Study, instance: Instance, result: Deidentified | str) -> str:
+    """Write one result (inside the caller's fenced transaction); returns which count it belongs to."""
+    mine = Instance.objects.filter(pk=instance.pk, state=InstanceState.RECEIVED)
+    if isinstance(result, str):
+        mine.update(state=InstanceState.QUARANTINED, reason=result[:300])
+        return "quarantined"
+    stored = objects.put(
+        result.data, subject=study.patient.key_subject, kind="dicom-deidentified", content_type="application/dicom"
+    )
+    mine.update(state=InstanceState.DEIDENTIFIED, deidentified=stored)
+    return "deidentified"
