@@ -1,0 +1,327 @@
+"""The parts of the printed report, in reading order."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from reportlab.platypus import CondPageBreak, Flowable, Image, KeepTogether, Paragraph, Spacer, Table, TableStyle
+
+from reports.figures import date_text, moment_text
+from reports.pdf.chart import volume_chart
+from reports.pdf.data import RenderInput, SignatureText
+from reports.pdf.style import AMBER, BOLD, FONT, GREEN, INK, MUTED, PALE, RED, RULE, TEAL, printable, safe, styles
+from reports.pdf.tables import SWATCHES, WIDTH, agreement_table, findings_table, lesions_table, model_table
+
+__all__ = ["SignatureBlock", "build_story", "status_line"]
+
+
+def status_line(content: Mapping[str, Any], signature: SignatureText | None, replaces: int | None) -> tuple[str, str]:
+    """(text, style) of the status banner."""
+    status = content["status"]
+    if status in ("final", "amended") and signature is not None and signature.person:
+        text = "FINAL" if status == "final" else "AMENDED"
+        text += f" – signed by {signature.name}, {date_text(signature.signed_at)}"
+        if replaces is not None and status == "amended":
+            text += f" – replaces version {replaces}"
+        return text, "green"
+    if status == "preliminary":
+        return "PRELIMINARY – NOT SIGNED BY A RADIOLOGIST", "amber"
+    return "HELD FOR REVIEW – NOT ISSUED – NOT SIGNED BY A RADIOLOGIST", "red"
+
+
+_BANNER_COLOURS = {"green": GREEN, "amber": AMBER, "red": RED}
+
+
+def _banner(text: str, style: str) -> Flowable:
+    table = Table([[Paragraph(safe(text), styles()[style])]], colWidths=[WIDTH], hAlign="LEFT")
+    table.setStyle(
+        TableStyle(
+            [
+                ("BACKGROUND", (0, 0), (-1, -1), PALE),
+                ("LINEBEFORE", (0, 0), (0, -1), 3.5, _BANNER_COLOURS[style]),
+                ("LEFTPADDING", (0, 0), (-1, -1), 9),
+                ("TOPPADDING", (0, 0), (-1, -1), 4),
+                ("BOTTOMPADDING", (0, 0), (-1, -1), 5),
+            ]
+        )
+    )
+    return table
+
+
+def _heading(text: str) -> Paragraph:
+    return Paragraph(safe(text), styles()["heading"])
+
+
+def build_story(given: RenderInput) -> list[Flowable]:
+    """Flowables of the whole report."""
+    content = given.content
+    story: list[Flowable] = [
+        Paragraph(safe(given.header.hospital), styles()["hospital"]),
+        Paragraph("Brain tumour MRI: quantitative report", styles()["title"]),
+        Spacer(1, 5),
+        _banner(*status_line(content, given.signature, given.replaces)),
+    ]
+    if content.get("demo"):
+        story += [
+            Spacer(1, 3),
+            _banner("DEMONSTRATION – models trained on simulated patients – not for clinical use", "red"),
+        ]
+    story += [Spacer(1, 7), _identity(given), *_impression(content), *_findings(content)]
+    story += [*_pictures(given), *_history(content), *_narrative(content), *_panel(content), *_limits(content)]
+    if given.signature is not None:
+        story += [Spacer(1, 10), KeepTogether([_heading("Signature"), SignatureBlock(given.signature)])]
+    return story
+
+
+def _identity(given: RenderInput) -> Flowable:
+    header, content = given.header, given.content
+    study = content["study"]
+    performed = datetime.fromisoformat(study["performed_at"])
+    left: list[tuple[str, str, str]]
+    if header.pseudonymous:
+        left = [("Patient", f"{header.pseudonym} (pseudonymous report)", "valuebold")]
+    else:
+        left = [
+            ("Patient", header.patient_name or "name not known", "valuebold"),
+            ("Born, sex", ", ".join(part for part in (header.birth_date or "not known", header.sex) if part), "value"),
+            ("Patient number", header.patient_number or "–", "value"),
+            ("Pseudonym", header.pseudonym, "value"),
+        ]
+    right = [
+        ("Study", f"{study.get('modality', 'MR')}, {moment_text(performed)}", "valuebold"),
+        ("Procedure", study.get("procedure") or "not stated", "value"),
+        ("Accession, order", ", ".join(part for part in (header.accession, header.order_number) if part) or "–", "value"),
+        ("Report, version", f"{content['report_id']}, version {content['version']}", "value"),
+    ]
+    if header.requested_by:
+        right.insert(2, ("Requested by", header.requested_by, "value"))
+
+    def block(rows: list[tuple[str, str, str]], width: float) -> Table:
+        cells = [[Paragraph(safe(label), styles()["label"]), Paragraph(safe(value), styles()[style])] for label, value, style in rows]
+        table = Table(cells, colWidths=[74, width - 74])
+        table.setStyle(
+            TableStyle(
+                [
+                    ("VALIGN", (0, 0), (-1, -1), "TOP"),
+                    ("TOPPADDING", (0, 0), (-1, -1), 1.2),
+                    ("BOTTOMPADDING", (0, 0), (-1, -1), 1.2),
+                    ("LEFTPADDING", (0, 0), (-1, -1), 0),
+                ]
+            )
+        )
+        return table
+
+    half = WIDTH * 0.46
+    rows: list[list[Any]] = [[block(left, half), block(right, WIDTH - half)]]
+    table = Table(rows, colWidths=[half, WIDTH - half], hAlign="LEFT")
+    table.setStyle(
+        TableStyle(
+            [
+                ("LINEABOVE", (0, 0), (-1, 0), 0.7, RULE),
+                ("LINEBELOW", (0, -1), (-1, -1), 0.7, RULE),
+                ("VALIGN", (0, 0), (-1, -1), "TOP"),
+                ("LEFTPADDING", (0, 0), (-1, -1), 0),
+                ("TOPPADDING", (0, 0), (-1, -1), 4),
+                ("BOTTOMPADDING", (0, 0), (-1, -1), 4),
+            ]
+        )
+    )
+    if not header.indication:
+        return table
+    indication = Paragraph(f'<font color="#566472">Indication as ordered:</font> {safe(header.indication, 600)}', styles()["body"])
+    return KeepTogether([table, Spacer(1, 4), indication])
+
+
+def _impression(content: Mapping[str, Any]) -> list[Flowable]:
+    parts: list[Flowable] = [_heading("Impression"), Paragraph(safe(content["impression"]), styles()["impression"])]
+    reasons = content.get("held_reasons") or ()
+    if reasons:
+        parts.append(Spacer(1, 3))
+        parts.append(Paragraph("Held because " + safe("; ".join(str(one) for one in reasons)) + ".", styles()["body"]))
+    return parts
+
+
+def _findings(content: Mapping[str, Any]) -> list[Flowable]:
+    comparison = content.get("comparison") or {}
+    prior = comparison.get("prior_performed_at")
+    since = f"Previous: study of {date_text(datetime.fromisoformat(prior))}. " if prior else "No earlier study to compare with. "
+    who = "a person's outline" if content["findings"]["segmentation"]["kind"] == "person" else "the panel's consensus"
+    note = (
+        f"{since}Regions are nested: ET lies in TC, TC in WT. Volumes of {who}, from the image geometry; the range is the "
+        "spread of the single models' volumes, not a confidence interval."
+    )
+    parts: list[Flowable] = [
+        KeepTogether([_heading("Findings"), findings_table(content), Spacer(1, 2), Paragraph(safe(note), styles()["small"])])
+    ]
+    lesions = lesions_table(content)
+    if lesions is not None:
+        parts += [Spacer(1, 6), lesions]
+    response = _response(comparison)
+    return parts + ([Spacer(1, 5), response] if response else [])
+
+
+def _response(comparison: Mapping[str, Any]) -> Flowable | None:
+    response = comparison.get("response") or {}
+    category = response.get("category")
+    if not category:
+        return None
+    rules = ", ".join(str(rule) for rule in response.get("rule_ids") or ())
+    text = f"<b>Response category:</b> {safe(category)} ({safe(response.get('criteria') or 'RANO 2.0, imaging only')})"
+    if rules:
+        text += f'. <font color="#566472">Rules: {safe(rules)}.</font>'
+    quality = comparison.get("registration") or {}
+    if quality.get("method"):
+        found = "converged" if quality.get("converged") else "did not converge"
+        text += f' <font color="#566472">Registration: {safe(quality["method"])}, {found}.</font>'
+    return Paragraph(text, styles()["body"])
+
+
+def _pictures(given: RenderInput) -> list[Flowable]:
+    if not given.pictures:
+        note = given.picture_note or "No pictures: the images of this study could not be drawn."
+        return [_heading("Images"), Paragraph(safe(note), styles()["body"])]
+    rows = list(dict.fromkeys(picture.row for picture in given.pictures))
+    gap = 6.0
+    width = (WIDTH - 2 * gap) / 3
+    height = 128.0
+    cells: list[list[Any]] = []
+    for row in rows:
+        pictures = [picture for picture in given.pictures if picture.row == row][:3]
+        cells.append([_image(picture.png, width, height) for picture in pictures])
+        cells.append([Paragraph(safe(f"{picture.row}, {picture.text}"), styles()["caption"]) for picture in pictures])
+    table = Table(cells, colWidths=[width + gap, width + gap, width], hAlign="LEFT")
+    table.setStyle(
+        TableStyle(
+            [
+                ("ALIGN", (0, 0), (-1, -1), "CENTER"),
+                ("VALIGN", (0, 0), (-1, -1), "MIDDLE"),
+                ("LEFTPADDING", (0, 0), (-1, -1), 0),
+                ("RIGHTPADDING", (0, 0), (1, -1), gap),
+                ("RIGHTPADDING", (2, 0), (2, -1), 0),
+                ("TOPPADDING", (0, 0), (-1, -1), 1),
+                ("BOTTOMPADDING", (0, 0), (-1, -1), 2),
+            ]
+        )
+    )
+    key = " ".join(
+        f'<font color="#{SWATCHES[region].hexval()[2:]}">■</font> {region}&nbsp;&nbsp;' for region in ("WT", "TC", "ET")
+    )
+    legend = Paragraph(f"Outlines: {key} {safe(given.picture_note)}", styles()["small"])
+    return [KeepTogether([_heading("Images"), table, legend])]
+
+
+def _image(png: bytes, width: float, height: float) -> Image:
+    image = Image(io.BytesIO(png))
+    scale = min(width / image.imageWidth, height / image.imageHeight)
+    image.drawWidth, image.drawHeight = image.imageWidth * scale, image.imageHeight * scale
+    return image
+
+
+def _history(content: Mapping[str, Any]) -> list[Flowable]:
+    chart = volume_chart(content.get("history") or (), WIDTH)
+    if chart is None:
+        return []
+    return [KeepTogether([_heading("Volume over time"), chart])]
+
+
+def _narrative(content: Mapping[str, Any]) -> list[Flowable]:
+    """Sentences with numbered references to documents; figures come from the tables above and need no number."""
+    references: dict[tuple[str, int, int], int] = {}
+    parts: list[Flowable] = []
+    titles = {"finding": "Measured on the images", "context": "From the patient's documents", "limitation": "Not found, or limited"}
+    for kind, title in titles.items():
+        sentences = [one for one in content["narrative"] if one["kind"] == kind]
+        if not sentences:
+            continue
+        parts.append(Paragraph(f"<b>{safe(title)}</b>", styles()["body"]))
+        for sentence in sentences:
+            marks = []
+            for citation in sentence["citations"]:
+                if citation["kind"] == "document":
+                    key = (citation["document_id"], citation["start"], citation["end"])
+                    marks.append(f"[{references.setdefault(key, len(references) + 1)}]")
+            tail = f' <font color="#0b5c6b">{" ".join(marks)}</font>' if marks else ""
+            parts.append(Paragraph(safe(sentence["text"], 4000) + tail, styles()["bullet"], bulletText="•"))
+        parts.append(Spacer(1, 3))
+    if references:
+        parts.append(Paragraph("<b>Sources</b>", styles()["body"]))
+        known = {
+            (one["document_id"], one["start"], one["end"]): one
+            for sentence in content["narrative"]
+            for one in sentence["citations"]
+            if one["kind"] == "document"
+        }
+        for key, number in references.items():
+            citation = known[key]
+            when = citation.get("authored_on")
+            date = date_text(datetime.fromisoformat(when)) if when else "undated"
+            text = (
+                f"{citation.get('type_text') or 'Document'}, {date}; document {citation['document_id']}, bytes "
+                f"{citation['start']} to {citation['end']} of its stored text"
+            )
+            parts.append(Paragraph(safe(text), styles()["reference"], bulletText=f"[{number}]"))
+    return [CondPageBreak(70), _heading("Summary"), *parts] if parts else []
+
+
+def _panel(content: Mapping[str, Any]) -> list[Flowable]:
+    panel = content.get("panel")
+    if not panel:
+        return []
+    models = model_table(panel)
+    parts: list[Flowable] = [_heading("Models and their agreement")]
+    if models is not None:
+        note = "Voters make the consensus and open the gate; an adviser is shown and can only lower it. Dice against the consensus."
+        parts += [models, Spacer(1, 2), Paragraph(note, styles()["small"]), Spacer(1, 4)]
+    parts.append(agreement_table(panel))
+    return [KeepTogether(parts)]
+
+
+def _limits(content: Mapping[str, Any]) -> list[Flowable]:
+    parts: list[Flowable] = [_heading("Not assessed, and what this report is")]
+    for item in content.get("not_assessed") or ():
+        parts.append(Paragraph(f"{safe(item['what'])}: {safe(item['reason'])}", styles()["bullet"], bulletText="•"))
+    parts.append(Paragraph(safe(content["disclaimer"]), styles()["body"]))
+    return [KeepTogether(parts)]
+
+
+class SignatureBlock(Flowable):
+    """The visible signature. Remembers where it was drawn, so that the signature field can be laid over it."""
+
+    HEIGHT = 66.0
+
+    def __init__(self, signature: SignatureText) -> None:
+        super().__init__()
+        self.signature = signature
+        self.page: int | None = None
+        self.rectangle: tuple[int, int, int, int] | None = None
+
+    def wrap(self, available_width: float, available_height: float) -> tuple[float, float]:
+        """Fixed height over the width of the text."""
+        self.width = min(WIDTH, available_width)
+        return self.width, self.HEIGHT
+
+    def draw(self) -> None:
+        """Draw the block and note page and rectangle."""
+        canvas = self.canv
+        left, bottom = canvas.absolutePosition(0, 0)
+        self.page = canvas.getPageNumber() - 1
+        self.rectangle = (round(left), round(bottom), round(left + self.width), round(bottom + self.HEIGHT))
+        signed = self.signature
+        canvas.setStrokeColor(TEAL)
+        canvas.setLineWidth(1)
+        canvas.roundRect(0, 0, self.width, self.HEIGHT, 3, stroke=1, fill=0)
+        lines = [
+            (BOLD, 9.5, INK, f"{signed.name}" + (f", {signed.role}" if signed.role else "")),
+            (FONT, 8, INK, f"{'Signed' if signed.person else 'Sealed'} {signed.signed_at:%Y-%m-%d %H:%M:%S} UTC"),
+            (FONT, 8, INK, signed.reason),
+            (FONT, 7, MUTED, f"PAdES signature over the whole document; certificate issued by {signed.authority}."),
+        ]
+        y = self.HEIGHT - 16
+        for font, size, colour, text in lines:
+            canvas.setFont(font, size)
+            canvas.setFillColor(colour)
+            canvas.drawString(10, y, printable(text, 140))
+            y -= size + 6
