@@ -117,7 +117,9 @@ def uv(env: dict[str, str]) -> Path:
     libc = "" if sys.platform == "darwin" else ("glibc" if platform.libc_ver()[0] == "glibc" else "musl")
     key = (sys.platform, platform.machine(), libc)
     if key not in UV_WHEELS:
-        raise CannotGoOn(f"No pinned uv for this kind of machine ({' '.join(key)}): put uv {UV_VERSION} on PATH and try again.")
+        raise CannotGoOn(
+            f"No pinned uv for this kind of machine ({' '.join(key)}): put uv {UV_VERSION} on PATH and try again."
+        )
     name, digest = UV_WHEELS[key]
     wheel = wheel_by_pip(digest, env) or wheel_from_registry(name, digest)
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
@@ -135,7 +137,19 @@ def wheel_by_pip(digest: str, env: dict[str, str]) -> bytes | None:
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "uv.txt"
         wanted.write_text(f"uv=={UV_VERSION} --hash=sha256:{digest}\n", encoding="ascii")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "-r", str(wanted), "-d", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "-r",
+            str(wanted),
+            "-d",
+            folder,
+        ]
         done = subprocess.run(command, capture_output=True, env=env, check=False)
         wheels = list(Path(folder).glob("uv-*.whl"))
         if done.returncode or not wheels:
@@ -157,7 +171,9 @@ def wheel_from_registry(name: str, digest: str) -> bytes:
         with urllib.request.urlopen(urljoin(page_url, found.group(1)), timeout=300) as answer:
             data = answer.read()
     except (urllib.error.URLError, OSError) as error:
-        raise CannotGoOn(f"The Python package registry cannot be reached ({getattr(error, 'reason', error)}).") from error
+        raise CannotGoOn(
+            f"The Python package registry cannot be reached ({getattr(error, 'reason', error)})."
+        ) from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise CannotGoOn("What the registry sent as uv is not the pinned file; nothing was installed.")
     return data
@@ -166,7 +182,12 @@ def wheel_from_registry(name: str, digest: str) -> bytes:
 def stamp(dev: bool) -> str:
     """What the environment was made from: changes when a lock file or this file changes."""
     digest = hashlib.sha256()
-    for path in (LOCKS / ("dev.txt" if dev else "runtime.txt"), LOCKS / "sam2.txt", LOCKS / "build.txt", Path(__file__)):
+    for path in (
+        LOCKS / ("dev.txt" if dev else "runtime.txt"),
+        LOCKS / "sam2.txt",
+        LOCKS / "build.txt",
+        Path(__file__),
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -178,7 +199,11 @@ def install(dev: bool) -> None:
     wanted = stamp(dev)
     if mark.exists() and mark.read_text(encoding="ascii") == wanted:
         return
-    if not dev and (venv / ".oncoflow-dev").exists() and (venv / ".oncoflow-dev").read_text(encoding="ascii") == stamp(True):
+    if (
+        not dev
+        and (venv / ".oncoflow-dev").exists()
+        and (venv / ".oncoflow-dev").read_text(encoding="ascii") == stamp(True)
+    ):
         return  # the tools of development hold all that running needs
     check_disk()
     env = environment()
@@ -188,7 +213,9 @@ def install(dev: bool) -> None:
         try:
             subprocess.run([tool, *arguments], cwd=ROOT, env=env, check=True)
         except subprocess.CalledProcessError as error:
-            raise CannotGoOn(f"Installing the packages stopped at 'uv {' '.join(arguments[:2])}' (see above).") from error
+            raise CannotGoOn(
+                f"Installing the packages stopped at 'uv {' '.join(arguments[:2])}' (see above)."
+            ) from error
 
     print("Installing the locked packages (about 7 GB with PyTorch; minutes, once) ...", flush=True)
     if not (venv / "bin" / "python").exists():
@@ -197,9 +224,30 @@ def install(dev: bool) -> None:
     for old in (".oncoflow-dev", ".oncoflow-runtime"):
         (venv / old).unlink(missing_ok=True)
     lock = LOCKS / ("dev.txt" if dev else "runtime.txt")
-    run("pip", "install", "--python", python, "--require-hashes", "--no-deps", "-r", str(lock), "-r", str(LOCKS / "build.txt"))
+    run(
+        "pip",
+        "install",
+        "--python",
+        python,
+        "--require-hashes",
+        "--no-deps",
+        "-r",
+        str(lock),
+        "-r",
+        str(LOCKS / "build.txt"),
+    )
     # sam2 comes as source only; torch is there by now, so it need not be downloaded again into an isolated environment.
-    run("pip", "install", "--python", python, "--require-hashes", "--no-deps", "--no-build-isolation", "-r", str(LOCKS / "sam2.txt"))
+    run(
+        "pip",
+        "install",
+        "--python",
+        python,
+        "--require-hashes",
+        "--no-deps",
+        "--no-build-isolation",
+        "-r",
+        str(LOCKS / "sam2.txt"),
+    )
     mark.write_text(wanted, encoding="ascii")
 
 

@@ -115,6 +115,7 @@ INSTALLED_APPS = [
     "django_otp",
     "rest_framework",
     "drf_spectacular",
+    "drf_spectacular_sidecar",
 ]
 
 MIDDLEWARE = [
@@ -219,8 +220,14 @@ CACHES: dict[str, Any] = {
 }
 
 STORAGES: dict[str, Any] = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "files")}},
-    "objects": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "objects")}},
+    "default": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "files")},
+    },
+    "objects": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "objects")},
+    },
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
         if TESTING
@@ -262,11 +269,22 @@ X_FRAME_OPTIONS = "SAMEORIGIN"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 << 20
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["fhir_api.auth.BearerAuthentication", "rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "fhir_api.auth.BearerAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
 }
-SPECTACULAR_SETTINGS = {"TITLE": "OncoFlow API", "VERSION": "0.1.0", "DESCRIPTION": "Decision support, never a diagnosis."}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "OncoFlow API",
+    "VERSION": "0.1.0",
+    "DESCRIPTION": "Decision support, never a diagnosis.",
+    "SERVE_INCLUDE_SCHEMA": False,
+    # The interface's own files, served from here: no page of ours loads anything from elsewhere.
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+}
 
 # --- doors and pipeline -----------------------------------------------------------------------------------------------
 

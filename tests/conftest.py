@@ -10,10 +10,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = [
-    f"tests.peers.{path.stem}"
-    for path in sorted((Path(__file__).parent / "peers").glob("[a-z]*.py"))
-]
+pytest_plugins = [f"tests.peers.{path.stem}" for path in sorted((Path(__file__).parent / "peers").glob("[a-z]*.py"))]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,7 +51,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         return  # with xdist the controller sees every report once more
     reason = ""
     if report.skipped:
-        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix("Skipped: ")
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix(
+            "Skipped: "
+        )
     elif report.when != "call":
         return
     with Path(where).open("a", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """House rules that no linter knows: size of files, no raw model edits, nothing that should not be in the repository.
 
-    python -m tests.rules
+python -m tests.rules
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ LARGEST_FILE = 16 << 20
 def tracked() -> list[Path]:
     """Files that git knows or would add."""
     listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).is_file()]
 

@@ -73,7 +73,10 @@ def main() -> int:
             extra = ["--cov", "--cov-report="]
             workers = ["-n", os.environ.get("ONCOFLOW_TEST_WORKERS", "2"), "--dist", "loadgroup"]
             code = one_pass("not torch", [*workers, "--random-order-bucket=module", *extra, *arguments], reports[0])
-            code = max(code, one_pass("torch", [*extra, "--cov-append", "--random-order-bucket=module", *arguments], reports[1]))
+            code = max(
+                code,
+                one_pass("torch", [*extra, "--cov-append", "--random-order-bucket=module", *arguments], reports[1]),
+            )
             subprocess.run([sys.executable, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT, check=False)
         missing = table(reports)
     if missing and os.environ.get("ONCOFLOW_REQUIRE_PEERS") == "1":

@@ -1,5 +1,25 @@
-"""Addresses of the REST interface."""
+"""Addresses of the REST interface, under ``/api/``."""
 
-from django.urls import URLPattern
+from django.urls import path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-urlpatterns: list[URLPattern] = []
+from oncoflow_site.api import jobs, studies
+
+app_name = "api"
+urlpatterns = [
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
+    path("studies/", studies.StudyList.as_view(), name="studies"),
+    path("studies/<uuid:study_id>/", studies.StudyDetail.as_view(), name="study"),
+    path("studies/<uuid:study_id>/volumes/<str:sequence>.nii.gz", studies.VolumeFile.as_view(), name="volume"),
+    path(
+        "studies/<uuid:study_id>/segmentations/<uuid:segmentation_id>.nii.gz",
+        studies.SegmentationFile.as_view(),
+        name="segmentation",
+    ),
+    path("studies/<uuid:study_id>/slices/<str:plane>/<int:index>.png", studies.SlicePicture.as_view(), name="slice"),
+    path("studies/<uuid:study_id>/events", jobs.study_events, name="study-events"),
+    path("reports/<uuid:report_id>/versions/<int:number>.pdf", studies.ReportPdf.as_view(), name="report-pdf"),
+    path("jobs/<uuid:job_id>", jobs.JobDetail.as_view(), name="job"),
+    path("jobs/<uuid:job_id>/events", jobs.job_events, name="job-events"),
+]

@@ -11,4 +11,5 @@ class WebConfig(AppConfig):
     verbose_name = "Web pages"
 
     def ready(self) -> None:
+        import_module("oncoflow_site.api.audit_codes")
         import_module("oncoflow_site.workflow").install()

@@ -1,0 +1,326 @@
+"""Studies, their volumes and outlines, and the PDFs of their reports.
+
+Every answer is limited to the patients that the caller may see, and reading is recorded in the transaction that reads.
+"""
+
+from __future__ import annotations
+
+import gzip
+import uuid
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import exceptions
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from audit.services import Actor, record, record_view
+from clinical.access import patients_for, require_patient
+from imaging.models import Comparison, Measurement, Segmentation, Sequence, Study
+from imaging.render import PLANES, best_slices, render_slice, slice_count
+from imaging.segmentations import current_segmentation, grid_of, load_labels
+from imaging.volumes import latest_volume_set, load_volume
+from inference.panel import latest_panel, panel_summary
+from oncoflow_site.api.problems import ProblemRenderer, handle
+from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.models import Job
+from reports.models import Report
+from reports.services import load_pdf
+
+STEPS = {
+    "imaging.complete_study": "Waiting for the last images",
+    "imaging.prepare_study": "Preparing the volumes",
+    "inference.convene_panel": "Convening the panel",
+    "inference.run_expert": "Expert at work",
+    "inference.conclude_panel": "Fusing the outlines",
+    "imaging.measure_and_compare": "Measuring and comparing",
+    "reports.draft": "Drafting the report",
+    "reports.release": "Releasing the report",
+    "fhir_api.deliver_report": "Queueing the delivery",
+}
+
+
+class Base(APIView):
+    """Common to all: problem details, and the study or a recorded refusal."""
+
+    renderer_classes = [ProblemRenderer]
+
+    def get_exception_handler(self) -> Any:
+        return handle
+
+    def study(self, request: Request | HttpRequest, study_id: uuid.UUID, event: str) -> Study:
+        return visible_study(request.user, study_id, event)
+
+
+def visible_study(user: Any, study_id: uuid.UUID, event: str) -> Study:
+    """The study if ``user`` may see its patient. A study that does not exist and one that is not theirs look alike.
+
+    :raises Http404: either of the two; the refusal is recorded.
+    """
+    study = Study.objects.select_related("patient", "order").filter(pk=study_id).first()
+    if study is None:
+        raise Http404
+    try:
+        require_patient(user, study.patient_id, event=event, resource=study.subject)
+    except PermissionDenied as error:
+        raise Http404 from error
+    return study
+
+
+def study_row(study: Study) -> dict[str, Any]:
+    """A study in a list: pseudonym and state, no identity."""
+    report = getattr(study, "report", None)
+    return {
+        "id": str(study.id),
+        "patient": {"id": str(study.patient_id), "pseudonym": study.patient.pseudonym},
+        "order": str(study.order_id) if study.order_id else None,
+        "modality": study.modality,
+        "state": study.state,
+        "flag": {"code": study.flag_code, "message": study.flag_message} if study.flag_code else None,
+        "performed_at": study.performed_at.isoformat(),
+        "unsolicited": study.unsolicited,
+        "report": {"id": str(report.id), "state": report.state} if report else None,
+    }
+
+
+def study_steps(study: Study) -> list[dict[str, Any]]:
+    """The jobs of a study in the order they began, for a progress display."""
+    subjects = [study.subject]
+    report = Report.objects.filter(study=study).first()
+    if report:
+        subjects.append(report.subject)
+    rows = Job.objects.filter(subject__in=subjects).exclude(state="cancelled").order_by("created_at", "id")
+    return [
+        {
+            "id": str(row.id),
+            "kind": row.kind,
+            "title": STEPS.get(row.kind, row.kind),
+            "state": row.state,
+            "progress": row.progress,
+            "text": row.progress_text,
+            "started_at": row.started_at.isoformat() if row.started_at else None,
+            "finished_at": row.finished_at.isoformat() if row.finished_at else None,
+            "seconds": (row.finished_at - row.started_at).total_seconds()
+            if row.finished_at and row.started_at
+            else None,
+            "error": row.error,
+        }
+        for row in rows
+        if row.kind in STEPS
+    ]
+
+
+class StudyList(Base):
+    """Studies of the caller's patients, newest first."""
+
+    @extend_schema(
+        responses={200: OpenApiTypes.OBJECT},
+        parameters=[OpenApiParameter("patient", OpenApiTypes.UUID), OpenApiParameter("state", OpenApiTypes.STR)],
+    )
+    def get(self, request: Request) -> Response:
+        studies = Study.objects.filter(patient__in=patients_for(request.user)).select_related("patient", "report")
+        patient = request.query_params.get("patient")
+        if patient:
+            try:
+                studies = studies.filter(patient_id=uuid.UUID(patient))
+            except ValueError as error:
+                raise exceptions.ParseError("'patient' must be a UUID.") from error
+        if state := request.query_params.get("state"):
+            studies = studies.filter(state=state)
+        with transaction.atomic():
+            rows = [study_row(study) for study in studies[:500]]
+            record(
+                "study.list", action="R", resource="study", detail={"count": len(rows)}, actor=Actor.user(request.user)
+            )
+        return Response({"studies": rows})
+
+
+class StudyDetail(Base):
+    """All that is known of one study, without identity."""
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    def get(self, request: Request, study_id: uuid.UUID) -> Response:
+        study = self.study(request, study_id, "study.view")
+        with transaction.atomic():
+            panel = latest_panel(study)
+            measurement = Measurement.objects.filter(study=study).order_by("-created_at", "-id").first()
+            comparisons = (
+                Comparison.objects.filter(measurement=measurement) if measurement else Comparison.objects.none()
+            )
+            volume_set = latest_volume_set(study)
+            body = study_row(study) | {
+                "series": [
+                    {
+                        "sequence": one.sequence,
+                        "confidence": one.sequence_confidence,
+                        "reason": one.sequence_reason,
+                        "description": one.description,
+                        "instances": one.instances.count(),
+                    }
+                    for one in study.series.all()
+                ],
+                "volumes": volume_set
+                and {
+                    "version": volume_set.version,
+                    "shape": volume_set.shape,
+                    "spacing_mm": volume_set.spacing,
+                    "sequences": {one.sequence: {"quality": one.quality} for one in volume_set.volumes.all()},
+                },
+                "segmentations": [
+                    {
+                        "id": str(one.id),
+                        "kind": one.kind,
+                        "version": one.version,
+                        "author": one.author,
+                        "model": one.model,
+                        "created_at": one.created_at.isoformat(),
+                    }
+                    for one in study.segmentations.order_by("version")
+                ],
+                "panel": panel_summary(panel) if panel else None,
+                "measurement": measurement
+                and {
+                    "id": str(measurement.id),
+                    "segmentation": str(measurement.segmentation_id),
+                    "regions": measurement.regions,
+                    "lesions": measurement.lesions,
+                },
+                "comparisons": [one.result for one in comparisons],
+                "report_versions": [
+                    {
+                        "number": one.number,
+                        "status": one.status,
+                        "signature_kind": one.signature_kind,
+                        "pdf_sha256": one.pdf_sha256,
+                        "band": one.band,
+                    }
+                    for one in (study.report.versions.order_by("number") if hasattr(study, "report") else ())
+                ],
+                "steps": study_steps(study),
+            }
+            record(
+                "study.view",
+                action="R",
+                resource=study.subject,
+                patient_id=study.patient_id,
+                actor=Actor.user(request.user),
+            )
+        return Response(body)
+
+
+class VolumeFile(Base):
+    """One de-identified volume as NIfTI (gzip), RAS, on the study's reference grid."""
+
+    @extend_schema(responses={(200, "application/gzip"): OpenApiTypes.BINARY})
+    def get(self, request: Request, study_id: uuid.UUID, sequence: str) -> HttpResponse:
+        study = self.study(request, study_id, "volume.read")
+        volume_set = latest_volume_set(study)
+        volume = volume_set.volumes.filter(sequence=sequence).first() if volume_set else None
+        if volume is None:
+            raise Http404
+        return self._file(request, study, "volume.read", objects.get(volume.object), f"{study.id}-{sequence}.nii.gz")
+
+    def _file(self, request: Request, study: Study, event: str, data: bytes, name: str) -> HttpResponse:
+        with transaction.atomic():
+            record(
+                event, action="R", resource=study.subject, patient_id=study.patient_id, actor=Actor.user(request.user)
+            )
+        body = data if data[:2] == b"\x1f\x8b" else gzip.compress(data, 1)
+        return HttpResponse(
+            body,
+            content_type="application/gzip",
+            headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store, private"},
+        )
+
+
+class SegmentationFile(VolumeFile):
+    """One label map as NIfTI (gzip): 0 background, 1 NCR, 2 ED, 3 ET."""
+
+    @extend_schema(responses={(200, "application/gzip"): OpenApiTypes.BINARY})
+    def get(self, request: Request, study_id: uuid.UUID, segmentation_id: uuid.UUID) -> HttpResponse:  # type: ignore[override]
+        study = self.study(request, study_id, "segmentation.read")
+        segmentation = Segmentation.objects.filter(pk=segmentation_id, study=study).first()
+        if segmentation is None:
+            raise Http404
+        data = objects.get(segmentation.labels)
+        return self._file(request, study, "segmentation.read", data, f"{study.id}-{segmentation.version}.nii.gz")
+
+
+class SlicePicture(Base):
+    """One slice as PNG, in radiological convention, with outlines where ``overlay`` names a segmentation or ``current``."""
+
+    @extend_schema(
+        responses={(200, "image/png"): OpenApiTypes.BINARY},
+        parameters=[OpenApiParameter("sequence", OpenApiTypes.STR), OpenApiParameter("overlay", OpenApiTypes.STR)],
+    )
+    def get(self, request: Request, study_id: uuid.UUID, plane: str, index: int) -> HttpResponse:
+        study = self.study(request, study_id, "study.slices")
+        sequence = request.query_params.get("sequence", "T1c")
+        volume_set = latest_volume_set(study)
+        if plane not in PLANES or sequence not in Sequence.values or volume_set is None:
+            raise Http404
+        if not volume_set.volumes.filter(sequence=sequence).exists():
+            raise Http404
+        grid = grid_of(volume_set)
+        if index >= slice_count(grid, plane):
+            raise Http404
+        volume = load_volume(study, sequence, volume_set=volume_set)
+        overlay = request.query_params.get("overlay", "")
+        segmentation = None
+        if overlay == "current":
+            segmentation = current_segmentation(study)
+        elif overlay:
+            try:
+                segmentation = Segmentation.objects.filter(pk=uuid.UUID(overlay), study=study).first()
+            except ValueError as error:
+                raise exceptions.ParseError("'overlay' must be 'current' or a UUID.") from error
+        labels = load_labels(segmentation) if segmentation and segmentation.volume_set_id == volume_set.id else None
+        record_view("study.slices", resource=study.subject, patient_id=study.patient_id, actor=Actor.user(request.user))
+        picture = render_slice(volume, grid, plane, index, labels)
+        return HttpResponse(picture, content_type="image/png", headers={"Cache-Control": "private, max-age=300"})
+
+
+class ReportPdf(Base):
+    """The PDF of one version of a report: the exact bytes that were signed and delivered."""
+
+    @extend_schema(responses={(200, "application/pdf"): OpenApiTypes.BINARY})
+    def get(self, request: Request, report_id: uuid.UUID, number: int) -> HttpResponse:
+        report = Report.objects.select_related("study").filter(pk=report_id).first()
+        if report is None:
+            raise Http404
+        study = self.study(request, report.study_id, "report.read")
+        version = report.versions.filter(number=number).first()
+        if version is None or version.pdf_id is None:
+            raise Http404
+        data = load_pdf(version)
+        with transaction.atomic():
+            record(
+                "report.read",
+                action="R",
+                resource=report.subject,
+                patient_id=study.patient_id,
+                actor=Actor.user(request.user),
+                detail={"version": number},
+            )
+        return HttpResponse(
+            data,
+            content_type="application/pdf",
+            headers={"Content-Disposition": f'inline; filename="report-{report.id}-v{number}.pdf"'},
+        )
+
+
+def default_slices(study: Study) -> dict[str, int]:
+    """For each plane the slice that shows most of the tumour, else the middle one; empty without volumes."""
+    volume_set = latest_volume_set(study)
+    if volume_set is None:
+        return {}
+    segmentation = current_segmentation(study)
+    if segmentation is not None and segmentation.volume_set_id == volume_set.id:
+        return {str(plane): int(index) for plane, index in best_slices(load_labels(segmentation)).items()}
+    grid = grid_of(volume_set)
+    return {plane: slice_count(grid, plane) // 2 for plane in PLANES}
