@@ -19,8 +19,8 @@ from oncoflow_site.foundation.request_id import current_request_id
 __all__ = ["Actor", "acting_as", "declare_code", "record", "record_refusal", "record_view"]
 
 # Keys that would invite identity into a row. The record names people by ids only.
-_FORBIDDEN = """accession address birth_date birthdate city dob email family filename given identifier mrn name patient_id
-patient_name phone query study_instance_uid text"""
+_FORBIDDEN = """accession address birth_date birthdate city dob email family filename given identifier mrn name
+patient_id patient_name phone query study_instance_uid text"""
 _FORBIDDEN_KEYS = frozenset(_FORBIDDEN.split())
 _MAX_TEXT = 200
 

@@ -1,7 +1,7 @@
 """The database's own refusal to change audit rows, for SQLite and PostgreSQL.
 
-It binds whoever speaks to the tables through the service's account, raw SQL included. Who owns the tables can still drop a
-trigger: in production the service runs under a role that does not own them (see the operations guide).
+It binds whoever speaks to the tables through the service's account, raw SQL included. Who owns the tables can still
+drop a trigger: in production the service should run under a role that does not own them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,30 @@
+"""The record in the administration pages: to be read, by those whose role reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from audit.models import AuditRow
+
+
+@admin.register(AuditRow)
+class AuditRowAdmin(admin.ModelAdmin[AuditRow]):
+    """Read-only."""
+
+    list_display = ("recorded", "event", "actor_type", "actor_id", "resource", "patient", "outcome", "source")
+    list_filter = ("event", "actor_type", "outcome", "source")
+    date_hierarchy = "recorded"
+    list_per_page = 50
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
