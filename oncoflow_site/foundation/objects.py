@@ -196,6 +196,8 @@ def iter_chunks(item: StoredObject | uuid.UUID | str, *, start: int = 0, stop: i
     stop = row.size if stop is None else min(stop, row.size)
     if start < 0 or start > row.size:
         raise ValueError("the range begins outside the object")
+    if start >= stop and row.size:
+        return
     key = keys.data_key(row.subject, create=False)
     storage = _storage()
     header = _read(storage, row, 0, _HEADER.size)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from oncoflow_site.foundation import events, huey_app, jobs, outbox
 
 
 @pytest.fixture(autouse=True)
-def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test may register what it likes."""
     monkeypatch.setattr(jobs, "_kinds", dict(jobs._kinds))
     monkeypatch.setattr(events, "_declared", dict(events._declared))
@@ -19,4 +17,3 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(outbox, "_transports", {})
     for name in huey_app.QUEUES:
         huey_app.queue(name).storage.flush_queue()
-    yield
