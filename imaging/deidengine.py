@@ -31,7 +31,7 @@ CODES = {
     "113101": "Clean Pixel Data Option",
     "113102": "Clean Recognizable Visual Features Option",
     "113105": "Clean Descriptors Option",
-    "113107": "Retain Longitudinal Temporal Information With Modified Dates Option",
+    "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
     "113108": "Retain Patient Characteristics Option",
     "113111": "Retain Safe Private Option",
 }
