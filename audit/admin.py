@@ -11,7 +11,7 @@ from audit.models import AuditRow
 
 
 @admin.register(AuditRow)
-class AuditRowAdmin(admin.ModelAdmin[AuditRow]):
+class AuditRowAdmin(admin.ModelAdmin):
     """Read-only."""
 
     list_display = ("recorded", "event", "actor_type", "actor_id", "resource", "patient", "outcome", "source")

@@ -23,6 +23,7 @@ __all__ = [
     "BREAK_GLASS_MINUTES",
     "assign",
     "break_glass",
+    "check_assignment",
     "patients_for",
     "require_patient",
     "sync_permission",
@@ -112,15 +113,24 @@ def assign(
     :raises PermissionDenied: ``by`` may not assign this patient (the refusal is recorded first).
     :raises UserVisibleError: no reason, an end in the past, or an account whose role sees no patients.
     """
-    if by is not None and not _may_assign(by, patient):
+    try:
+        check_assignment(user, patient, reason=reason, by=by, ends_at=ends_at)
+    except PermissionDenied:
         record_refusal(
             "patient.assign",
             action="C",
             resource=f"user:{user.pk}",
             patient_id=patient.pk,
-            actor=Actor.user(by),
+            actor=Actor.user(by) if by is not None else None,
             detail={"why": "not permitted"},
         )
+        raise
+    return _assign(user, patient, reason=reason, by=by, ends_at=ends_at)
+
+
+def check_assignment(user: User, patient: Patient, *, reason: str, by: User | None, ends_at: datetime | None) -> None:
+    """Raise what `assign` would raise, and do nothing else."""
+    if by is not None and not _may_assign(by, patient):
         raise PermissionDenied("You may not assign staff to this patient.")
     if not can(user, "view_patient"):
         raise UserVisibleError(
@@ -128,7 +138,14 @@ def assign(
             what_to_do="Choose an active account whose role sees patients.",
             code="role-sees-no-patients",
         )
-    return _assign(user, patient, reason=reason, by=by, ends_at=ends_at)
+    _check_terms(reason, ends_at)
+
+
+def _check_terms(reason: str, ends_at: datetime | None) -> None:
+    if not reason.strip():
+        raise UserVisibleError("A reason is needed.", what_to_do="Say why this person needs access.", code="no-reason")
+    if ends_at is not None and ends_at <= now():
+        raise UserVisibleError("The end lies in the past.", what_to_do="Choose a later end.", code="end-in-past")
 
 
 def _assign(
@@ -140,11 +157,8 @@ def _assign(
     ends_at: datetime | None,
     emergency: bool = False,
 ) -> CareAssignment:
+    _check_terms(reason, ends_at)
     reason = reason.strip()[:200]
-    if not reason:
-        raise UserVisibleError("A reason is needed.", what_to_do="Say why this person needs access.", code="no-reason")
-    if ends_at is not None and ends_at <= now():
-        raise UserVisibleError("The end lies in the past.", what_to_do="Choose a later end.", code="end-in-past")
     with transaction.atomic():
         Patient.objects.select_for_update().get(pk=patient.pk)
         current = CareAssignment.objects.current().filter(user=user, patient=patient, emergency=emergency).first()

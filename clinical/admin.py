@@ -23,7 +23,7 @@ from django.utils.html import format_html
 
 from audit.actors import Actor
 from audit.services import record, record_refusal
-from clinical.access import assign, patients_for, sync_permission, unassign, user_can_see
+from clinical.access import assign, check_assignment, patients_for, sync_permission, unassign, user_can_see
 from clinical.events import DOCUMENT_ARRIVED
 from clinical.models import (
     CareAssignment,
@@ -47,7 +47,7 @@ from oncoflow_site.foundation.events import emit
 __all__: list[str] = []
 
 
-class ReadOnlyAdmin(admin.ModelAdmin[Any]):
+class ReadOnlyAdmin(admin.ModelAdmin):
     """Rows that only services write."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -214,7 +214,7 @@ class PatientGroupPermissionAdmin(ReadOnlyAdmin):
 
 
 @admin.register(CareAssignment)
-class CareAssignmentAdmin(PatientsOnlyMixin, admin.ModelAdmin[CareAssignment]):
+class CareAssignmentAdmin(PatientsOnlyMixin, admin.ModelAdmin):
     """Care teams. Made and ended through the service, so that permission and record follow."""
 
     list_display = ("patient", "user", "starts_at", "ends_at", "emergency", "reason")
@@ -231,14 +231,33 @@ class CareAssignmentAdmin(PatientsOnlyMixin, admin.ModelAdmin[CareAssignment]):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return can(request.user, "assign_patient")
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """The form, with the service's own checks."""
+        base = super().get_form(request, obj, change, **kwargs)
+
+        class AssignmentForm(base):  # type: ignore[misc, valid-type]
+            def clean(self) -> dict[str, Any]:
+                data: dict[str, Any] = super().clean() or self.cleaned_data
+                if data.get("user") and data.get("patient") and not self.errors:
+                    try:
+                        check_assignment(
+                            data["user"],
+                            data["patient"],
+                            reason=data["reason"],
+                            by=request.user,  # type: ignore[arg-type]
+                            ends_at=data["ends_at"],
+                        )
+                    except (UserVisibleError, PermissionDenied) as error:
+                        raise forms.ValidationError(str(error)) from None
+                return data
+
+        return AssignmentForm
+
     def save_model(self, request: HttpRequest, obj: CareAssignment, form: forms.ModelForm, change: bool) -> None:
-        try:
-            made = assign(obj.user, obj.patient, reason=obj.reason, by=request.user, ends_at=obj.ends_at)  # type: ignore[arg-type]
-        except UserVisibleError as error:
-            # The admin has no place for an error this late: say it, and leave nothing behind.
-            messages.error(request, str(error))
-            obj.pk = None
-            raise PermissionDenied(str(error)) from None
+        made = assign(obj.user, obj.patient, reason=obj.reason, by=request.user, ends_at=obj.ends_at)  # type: ignore[arg-type]
         obj.pk = made.pk
 
     @admin.action(description="End the selected assignments now", permissions=["view"])

@@ -132,6 +132,7 @@ def search(
     :raises TransientError: Elasticsearch does not answer.
     """
     passages = _passages(patient_id, documents)
+    keep: Any = None
     with _lock:
         try:
             keep, bm25, embedding = _filled(patient_id, passages, store)
@@ -142,8 +143,9 @@ def search(
                 raise TransientError(f"Elasticsearch: {type(error).__name__}") from None
             raise
         finally:
-            if store == "memory" and "keep" in locals():
-                keep.delete_documents([one.id for one in passages])
+            if store == "memory" and keep is not None:
+                keep.delete_all_documents()
+                keep.shutdown()
 
 
 def _ask(
