@@ -1,8 +1,8 @@
 """Volumes and axial diameters of tumour regions. Arrays and grids in, plain values out; nothing is rounded here.
 
 Volume: sum of segmented voxels (DCM 126030) times |det| of the affine. Diameters follow the habit of RANO (Wen et al.,
-J Clin Oncol 2010;28:1963, and 2023;41:5187): the longest diameter in an axial slice that runs inside the lesion, and the
-longest one perpendicular to it in the same slice. "Axial" are the slices of the study's reference grid.
+J Clin Oncol 2010;28:1963, and 2023;41:5187): the longest diameter in an axial slice that runs inside the lesion,
+and the longest one perpendicular to it in the same slice. "Axial" are the slices of the study's reference grid.
 """
 
 from __future__ import annotations

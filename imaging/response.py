@@ -87,7 +87,7 @@ def assess_response(
     """Category of ``current`` against all earlier dates (the room's contract gives the keys).
 
     Compartment: enhancing tumour (ET). Baseline is the earliest date known here, nadir the smallest ET since then: RANO
-    2.0 takes the first scan after radiotherapy as baseline, which only the clinic knows; the rule ids say which was used.
+    2.0 takes the first scan after radiotherapy as baseline, which only the clinic knows; the rule ids tell.
 
     :param earlier: any order; dates without an assessed ET volume are left out and named.
     :param new_measurable_lesions: None when the lesions could not be matched.

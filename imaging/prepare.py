@@ -1,0 +1,239 @@
+"""Preparing a study: de-identified images -> volumes on one grid, ready for the panel, or a flag that says why not.
+
+Every step can be stopped and run again: de-identification is kept image by image, and the volumes, the study's new state and
+the event are written in one fenced transaction. The same images prepared twice give one volume set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from django.db.models import Max
+from numpy.typing import NDArray
+
+from audit import services as audit
+from imaging.completion import move
+from imaging.deidentify import deidentify_study
+from imaging.events import STUDY_FLAGGED, VOLUMES_READY
+from imaging.geometry import GeometryError, read_nifti, write_nifti
+from imaging.machines import StudyState
+from imaging.matching import match_study
+from imaging.models import InstanceState, Study, Volume, VolumeSet
+from imaging.normalise import NoBrain, Normalised, NotAligned, normalise_study
+from imaging.recognise import best_series
+from imaging.stack import VolumeRefused, read_series
+from imaging.volumes import PANEL_SEQUENCES
+from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation.events import emit
+
+if TYPE_CHECKING:
+    from imaging.models import Series
+    from oncoflow_site.foundation.jobs import JobContext
+
+__all__ = ["PIPELINE_VERSION", "missing_sentence", "prepare"]
+
+PIPELINE_VERSION = "1"
+_NAMES = {"T1": "T1", "T1c": "contrast-enhanced T1", "T2": "T2", "FLAIR": "FLAIR"}
+_DEIDENTIFIED = 0.25
+_READ = 0.35
+_NORMALISED = 0.92
+
+
+def prepare(ctx: JobContext, study: Study) -> None:
+    """Prepare ``study``: complete -> ready with a new volume set (event volumes.ready), or flagged (study.flagged).
+
+    Returns without a trace when a late instance reopened the study meanwhile: it will be prepared again.
+
+    :raises PermanentError: a stored image is not what arrived.
+    """
+    with ctx.commit():
+        study.refresh_from_db()
+        if study.state == StudyState.RECEIVING:
+            return
+        generation = study.generation
+        if study.state == StudyState.READY and _done(study, _inputs(best_series(study))):
+            return
+        if study.state != StudyState.PREPARING:
+            move(study, "prepare", flag_code="", flag_message="")
+    ctx.progress(0.01, "Checking the images")
+    deidentify_study(ctx, study, start=0.02, end=_DEIDENTIFIED)
+    failpoints.hit("imaging.prepare_deidentified")
+    with ctx.commit():
+        match_study(study)
+    chosen = {str(name): series for name, series in best_series(study).items()}
+    inputs = _inputs(chosen)
+    if not chosen:
+        _flag(ctx, study, generation, "no-usable-series", _nothing_usable(study))
+        return
+    loaded: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = {}
+    notes: list[str] = []
+    for number, (sequence, series) in enumerate(sorted(chosen.items())):
+        ctx.progress(_DEIDENTIFIED + (_READ - _DEIDENTIFIED) * number / len(chosen), f"Reading {sequence}")
+        try:
+            array, affine, warnings = _read(series)
+        except (VolumeRefused, GeometryError) as error:
+            text = error.message if isinstance(error, VolumeRefused) else f"The file cannot be used: {error}."
+            code = error.code if isinstance(error, VolumeRefused) else "unreadable"
+            message = f"The {_NAMES[sequence]} series could not be used, so this study was not segmented. {text}"
+            _flag(ctx, study, generation, code, message)
+            return
+        loaded[sequence] = (array, affine)
+        notes += [f"{sequence}: {one}" for one in warnings]
+    try:
+        normalised = normalise_study(
+            loaded,
+            spacing_known=study.spacing_known,
+            progress=lambda f, text: ctx.progress(_READ + (_NORMALISED - _READ) * f, text),
+        )
+    except NotAligned as error:
+        message = (
+            f"The {_NAMES[error.sequence]} series could not be aligned with the {_NAMES[error.reference]} series "
+            f"({error.reason}), so this study was not segmented."
+        )
+        _flag(ctx, study, generation, "not-aligned", message)
+        return
+    except NoBrain as error:
+        missing = missing_sentence(set(chosen))
+        _flag(ctx, study, generation, "missing-sequence" if missing else "no-brain", missing or f"{error} Not segmented.")
+        return
+    except GeometryError as error:
+        _flag(ctx, study, generation, "unreadable", f"The images cannot be placed in space: {error}. Not segmented.")
+        return
+    failpoints.hit("imaging.prepare_normalised")
+    ctx.progress(_NORMALISED, "Storing the volumes")
+    normalised.parameters["warnings"] = [*notes, *normalised.parameters["warnings"]]
+    _store(ctx, study, generation, chosen, inputs, normalised)
+
+
+def missing_sentence(present: set[str]) -> str:
+    """A sentence for a radiologist about the sequences the panel lacks; empty when it lacks none."""
+    missing = [_NAMES[name] for name in PANEL_SEQUENCES if name not in present]
+    if not missing:
+        return ""
+    listed = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and no {missing[-1]}"
+    needed = "T1, contrast-enhanced T1, T2 and FLAIR"
+    return f"This study has no {listed} series. Segmentation needs {needed}, so it was not segmented."
+
+
+def _nothing_usable(study: Study) -> str:
+    quarantined = study.instances.filter(state=InstanceState.QUARANTINED).count()
+    kept = study.instances.exclude(state=InstanceState.QUARANTINED).count()
+    if quarantined and not kept:
+        return "All images of this study are quarantined (see the reasons in the list of instances); not segmented."
+    return (
+        "In this study no T1, contrast-enhanced T1, T2 or FLAIR series was recognised, so it was not segmented. "
+        "A technician can say what each series shows."
+    )
+
+
+def _inputs(chosen: Mapping[str, Series]) -> str:
+    """Fingerprint of what a preparation starts from: the images of each chosen series and the pipeline's version."""
+    facts: list[Any] = [PIPELINE_VERSION]
+    for sequence, series in sorted(chosen.items()):
+        hashes = sorted(
+            series.instances.exclude(state=InstanceState.QUARANTINED).values_list("content_sha256", flat=True)
+        )
+        facts.append([sequence, str(series.pk), str(series.nifti_id or ""), hashes])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _done(study: Study, inputs: str) -> bool:
+    latest = study.volume_sets.order_by("-version").first()
+    return latest is not None and latest.parameters.get("inputs") == inputs
+
+
+def _read(series: Series) -> tuple[NDArray[Any], NDArray[np.float64], tuple[str, ...]]:
+    if series.nifti is not None:
+        array, grid = read_nifti(objects.get(series.nifti))
+        if not np.all(np.isfinite(array)):
+            raise GeometryError("it has voxels that are not numbers")
+        return array, grid.affine, ()
+    stack = read_series(series)
+    return stack.array, stack.affine_ras, stack.warnings
+
+
+def _superseded(study: Study, generation: int) -> bool:
+    """Whether the study was reopened while it was being prepared. Inside a fenced transaction."""
+    study.refresh_from_db(fields=["state", "generation"])
+    return study.generation != generation or study.state != StudyState.PREPARING
+
+
+def _flag(ctx: JobContext, study: Study, generation: int, code: str, message: str) -> None:
+    with ctx.commit(done=True):
+        if _superseded(study, generation):
+            return
+        _write_flag(study, code, message)
+
+
+def _write_flag(study: Study, code: str, message: str) -> None:
+    move(study, "flag", flag_code=code, flag_message=message[:500])
+    emit(STUDY_FLAGGED, subject=study.subject, study_id=str(study.pk), code=code)
+    audit.record(
+        "study.flag",
+        action="U",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        detail={"code": code},
+        source="worker",
+    )
+
+
+def _store(
+    ctx: JobContext,
+    study: Study,
+    generation: int,
+    chosen: Mapping[str, Series],
+    inputs: str,
+    normalised: Normalised,
+) -> None:
+    subject = study.patient.key_subject
+    grid = normalised.grid
+    encoded = {name: write_nifti(image, grid) for name, image in normalised.images.items()}
+    mask = write_nifti(normalised.brain.astype(np.uint8), grid)
+    placed = grid.to_json()
+    missing = missing_sentence(set(chosen))
+    with ctx.commit(done=True):
+        if _superseded(study, generation):
+            return
+        if not _done(study, inputs):
+            last = VolumeSet.objects.filter(study=study).aggregate(last=Max("version"))["last"] or 0
+            stored_mask = objects.put(mask, subject=subject, kind="brain-mask", content_type="application/gzip")
+            volume_set = VolumeSet.objects.create(
+                study=study,
+                version=last + 1,
+                affine=placed["affine"],
+                shape=placed["shape"],
+                spacing=placed["spacing"],
+                parameters={**normalised.parameters, "inputs": inputs, "pipeline": PIPELINE_VERSION},
+                brain_mask=stored_mask,
+            )
+            for name, data in encoded.items():
+                stored = objects.put(data, subject=subject, kind="volume", content_type="application/gzip")
+                registration = normalised.registrations[name]
+                Volume.objects.create(
+                    volume_set=volume_set,
+                    sequence=name,
+                    object=stored,
+                    sha256=stored.sha256,
+                    source_series=chosen[name],
+                    transform=registration.to_json(),
+                    quality=registration.quality,
+                )
+        audit.record(
+            "study.prepare",
+            action="C",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            detail={"sequences": sorted(encoded)},
+            source="worker",
+        )
+        failpoints.hit("imaging.prepare_commit")
+        if missing:
+            _write_flag(study, "missing-sequence", missing)
+            return
+        move(study, "volumes")
+        emit(VOLUMES_READY, subject=study.subject, study_id=str(study.pk))
