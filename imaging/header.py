@@ -1,0 +1,233 @@
+"""The header of a received DICOM file: what is needed to file it, read with limits, before anything is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone, tzinfo
+from io import BytesIO
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from clinical.identity import Identifier, IdentityData
+from imaging.recognise import HEADER_TAGS
+from imaging.sopclasses import IMAGE_CLASSES
+
+__all__ = ["BadInstance", "Header", "read_header"]
+
+# PS3.4 Table B.2-1 status codes of C-STORE
+OUT_OF_RESOURCES = 0xA700
+DOES_NOT_MATCH_SOP_CLASS = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+MAX_BYTES = 1 << 30
+MAX_VALUE = 200
+_UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+\Z")
+_FILING_TAGS = (
+    "SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID "
+    "IssuerOfPatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyDate StudyTime SeriesDate SeriesTime "
+    "AcquisitionDate AcquisitionTime AcquisitionDateTime ContentDate ContentTime TimezoneOffsetFromUTC SeriesNumber "
+    "InstanceNumber BurnedInAnnotation"
+)
+_TAGS = [*HEADER_TAGS, *_FILING_TAGS.split()]
+
+
+class BadInstance(Exception):
+    """A data set that cannot be taken.
+
+    :ivar status: DICOM status for the answer. :ivar reason: short, names the attribute, holds no value of it.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Header:
+    """What files an instance. ``repr`` shows nothing of the patient."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    transfer_syntax_uid: str
+    content_sha256: str
+    sha256: str
+    patient_id: str = field(repr=False)
+    authority: str = field(repr=False)
+    accession: str = field(repr=False)
+    frame_of_reference: str
+    performed_at: datetime | None
+    modality: str
+    series_number: int | None
+    instance_number: int | None
+    image_type: tuple[str, ...]
+    burned_in: str
+    dataset: Dataset = field(repr=False)
+
+    def identity(self) -> IdentityData:
+        """Who the images say the patient is."""
+        name = self.dataset.get("PatientName")
+        return IdentityData(
+            family=str(getattr(name, "family_name", "") or "")[:MAX_VALUE],
+            given=str(getattr(name, "given_name", "") or "")[:MAX_VALUE],
+            birth_date=_date(self.dataset.get("PatientBirthDate")),
+            sex=_text(self.dataset, "PatientSex").upper() or "U",
+            identifiers=(Identifier(self.authority, self.patient_id),),
+        )
+
+
+def read_header(data: bytes) -> Header:
+    """Read and check the header of a DICOM file (PS3.10: preamble, file meta information, data set).
+
+    :raises BadInstance: not DICOM, unreadable, incomplete, or contradicting itself.
+    """
+    if len(data) > MAX_BYTES:
+        raise BadInstance(OUT_OF_RESOURCES, "larger than this service accepts")
+    if data[128:132] != b"DICM":
+        raise BadInstance(CANNOT_UNDERSTAND, "no DICOM file: the prefix is missing")
+    stream = BytesIO(data)
+    try:
+        dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
+        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
+        meta_class = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+        meta_instance = str(dataset.file_meta.get("MediaStorageSOPInstanceUID", ""))
+        if not syntax.is_transfer_syntax or syntax.is_deflated:
+            raise BadInstance(CANNOT_UNDERSTAND, "transfer syntax missing or not supported")
+        header = _header(dataset, data, syntax)
+    except BadInstance:
+        raise
+    except Exception as error:  # any parser error; its text may quote the data
+        raise BadInstance(CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})") from None
+    if meta_class not in ("", header.sop_class_uid) or meta_instance not in ("", header.sop_instance_uid):
+        raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "SOP Class or Instance UID differs from the request")
+    _check_pixels(header, data, stream.tell(), syntax)
+    return header
+
+
+def _header(dataset: Dataset, data: bytes, syntax: UID) -> Header:
+    issuer = _text(dataset, "IssuerOfPatientID")
+    return Header(
+        sop_class_uid=_uid(dataset, "SOPClassUID"),
+        sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
+        study_uid=_uid(dataset, "StudyInstanceUID"),
+        series_uid=_uid(dataset, "SeriesInstanceUID"),
+        transfer_syntax_uid=str(syntax),
+        content_sha256=hashlib.sha256(memoryview(data)[_content_start(data) :]).hexdigest(),
+        sha256=hashlib.sha256(data).hexdigest(),
+        patient_id=_text(dataset, "PatientID"),
+        authority=issuer or str(settings.ONCOFLOW_ASSIGNING_AUTHORITY),
+        accession=_text(dataset, "AccessionNumber"),
+        frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
+        performed_at=_moment(dataset),
+        modality=_text(dataset, "Modality")[:16].upper(),
+        series_number=_integer(dataset.get("SeriesNumber")),
+        instance_number=_integer(dataset.get("InstanceNumber")),
+        image_type=tuple(_values(dataset.get("ImageType"))),
+        burned_in=_text(dataset, "BurnedInAnnotation"),
+        dataset=dataset,
+    )
+
+
+def _content_start(data: bytes) -> int:
+    """Where the data set begins: behind the file meta information, whose length is its first element."""
+    if data[132:136] == b"\x02\x00\x00\x00" and data[136:138] == b"UL":
+        start = 144 + int(struct.unpack("<I", data[140:144])[0])
+        if start <= len(data):
+            return start
+    return 132
+
+
+def _check_pixels(header: Header, data: bytes, offset: int, syntax: UID) -> None:
+    """An image whose pixels are missing or cut short is refused, so that its sender sends it again."""
+    if header.sop_class_uid not in IMAGE_CLASSES:
+        return
+    order = "<" if syntax.is_little_endian else ">"
+    head = data[offset : offset + 12]
+    if len(head) < 8 or struct.unpack(f"{order}HH", head[:4]) not in (
+        (0x7FE0, 0x0010),
+        (0x7FE0, 0x0008),
+        (0x7FE0, 0x0009),
+    ):
+        raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "an image without pixel data")
+    start = offset + (8 if syntax.is_implicit_VR else 12)
+    length = struct.unpack(f"{order}I", data[start - 4 : start])[0] if len(data) >= start else 0
+    if length == 0xFFFFFFFF:
+        if data.rfind(struct.pack(f"{order}HH", 0xFFFE, 0xE0DD)) < start:
+            raise BadInstance(CANNOT_UNDERSTAND, "the pixel data are cut short")
+    elif start + length > len(data):
+        raise BadInstance(CANNOT_UNDERSTAND, "the pixel data are cut short")
+    elif length == 0:
+        raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "an image without pixel data")
+
+
+def _values(value: object) -> list[str]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [value]
+    try:
+        return [str(one) for one in value]  # type: ignore[attr-defined]
+    except TypeError:
+        return [str(value)]
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    values = _values(dataset.get(keyword))
+    return values[0].strip().strip("\0")[:MAX_VALUE] if values else ""
+
+
+def _uid(dataset: Dataset, keyword: str) -> str:
+    value = _text(dataset, keyword)
+    if not value:
+        raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, f"{keyword} is missing")
+    if len(value) > 64 or not _UID.match(value):
+        raise BadInstance(CANNOT_UNDERSTAND, f"{keyword} is not a UID")
+    return value
+
+
+def _integer(value: object) -> int | None:
+    try:
+        number = int(str(value))
+    except (TypeError, ValueError):
+        return None
+    return number if -(2**31) <= number < 2**31 else None
+
+
+def _date(value: object) -> date | None:
+    match = re.fullmatch(r"(\d{4})\.?(\d{2})\.?(\d{2})", str(value or "").strip())
+    try:
+        return date(int(match[1]), int(match[2]), int(match[3])) if match else None
+    except ValueError:
+        return None
+
+
+def _zone(dataset: Dataset) -> tzinfo:
+    match = re.fullmatch(r"([+-])(\d{2})(\d{2})", _text(dataset, "TimezoneOffsetFromUTC"))
+    if match and int(match[2]) <= 14 and int(match[3]) < 60:
+        offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
+        return timezone(-offset if match[1] == "-" else offset)
+    return ZoneInfo(settings.TIME_ZONE)
+
+
+def _moment(dataset: Dataset) -> datetime | None:
+    """When the study was made: study, series, acquisition or content date, in that order; aware."""
+    for name in ("Study", "Series", "Acquisition", "Content"):
+        day = _date(_text(dataset, f"{name}Date"))
+        if day is None:
+            continue
+        match = re.match(r"(\d{2}):?(\d{2})?:?(\d{2})?", _text(dataset, f"{name}Time"))
+        hour, minute, second = (min(int(part or 0), 59) for part in match.groups()) if match else (12, 0, 0)
+        return datetime(day.year, day.month, day.day, min(hour, 23), minute, second, tzinfo=_zone(dataset))
+    match = re.match(r"(\d{8})(\d{2})?(\d{2})?(\d{2})?", _text(dataset, "AcquisitionDateTime"))
+    if match and (day := _date(match[1])):
+        return datetime(day.year, day.month, day.day, min(int(match[2] or 12), 23), tzinfo=_zone(dataset))
+    return None

@@ -1,0 +1,335 @@
+"""Taking in one DICOM instance, whatever door it came through: durable, encrypted and filed before the answer.
+
+The same instance again is accepted and does nothing. The same SOP Instance UID with other content, an instance whose
+patient contradicts its study, and what may not reach a model are kept in quarantine, visible, with a reason.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from audit import services as audit
+from clinical import services as clinical
+from clinical.models import Patient
+from imaging import completion
+from imaging.deidrules import clean_words
+from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, BadInstance, Header, read_header
+from imaging.identity import SeriesIdentity, StudyIdentity, accession_index, map_uid, open_study, seal, uid_index
+from imaging.machines import StudyState
+from imaging.models import Instance, InstanceState, Series, Study, StudySource
+from imaging.recognise import recognise
+from imaging.sopclasses import IMAGE_CLASSES, quarantine_reason
+from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError
+
+if TYPE_CHECKING:
+    from oncoflow_site.foundation.models import StoredObject
+
+__all__ = ["ReceiveCache", "Stored", "store_instance"]
+
+SUCCESS = 0x0000
+INBOUND = "inbound"
+_CACHE_SECONDS = 30.0
+_AUDIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of one instance.
+
+    :param status: DICOM C-STORE status (PS3.4 Table B.2-1): 0x0000 success; 0xA700 out of resources; 0xA900 data set
+        does not match its SOP class; 0xC000 cannot understand.
+    :param reason: why it was refused or quarantined; holds no identity.
+    :param study_id: the study it was filed under, if any.
+    :param duplicate: True when it was here already and nothing was done.
+    """
+
+    status: int
+    reason: str = ""
+    study_id: uuid.UUID | None = None
+    duplicate: bool = False
+    quarantined: bool = False
+
+
+@dataclass
+class ReceiveCache:
+    """Look-ups of one association, so that a thousand instances of a study do not repeat them. Forgets after 30 s."""
+
+    studies: dict[str, tuple[Study, Patient, tuple[str, str]]] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
+    audited: dict[uuid.UUID, float] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+
+    def fresh(self) -> ReceiveCache:
+        """This cache, emptied if it is old: patients may be merged meanwhile."""
+        if time.monotonic() - self.since > _CACHE_SECONDS:
+            self.studies.clear()
+            self.series.clear()
+            self.since = time.monotonic()
+        return self
+
+
+class _Quarantine(Exception):
+    """Inside this module: keep the instance apart, for ``reason``."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def store_instance(data: bytes, *, source: str, peer: str, cache: ReceiveCache | None = None) -> Stored:
+    """Store one DICOM file and file it under its patient, study and series. Durable when it returns success.
+
+    :param data: preamble, file meta information and data set, as received.
+    :param source: a value of `imaging.models.StudySource`.
+    :param peer: AE title or command that sent it.
+    :param cache: look-ups to reuse; give one for each association or run.
+    """
+    cache = (cache or ReceiveCache()).fresh()
+    if shutil.disk_usage(settings.ONCOFLOW_DATA_DIR).free < settings.ONCOFLOW_MIN_FREE_BYTES + len(data):
+        return _refused(BadInstance(OUT_OF_RESOURCES, "not enough free disk space"), peer)
+    try:
+        header = read_header(data)
+        for attempt in (1, 2, 3):
+            try:
+                return _store(header, data, source, peer, cache)
+            except IntegrityError:
+                # Two associations brought the same study, series or instance at once: look again.
+                cache.studies.clear()
+                cache.series.clear()
+                if attempt == 3:
+                    raise
+    except BadInstance as error:
+        return _refused(error, peer)
+    except TransientError:
+        return _refused(BadInstance(OUT_OF_RESOURCES, "the storage cannot take it now"), peer)
+    except (EngineError, UserVisibleError):
+        return _refused(BadInstance(CANNOT_UNDERSTAND, "it cannot be filed"), peer)
+    raise AssertionError("unreachable")
+
+
+def _refused(error: BadInstance, peer: str) -> Stored:
+    audit.record_refusal(
+        "dicom.refuse",
+        action="C",
+        resource="instance:refused",
+        detail={"peer": peer, "status": f"{error.status:04X}", "why": error.reason},
+    )
+    return Stored(error.status, error.reason)
+
+
+def _store(header: Header, data: bytes, source: str, peer: str, cache: ReceiveCache) -> Stored:
+    index = uid_index(header.sop_instance_uid)
+    known = Instance.objects.filter(uid_index=index).only("id", "content_sha256", "study_id", "state").first()
+    if known is not None:
+        return _again(known, header, data, peer)
+    reason = quarantine_reason(header.sop_class_uid, header.image_type, header.burned_in)
+    try:
+        patient, found = _patient_and_study(header, cache)
+    except _Quarantine as problem:
+        instance = _quarantine(header, data, peer, INBOUND, problem.reason, index=index)
+        return Stored(SUCCESS, problem.reason, instance.study_id, quarantined=True)
+    with transaction.atomic():
+        study = found or _create_study(header, patient, source)
+        if reason:
+            _quarantine(header, data, peer, study.patient.key_subject, reason, index=index, study=study)
+            _touch_if_receiving(study)
+            series = None
+        else:
+            series = cache.series.get(header.series_uid) or _series(header, study)
+            if series.study_id != study.pk:
+                problem_text = "its series belongs to another study"
+                _quarantine(header, data, peer, study.patient.key_subject, problem_text, index=index, study=study)
+                return Stored(SUCCESS, problem_text, study.pk, quarantined=True)
+            _create_instance(header, data, peer, study=study, series=series, index=index)
+            if header.sop_class_uid in IMAGE_CLASSES:
+                completion.touch(study.pk)
+            else:
+                _touch_if_receiving(study)
+        _audit(study, peer, source, cache)
+        failpoints.hit("imaging.receive_before_commit")
+    failpoints.hit("imaging.receive_after_commit")
+    cache.studies[header.study_uid] = (study, patient, (header.authority, header.patient_id))
+    if series is not None:
+        cache.series[header.series_uid] = series
+    return Stored(SUCCESS, reason, study.pk, quarantined=bool(reason))
+
+
+def _again(known: Instance, header: Header, data: bytes, peer: str) -> Stored:
+    """The SOP Instance UID is here already."""
+    same = known.content_sha256 == header.content_sha256
+    if same or known.conflicts.filter(content_sha256=header.content_sha256).exists():
+        return Stored(SUCCESS, "", known.study_id, duplicate=True, quarantined=not same)
+    study = Study.objects.select_related("patient").get(pk=known.study_id) if known.study_id else None
+    subject = study.patient.key_subject if study else INBOUND
+    reason = "the same SOP Instance UID came before with other content"
+    with transaction.atomic():
+        _quarantine(header, data, peer, subject, reason, study=study, conflicts_with=known)
+    return Stored(SUCCESS, reason, known.study_id, quarantined=True)
+
+
+def _patient_and_study(header: Header, cache: ReceiveCache) -> tuple[Patient, Study | None]:
+    """The patient the instance names, and its study if it is known. :raises _Quarantine: they contradict each other."""
+    if not header.patient_id:
+        raise _Quarantine("no Patient ID (0010,0020)")
+    if header.performed_at is None:
+        raise _Quarantine("no study date (0008,0020)")
+    cached = cache.studies.get(header.study_uid)
+    if cached and cached[2] == (header.authority, header.patient_id):
+        return cached[1], cached[0]
+    study = Study.objects.select_related("patient").filter(uid_index=uid_index(header.study_uid)).first()
+    patient = clinical.find_patient(header.authority, header.patient_id)
+    if study is not None:
+        if patient is None or clinical.current_patient(study.patient) != patient:
+            raise _Quarantine("its study belongs to another patient")
+        return patient, study
+    return patient or clinical.register_patient(header.identity(), source="dicom", provisional=True), None
+
+
+def _create_study(header: Header, patient: Patient, source: str) -> Study:
+    subject = patient.key_subject
+    identity = StudyIdentity(header.study_uid, header.accession, header.frame_of_reference)
+    assert header.performed_at is not None
+    study = Study.objects.create(
+        patient=patient,
+        uid_index=uid_index(header.study_uid),
+        accession_index=accession_index(header.accession),
+        deidentified_uid=map_uid(header.study_uid),
+        ciphertext=seal(subject, identity, context="study"),
+        performed_at=header.performed_at,
+        modality=header.modality or "MR",
+        source=source,
+    )
+    completion.arm(study.pk, study.generation)
+    return study
+
+
+def _series(header: Header, study: Study) -> Series:
+    known = Series.objects.filter(uid_index=uid_index(header.series_uid)).first()
+    if known is not None:
+        _fill_accession(header, study)
+        return known
+    _fill_accession(header, study)
+    recognition = recognise(header.dataset)
+    description = str(header.dataset.get("SeriesDescription") or "")[:200]
+    identity = SeriesIdentity(header.series_uid, header.frame_of_reference, description)
+    return Series.objects.create(
+        study=study,
+        uid_index=uid_index(header.series_uid),
+        deidentified_uid=map_uid(header.series_uid),
+        modality=header.modality or "OT",
+        number=header.series_number,
+        sequence=recognition.sequence,
+        sequence_confidence=recognition.confidence,
+        sequence_reason=recognition.reason[:500],
+        description=clean_words(description)[:200],
+        parameters=dict(recognition.parameters),
+        ciphertext=seal(study.patient.key_subject, identity, context="series"),
+    )
+
+
+def _fill_accession(header: Header, study: Study) -> None:
+    """A localizer may come without the accession number that the next series brings."""
+    if study.accession_index or not header.accession:
+        return
+    subject = study.patient.key_subject
+    old = open_study(subject, study.ciphertext)
+    new = StudyIdentity(old.study_instance_uid, header.accession, old.frame_of_reference or header.frame_of_reference)
+    study.accession_index = accession_index(header.accession)
+    study.ciphertext = seal(subject, new, context="study")
+    study.save(update_fields=["accession_index", "ciphertext"])
+
+
+def _put(data: bytes, subject: str) -> StoredObject:
+    return objects.put(data, subject=subject, kind="dicom-original", content_type="application/dicom")
+
+
+def _create_instance(
+    header: Header,
+    data: bytes,
+    peer: str,
+    *,
+    study: Study | None,
+    series: Series | None = None,
+    index: str | None = None,
+    subject: str | None = None,
+    **fields: object,
+) -> Instance:
+    subject = subject or (study.patient.key_subject if study else INBOUND)
+    return Instance.objects.create(
+        study=study,
+        series=series,
+        uid_index=index,
+        sop_class_uid=header.sop_class_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        number=header.instance_number,
+        original=_put(data, subject),
+        sha256=header.sha256,
+        content_sha256=header.content_sha256,
+        peer=peer[:64],
+        ciphertext=seal(subject, header.sop_instance_uid, context="instance"),
+        **fields,
+    )
+
+
+def _quarantine(
+    header: Header,
+    data: bytes,
+    peer: str,
+    subject: str,
+    reason: str,
+    *,
+    index: str | None = None,
+    study: Study | None = None,
+    conflicts_with: Instance | None = None,
+) -> Instance:
+    """Keep the instance, apart, with its reason."""
+    with transaction.atomic():
+        instance = _create_instance(
+            header,
+            data,
+            peer,
+            study=study,
+            index=index,
+            subject=subject,
+            state=InstanceState.QUARANTINED,
+            reason=reason[:300],
+            conflicts_with=conflicts_with,
+        )
+        audit.record(
+            "instance.quarantine",
+            action="C",
+            resource=f"instance:{instance.pk}",
+            patient_id=study.patient_id if study else None,
+            detail={"why": reason, "peer": peer},
+        )
+    return instance
+
+
+def _touch_if_receiving(study: Study) -> None:
+    """What is no image of the study keeps it open while it arrives, and does not reopen it."""
+    Study.objects.filter(pk=study.pk, state=StudyState.RECEIVING).update(last_received_at=now())
+
+
+def _audit(study: Study, peer: str, source: str, cache: ReceiveCache) -> None:
+    """One row a study, sender and minute, in the transaction of the first instance it covers."""
+    last = cache.audited.get(study.pk)
+    if last is not None and time.monotonic() - last < _AUDIT_SECONDS:
+        return
+    audit.record(
+        "study.receive",
+        action="C",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        detail={"peer": peer, "source": source},
+        source="dicom" if source == StudySource.DICOM else "command",
+    )
+    transaction.on_commit(lambda: cache.audited.__setitem__(study.pk, time.monotonic()))
