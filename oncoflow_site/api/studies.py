@@ -21,6 +21,7 @@ from rest_framework.views import APIView
 
 from audit.services import Actor, record, record_view
 from clinical.access import patients_for, require_patient
+from clinical.models import ClinicalDocument
 from imaging.models import Comparison, Measurement, Segmentation, Sequence, Study
 from imaging.render import PLANES, best_slices, render_slice, slice_count
 from imaging.segmentations import current_segmentation, grid_of, load_labels
@@ -30,7 +31,7 @@ from oncoflow_site.api.problems import ProblemRenderer, handle
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.models import Job
 from reports.models import Report
-from reports.services import load_pdf
+from reports.services import load_content, load_pdf
 
 STEPS = {
     "imaging.complete_study": "Waiting for the last images",
@@ -311,6 +312,59 @@ class ReportPdf(Base):
             data,
             content_type="application/pdf",
             headers={"Content-Disposition": f'inline; filename="report-{report.id}-v{number}.pdf"'},
+        )
+
+
+class ReportContent(Base):
+    """The content of one version of a report as JSON: findings, comparison, panel, narrative with its citations."""
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    def get(self, request: Request, report_id: uuid.UUID, number: int) -> Response:
+        report = Report.objects.select_related("study").filter(pk=report_id).first()
+        if report is None:
+            raise Http404
+        study = self.study(request, report.study_id, "report.read")
+        version = report.versions.filter(number=number).first()
+        if version is None:
+            raise Http404
+        content = load_content(version)
+        with transaction.atomic():
+            record(
+                "report.read",
+                action="R",
+                resource=report.subject,
+                patient_id=study.patient_id,
+                actor=Actor.user(request.user),
+                detail={"version": number},
+            )
+        return Response(content)
+
+
+class DocumentText(Base):
+    """The stored text of a clinical document, byte for byte: what a citation's offsets point into."""
+
+    @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
+    def get(self, request: Request, document_id: uuid.UUID) -> HttpResponse:
+        document = ClinicalDocument.objects.filter(pk=document_id).first()
+        if document is None or document.text_id is None:
+            raise Http404
+        try:
+            require_patient(
+                request.user, document.patient_id, event="document.text", resource=f"document:{document.id}"
+            )
+        except PermissionDenied as error:
+            raise Http404 from error
+        data = objects.get(document.text)
+        with transaction.atomic():
+            record(
+                "document.text",
+                action="R",
+                resource=f"document:{document.id}",
+                patient_id=document.patient_id,
+                actor=Actor.user(request.user),
+            )
+        return HttpResponse(
+            data, content_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store, private"}
         )
 
 

@@ -20,6 +20,8 @@ urlpatterns = [
     path("studies/<uuid:study_id>/slices/<str:plane>/<int:index>.png", studies.SlicePicture.as_view(), name="slice"),
     path("studies/<uuid:study_id>/events", jobs.study_events, name="study-events"),
     path("reports/<uuid:report_id>/versions/<int:number>.pdf", studies.ReportPdf.as_view(), name="report-pdf"),
+    path("reports/<uuid:report_id>/versions/<int:number>.json", studies.ReportContent.as_view(), name="report-content"),
+    path("documents/<uuid:document_id>/text", studies.DocumentText.as_view(), name="document-text"),
     path("jobs/<uuid:job_id>", jobs.JobDetail.as_view(), name="job"),
     path("jobs/<uuid:job_id>/events", jobs.job_events, name="job-events"),
 ]
