@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from reports.narrative import Narrator, SourceText, check_sentences
-from reports.findings_text import impression
 from oncoflow_site.foundation.errors import PermanentError
+from reports.findings_text import impression
+from reports.narrative import Narrator, SourceText, check_sentences
 
 __all__ = ["DISCLAIMER", "SCHEMA", "build_content", "canonical_json", "draft_key", "parse_content", "with_status"]
 
@@ -28,9 +28,9 @@ DISCLAIMER = (
 
 def canonical_json(content: Mapping[str, Any]) -> bytes:
     """Bytes of ``content``; raises `ValueError` for NaN or infinity, which JSON has no word for."""
-    return json.dumps(
-        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode("utf-8")
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
+        "utf-8"
+    )
 
 
 def parse_content(data: bytes) -> dict[str, Any]:
@@ -41,10 +41,13 @@ def parse_content(data: bytes) -> dict[str, Any]:
     return content
 
 
-def draft_key(facts: Mapping[str, Any], sources: Sequence[SourceText], narrator: str) -> str:
-    """SHA-256 over everything a draft is made from: the same facts and documents give the same key."""
-    documents = sorted(f"{source.document_id}:{source.text_sha256}" for source in sources)
-    material = canonical_json({"facts": facts, "documents": documents, "narrator": narrator, "schema": SCHEMA})
+def draft_key(facts: Mapping[str, Any], documents: Iterable[tuple[str, str]], narrator: str) -> str:
+    """SHA-256 over everything a draft is made from: the same facts and documents give the same key.
+
+    :param documents: (id, SHA-256 of the text) of every readable document of the patient, retrieved or not.
+    """
+    names = sorted(f"{document}:{sha256}" for document, sha256 in documents)
+    material = canonical_json({"facts": facts, "documents": names, "narrator": narrator, "schema": SCHEMA})
     return hashlib.sha256(material).hexdigest()
 
 

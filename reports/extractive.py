@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from reports.contradictions import contradiction_sentences
@@ -89,7 +88,9 @@ class Quote:
         name = title[0].lower() + title[1:] if title and not re.search(r"\d", title) else "document"
         if title[:2].isupper():
             name = title if not re.search(r"\d", title) else "document"
-        return f"The {name} of {date_text(self.source.authored_on)}" if self.source.authored_on else f"An undated {name}"
+        return (
+            f"The {name} of {date_text(self.source.authored_on)}" if self.source.authored_on else f"An undated {name}"
+        )
 
 
 def split_sentences(text: bytes) -> Iterator[tuple[int, int, str]]:
@@ -165,5 +166,3 @@ class ExtractiveNarrator:
                 Sentence("No clinical context was found in the patient's documents.", "limitation", (searched,))
             )
         return sentences + limitation_sentences(facts)
-
-

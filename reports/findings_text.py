@@ -147,7 +147,9 @@ def _lesion_sentences(facts: Facts) -> list[Sentence]:
         write.word(f"comparison.lesions.{index}.status", str(status))
         if status == "gone":
             sentences.append(
-                write.sentence(f"Lesion {label}, seen on the earlier study, is no longer outlined and is taken to be gone.")
+                write.sentence(
+                    f"Lesion {label}, seen on the earlier study, is no longer outlined and is taken to be gone."
+                )
             )
         elif status == "new" and _get(facts, "comparison.prior_study_id"):
             sentences.append(write.sentence(f"Lesion {label} is outlined for the first time; it may be new."))
@@ -193,7 +195,9 @@ def limitation_sentences(facts: Facts) -> list[Sentence]:
     if _get(facts, "study.spacing_known") is False:
         write.word("study.spacing_known", "not known")
         sentences.append(
-            write.sentence("The voxel size of this study is not known, so nothing was given in millimetres.", "limitation")
+            write.sentence(
+                "The voxel size of this study is not known, so nothing was given in millimetres.", "limitation"
+            )
         )
     missing = _get(facts, "comparison.response.missing") or []
     if missing:

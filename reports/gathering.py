@@ -7,24 +7,27 @@ from typing import Any
 
 from django.conf import settings
 
-from clinical.documents import read_text
 from clinical.models import ClinicalDocument, Patient
-from clinical.retrieval import retrieve
+from clinical.models.documents import DocumentState
+from clinical.registry import current_patient
+from clinical.retrieval import read_text, retrieve
 from imaging.models import Comparison, Measurement, SegmentationKind, Study
 from inference.models import PanelRun
 from inference.panel import latest_panel, panel_summary
 from reports.extractive import QUERIES
 from reports.narrative import SourceText
 
-__all__ = ["gather_facts", "gather_sources", "main_comparison", "panel_for"]
+__all__ = ["gather_facts", "gather_sources", "joined", "main_comparison", "panel_for", "readable_documents"]
 
 _HISTORY_REGIONS = ("ET", "TC", "WT")
-_TOP_K = 6
+_TOP_K = 24
 
 
 def panel_for(measurement: Measurement) -> PanelRun | None:
     """The panel whose volumes ``measurement`` stands on; the study's latest where a person outlined without one."""
-    panel = PanelRun.objects.filter(volume_set_id=measurement.segmentation.volume_set_id).order_by("-started_at").first()
+    panel = (
+        PanelRun.objects.filter(volume_set_id=measurement.segmentation.volume_set_id).order_by("-started_at").first()
+    )
     return panel or latest_panel(measurement.study)
 
 
@@ -93,7 +96,9 @@ def _history(measurement: Measurement) -> list[dict[str, Any]]:
         for row in Comparison.objects.filter(measurement=measurement).select_related("prior_measurement")
         if row.prior_measurement is not None
     }
-    earlier = Study.objects.filter(patient_id=study.patient_id, performed_at__lt=study.performed_at).exclude(pk=study.pk)
+    earlier = Study.objects.filter(patient_id=study.patient_id, performed_at__lt=study.performed_at).exclude(
+        pk=study.pk
+    )
     rows: list[tuple[Study, Measurement]] = []
     for one in earlier:
         found = used.get(one.id) or one.measurements.order_by("-created_at", "-id").first()
@@ -111,24 +116,31 @@ def _history(measurement: Measurement) -> list[dict[str, Any]]:
     ]
 
 
-def gather_sources(patient: Patient) -> list[SourceText]:
-    """This patient's readable documents that retrieval found something in, with the passages; newest first.
+def readable_documents(patient: Patient) -> list[ClinicalDocument]:
+    """This patient's documents whose text has been read, in a fixed order."""
+    rows = ClinicalDocument.objects.filter(patient=current_patient(patient), state=DocumentState.READ)
+    return list(rows.order_by("id"))
 
-    A passage that does not equal the stored bytes at its offsets is left out: it could not be cited.
+
+def gather_sources(patient: Patient) -> list[SourceText]:
+    """The documents that retrieval found something in, with the passages; newest first.
+
+    Loads the embedding model: for workers only. A passage that does not equal the stored bytes at its offsets is left out:
+    it could not be cited.
     """
-    if not ClinicalDocument.objects.filter(patient=patient, state="read").exists():
+    documents = {row.id: row for row in readable_documents(patient)}
+    if not documents:
         return []
     spans: dict[uuid.UUID, list[tuple[int, int, float]]] = {}
     texts: dict[uuid.UUID, bytes] = {}
-    documents = {row.id: row for row in ClinicalDocument.objects.filter(patient=patient, state="read")}
-    for passage in retrieve(patient, list(QUERIES), top_k=_TOP_K):
-        document = documents.get(uuid.UUID(str(passage.document_id)))
-        if document is None:
+    for passage in retrieve(patient, QUERIES, top_k=_TOP_K):
+        key = uuid.UUID(str(passage.document_id))
+        if key not in documents:
             continue
-        stored = texts.setdefault(document.id, b"") or read_text(document)
-        texts[document.id] = stored
-        if stored[passage.start : passage.end] == passage.text.encode("utf-8"):
-            spans.setdefault(document.id, []).append((passage.start, passage.end, float(passage.score)))
+        if key not in texts:
+            texts[key] = read_text(documents[key])
+        if texts[key][passage.start : passage.end] == passage.text.encode("utf-8"):
+            spans.setdefault(key, []).append((passage.start, passage.end, float(passage.score)))
     sources = [
         SourceText(
             document_id=str(key),
@@ -136,7 +148,7 @@ def gather_sources(patient: Patient) -> list[SourceText]:
             text_sha256=documents[key].text_sha256,
             type_text=documents[key].type_text,
             authored_on=documents[key].authored_on,
-            passages=tuple(sorted(found)),
+            passages=joined(texts[key], found),
         )
         for key, found in spans.items()
     ]
@@ -144,3 +156,19 @@ def gather_sources(patient: Patient) -> list[SourceText]:
         sources,
         key=lambda one: (-(one.authored_on.timestamp() if one.authored_on else 0.0), one.document_id),
     )
+
+
+def joined(text: bytes, spans: list[tuple[int, int, float]]) -> tuple[tuple[int, int, float], ...]:
+    """Passages with nothing but white space between them made one, so that a sentence across both can be cited.
+
+    The best score of the parts is kept. What lies between may be white space only: anything else was not retrieved, or was
+    taken out by cleaning, and must not become citable.
+    """
+    out: list[tuple[int, int, float]] = []
+    for start, end, score in sorted(spans):
+        if out and not text[out[-1][1] : start].strip():
+            first, _, best = out[-1]
+            out[-1] = (first, max(end, out[-1][1]), max(score, best))
+        else:
+            out.append((start, end, score))
+    return tuple(out)

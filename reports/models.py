@@ -38,9 +38,7 @@ class Report(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     study = models.OneToOneField("imaging.Study", on_delete=models.PROTECT, related_name="report")
     patient = models.ForeignKey("clinical.Patient", on_delete=models.PROTECT, related_name="reports")
-    order = models.ForeignKey(
-        "clinical.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="reports"
-    )
+    order = models.ForeignKey("clinical.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="reports")
     state = models.CharField(max_length=12, choices=ReportState.choices, default=ReportState.DRAFTING)
     state_reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it is held; no identity.")
     created_at = models.DateTimeField(default=now)
@@ -116,11 +114,6 @@ class ReportVersion(models.Model):
     def __str__(self) -> str:
         return f"report {self.report_id} version {self.number} {self.status}"
 
-    @property
-    def issued(self) -> bool:
-        """True when this version has been sent out and can no longer change."""
-        return self.issued_at is not None
-
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Write the row; raises `IllegalMove` when the stored row has been issued already."""
         stored = not self._state.adding and type(self).objects.filter(pk=self.pk, issued_at__isnull=False).exists()
@@ -131,6 +124,11 @@ class ReportVersion(models.Model):
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         """Versions are kept; always raises `IllegalMove`."""
         raise IllegalMove("versions of reports are never deleted")
+
+    @property
+    def issued(self) -> bool:
+        """True when this version has been sent out and can no longer change."""
+        return self.issued_at is not None
 
 
 class CertificateAuthority(models.Model):

@@ -74,9 +74,7 @@ class Narrator(Protocol):
         ...
 
 
-def check_sentences(
-    sentences: Sequence[Sentence], facts: Mapping[str, Any], sources: Sequence[SourceText]
-) -> None:
+def check_sentences(sentences: Sequence[Sentence], facts: Mapping[str, Any], sources: Sequence[SourceText]) -> None:
     """Check every sentence; raises as `check_sentence` does."""
     texts = {source.document_id: source for source in sources}
     for sentence in sentences:

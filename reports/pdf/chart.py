@@ -95,7 +95,9 @@ def volume_chart(history: Sequence[Mapping[str, Any]], width: float, height: flo
         end = width - _RIGHT + 14
         drawing.add(_marker(region, end, labels[region] + 2.4, colour))
         drawing.add(
-            String(end + 7, labels[region], f"{region} {REGION_NAMES[region]}", fontName=FONT, fontSize=7.2, fillColor=INK)
+            String(
+                end + 7, labels[region], f"{region} {REGION_NAMES[region]}", fontName=FONT, fontSize=7.2, fillColor=INK
+            )
         )
     return drawing
 

@@ -40,6 +40,7 @@ def _banner(text: str, style: str) -> Flowable:
     table.setStyle(
         TableStyle(
             [
+                ("FONTNAME", (0, 0), (-1, -1), FONT),
                 ("BACKGROUND", (0, 0), (-1, -1), PALE),
                 ("LINEBEFORE", (0, 0), (0, -1), 3.5, _BANNER_COLOURS[style]),
                 ("LEFTPADDING", (0, 0), (-1, -1), 9),
@@ -93,18 +94,27 @@ def _identity(given: RenderInput) -> Flowable:
     right = [
         ("Study", f"{study.get('modality', 'MR')}, {moment_text(performed)}", "valuebold"),
         ("Procedure", study.get("procedure") or "not stated", "value"),
-        ("Accession, order", ", ".join(part for part in (header.accession, header.order_number) if part) or "–", "value"),
+        (
+            "Accession, order",
+            ", ".join(part for part in (header.accession, header.order_number) if part) or "–",
+            "value",
+        ),
         ("Report, version", f"{content['report_id']}, version {content['version']}", "value"),
     ]
     if header.requested_by:
         right.insert(2, ("Requested by", header.requested_by, "value"))
 
     def block(rows: list[tuple[str, str, str]], width: float) -> Table:
-        cells = [[Paragraph(safe(label), styles()["label"]), Paragraph(safe(value), styles()[style])] for label, value, style in rows]
+        named = styles()
+        cells = [
+            [Paragraph(safe(label), named["label"]), Paragraph(safe(value), named[style])]
+            for label, value, style in rows
+        ]
         table = Table(cells, colWidths=[74, width - 74])
         table.setStyle(
             TableStyle(
                 [
+                    ("FONTNAME", (0, 0), (-1, -1), FONT),
                     ("VALIGN", (0, 0), (-1, -1), "TOP"),
                     ("TOPPADDING", (0, 0), (-1, -1), 1.2),
                     ("BOTTOMPADDING", (0, 0), (-1, -1), 1.2),
@@ -120,6 +130,7 @@ def _identity(given: RenderInput) -> Flowable:
     table.setStyle(
         TableStyle(
             [
+                ("FONTNAME", (0, 0), (-1, -1), FONT),
                 ("LINEABOVE", (0, 0), (-1, 0), 0.7, RULE),
                 ("LINEBELOW", (0, -1), (-1, -1), 0.7, RULE),
                 ("VALIGN", (0, 0), (-1, -1), "TOP"),
@@ -131,7 +142,9 @@ def _identity(given: RenderInput) -> Flowable:
     )
     if not header.indication:
         return table
-    indication = Paragraph(f'<font color="#566472">Indication as ordered:</font> {safe(header.indication, 600)}', styles()["body"])
+    indication = Paragraph(
+        f'<font color="#566472">Indication as ordered:</font> {safe(header.indication, 600)}', styles()["body"]
+    )
     return KeepTogether([table, Spacer(1, 4), indication])
 
 
@@ -147,14 +160,20 @@ def _impression(content: Mapping[str, Any]) -> list[Flowable]:
 def _findings(content: Mapping[str, Any]) -> list[Flowable]:
     comparison = content.get("comparison") or {}
     prior = comparison.get("prior_performed_at")
-    since = f"Previous: study of {date_text(datetime.fromisoformat(prior))}. " if prior else "No earlier study to compare with. "
+    since = (
+        f"Previous: study of {date_text(datetime.fromisoformat(prior))}. "
+        if prior
+        else "No earlier study to compare with. "
+    )
     who = "a person's outline" if content["findings"]["segmentation"]["kind"] == "person" else "the panel's consensus"
     note = (
         f"{since}Regions are nested: ET lies in TC, TC in WT. Volumes of {who}, from the image geometry; the range is the "
         "spread of the single models' volumes, not a confidence interval."
     )
     parts: list[Flowable] = [
-        KeepTogether([_heading("Findings"), findings_table(content), Spacer(1, 2), Paragraph(safe(note), styles()["small"])])
+        KeepTogether(
+            [_heading("Findings"), findings_table(content), Spacer(1, 2), Paragraph(safe(note), styles()["small"])]
+        )
     ]
     lesions = lesions_table(content)
     if lesions is not None:
@@ -186,7 +205,7 @@ def _pictures(given: RenderInput) -> list[Flowable]:
     rows = list(dict.fromkeys(picture.row for picture in given.pictures))
     gap = 6.0
     width = (WIDTH - 2 * gap) / 3
-    height = 128.0
+    height = 108.0
     cells: list[list[Any]] = []
     for row in rows:
         pictures = [picture for picture in given.pictures if picture.row == row][:3]
@@ -196,6 +215,7 @@ def _pictures(given: RenderInput) -> list[Flowable]:
     table.setStyle(
         TableStyle(
             [
+                ("FONTNAME", (0, 0), (-1, -1), FONT),
                 ("ALIGN", (0, 0), (-1, -1), "CENTER"),
                 ("VALIGN", (0, 0), (-1, -1), "MIDDLE"),
                 ("LEFTPADDING", (0, 0), (-1, -1), 0),
@@ -231,7 +251,11 @@ def _narrative(content: Mapping[str, Any]) -> list[Flowable]:
     """Sentences with numbered references to documents; figures come from the tables above and need no number."""
     references: dict[tuple[str, int, int], int] = {}
     parts: list[Flowable] = []
-    titles = {"finding": "Measured on the images", "context": "From the patient's documents", "limitation": "Not found, or limited"}
+    titles = {
+        "finding": "Measured on the images",
+        "context": "From the patient's documents",
+        "limitation": "Not found, or limited",
+    }
     for kind, title in titles.items():
         sentences = [one for one in content["narrative"] if one["kind"] == kind]
         if not sentences:

@@ -101,7 +101,14 @@ def styles() -> dict[str, ParagraphStyle]:
         "title": style("title", fontName=BOLD, fontSize=15, leading=19, textColor=TEAL),
         "hospital": style("hospital", fontSize=8.6, textColor=MUTED),
         "heading": style(
-            "heading", fontName=BOLD, fontSize=10.2, leading=13, textColor=TEAL, spaceBefore=9, spaceAfter=3, keepWithNext=1
+            "heading",
+            fontName=BOLD,
+            fontSize=10.2,
+            leading=13,
+            textColor=TEAL,
+            spaceBefore=9,
+            spaceAfter=3,
+            keepWithNext=1,
         ),
         "small": style("small", fontSize=7.1, leading=9.6, textColor=MUTED),
         "caption": style("caption", fontSize=7.1, leading=9.2, textColor=MUTED, alignment=1),
@@ -115,7 +122,9 @@ def styles() -> dict[str, ParagraphStyle]:
         "valuebold": style("valuebold", fontSize=9, leading=11.4, fontName=BOLD),
         "impression": style("impression", fontSize=9, leading=13),
         "bullet": style("bullet", bulletFontSize=8.2, leftIndent=9, bulletIndent=0, spaceAfter=2.5),
-        "reference": style("reference", bulletFontSize=7.1, fontSize=7.1, leading=9.6, leftIndent=16, bulletIndent=0, spaceAfter=2),
+        "reference": style(
+            "reference", bulletFontSize=7.1, fontSize=7.1, leading=9.6, leftIndent=16, bulletIndent=0, spaceAfter=2
+        ),
         "amber": tinted("amber", AMBER),
         "green": tinted("green", GREEN),
         "red": tinted("red", RED),

@@ -9,7 +9,7 @@ from reportlab.lib.colors import HexColor
 from reportlab.platypus import Flowable, Paragraph, Table, TableStyle
 
 from reports.figures import REGION_NAMES, dice_text, millilitres, millimetres, percent, round_half_up
-from reports.pdf.style import PALE, RULE, safe, styles
+from reports.pdf.style import FONT, PALE, RULE, safe, styles
 
 __all__ = ["NOT_ASSESSED", "WIDTH", "agreement_table", "findings_table", "lesions_table", "model_table"]
 
@@ -21,6 +21,7 @@ NOT_ASSESSED = "not assessed"
 SWATCHES = {"WT": HexColor("#56b4e9"), "TC": HexColor("#f0e442"), "ET": HexColor("#d55e00")}
 
 _BASE = [
+    ("FONTNAME", (0, 0), (-1, -1), FONT),
     ("LINEBELOW", (0, 0), (-1, 0), 0.9, RULE),
     ("LINEBELOW", (0, 1), (-1, -1), 0.35, RULE),
     ("BACKGROUND", (0, 0), (-1, 0), PALE),
@@ -44,9 +45,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], shares: Sequence[
     """A table over the full width; the first ``left`` columns are words, the others figures."""
     header = [_cell(text, "head" if index < left else "headright") for index, text in enumerate(head)]
     total = sum(shares)
-    table = Table(
-        [header, *rows], colWidths=[WIDTH * share / total for share in shares], repeatRows=1, hAlign="LEFT"
-    )
+    table = Table([header, *rows], colWidths=[WIDTH * share / total for share in shares], repeatRows=1, hAlign="LEFT")
     table.setStyle(TableStyle(_BASE))
     return table
 
@@ -84,10 +83,15 @@ def findings_table(content: Mapping[str, Any]) -> Flowable:
             [
                 name,
                 _number(_maybe(values.get("volume_mm3"), millilitres)),
-                _cell(f"{millilitres(low)} – {millilitres(high)}" if low is not None and high is not None else "–", "number"),
+                _cell(
+                    f"{millilitres(low)} – {millilitres(high)}" if low is not None and high is not None else "–",
+                    "number",
+                ),
                 _number(diameters),
                 _number(_maybe(against.get("prior_mm3"), millilitres)) if prior else _cell("–", "number"),
-                _number(_maybe(change, lambda value: _signed(value, millilitres(abs(value))))) if prior else _cell("–", "number"),
+                _number(_maybe(change, lambda value: _signed(value, millilitres(abs(value)))))
+                if prior
+                else _cell("–", "number"),
                 _number(_maybe(change_percent, lambda value: _signed(value, percent(value)) + " %"))
                 if prior
                 else _cell("–", "number"),
@@ -137,7 +141,9 @@ def lesions_table(content: Mapping[str, Any]) -> Flowable | None:
                 _cell(_STATUS.get(str(status), status)),
                 dash if gone else _number(_maybe(regions.get("ET"), millilitres)),
                 dash if gone else _number(_maybe(core, millilitres)),
-                _number(_maybe(against.get("prior_mm3"), millilitres)) if against.get("prior_mm3") is not None else dash,
+                _number(_maybe(against.get("prior_mm3"), millilitres))
+                if against.get("prior_mm3") is not None
+                else dash,
                 dash if gone else _number(diameters),
             ]
         )
@@ -162,7 +168,10 @@ def model_table(panel: Mapping[str, Any]) -> Flowable | None:
                     styles()["cell"],
                 ),
                 _cell("failed: " + (expert.get("error") or "no reason given") if failed else expert.get("role", "")),
-                *(_cell("–" if dice.get(region) is None else dice_text(dice[region]), "number") for region in REGION_NAMES),
+                *(
+                    _cell("–" if dice.get(region) is None else dice_text(dice[region]), "number")
+                    for region in REGION_NAMES
+                ),
                 *(
                     _cell(
                         "–"
@@ -195,7 +204,9 @@ def agreement_table(panel: Mapping[str, Any]) -> Flowable:
     region = agreement.get("region")
     lines = [("Fusion", str(panel.get("fusion") or "–"))]
     shown = dice_text(a) if isinstance(a, (int, float)) else NOT_ASSESSED
-    where = f" (mean Dice of the voters against the consensus, {region}: the region of least agreement)" if region else ""
+    where = (
+        f" (mean Dice of the voters against the consensus, {region}: the region of least agreement)" if region else ""
+    )
     lines.append(("Agreement", shown + where))
     for pair in agreement.get("pairwise") or ():
         text = _pair_text(pair)
@@ -211,6 +222,7 @@ def agreement_table(panel: Mapping[str, Any]) -> Flowable:
     table.setStyle(
         TableStyle(
             [
+                ("FONTNAME", (0, 0), (-1, -1), FONT),
                 ("VALIGN", (0, 0), (-1, -1), "TOP"),
                 ("TOPPADDING", (0, 0), (-1, -1), 1.6),
                 ("BOTTOMPADDING", (0, 0), (-1, -1), 1.6),
@@ -228,7 +240,9 @@ def _pair_text(pair: Mapping[str, Any]) -> str:
     hd95 = pair.get("hd95_mm") or pair.get("hd95")
     parts = []
     if isinstance(dice, Mapping):
-        parts.append("Dice " + ", ".join(f"{key} {dice_text(value)}" for key, value in dice.items() if value is not None))
+        parts.append(
+            "Dice " + ", ".join(f"{key} {dice_text(value)}" for key, value in dice.items() if value is not None)
+        )
     elif isinstance(dice, (int, float)):
         parts.append(f"Dice {dice_text(dice)}" + (f" ({pair['region']})" if pair.get("region") else ""))
     if isinstance(hd95, Mapping):

@@ -39,7 +39,7 @@ _SIGNER_YEARS = 2
 _CLOCK_SKEW = timedelta(minutes=5)
 
 
-class WrongPassword(Exception):  # noqa: N818  (reads as what happened)
+class WrongPassword(Exception):
     """The password does not open the private key."""
 
 
@@ -182,9 +182,7 @@ def make_signer(
         _builder(_name(common_name, organisation, unit), issuer.subject, key, at, _SIGNER_YEARS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_documents=True), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([DOCUMENT_SIGNING, ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([DOCUMENT_SIGNING, ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
                 issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

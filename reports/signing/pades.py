@@ -15,6 +15,7 @@ from pyhanko.sign.fields import MDPPerm, SigFieldSpec, SigSeedSubFilter
 from pyhanko.stamp import NoOpStampStyle
 from pyhanko_certvalidator.registry import SimpleCertificateStore
 
+from reports.pdf.data import RenderedPdf
 from reports.signing.certificates import KeyAndCertificate
 
 __all__ = ["FIELD_NAME", "SignatureBox", "sign_pdf"]
@@ -28,6 +29,13 @@ class SignatureBox:
 
     page: int
     rectangle: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, rendered: RenderedPdf) -> SignatureBox | None:
+        """The box of a rendered report; None where it has no signature block."""
+        if rendered.signature_page is None or rendered.signature_rectangle is None:
+            return None
+        return cls(rendered.signature_page, rendered.signature_rectangle)
 
 
 def sign_pdf(
