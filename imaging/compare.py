@@ -1,0 +1,305 @@
+"""Measuring a study's segmentation and comparing it with every earlier study of the patient.
+
+Volumes are measured on each study's own grid; registration only carries lesions from one date to the other, so its errors
+never enter a volume. The job converges: run twice, or for studies that arrive in the wrong order, it ends with one
+measurement of the current segmentation compared with the current measurement of every earlier study.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from django.db.models import Q, QuerySet
+from numpy.typing import NDArray
+
+from audit import services as audit
+from imaging import followup
+from imaging.events import COMPARISON_READY
+from imaging.geometry import Grid, crop_box, crop_to_box
+from imaging.lesions import find_lesions
+from imaging.machines import StudyState
+from imaging.measurement import measure_regions
+from imaging.models import Comparison, Measurement, Segmentation, SegmentationKind, Study
+from imaging.registration import Registration, centroid_ras, register_rigid
+from imaging.response import TimePoint, assess_response, change
+from imaging.segmentations import REGIONS, current_segmentation, grid_of, load_labels
+from imaging.volumes import latest_volume_set, load_volume
+from oncoflow_site.foundation import failpoints
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.jobs import enqueue
+
+if TYPE_CHECKING:
+    from oncoflow_site.foundation.jobs import JobContext
+
+__all__ = ["current_measurement", "earlier_studies", "later_studies", "measure_and_compare"]
+
+JOB = "imaging.measure_and_compare"
+WAIT_FOR_EARLIER = timedelta(minutes=10)
+LOOK_AGAIN = timedelta(seconds=3)
+_MARGIN_MM = 12.0
+
+
+@dataclass(frozen=True)
+class _Dated:
+    """Another study of the patient with its current measurement."""
+
+    study: Study
+    measurement: Measurement
+
+
+def earlier_studies(study: Study) -> QuerySet[Study]:
+    """The patient's studies before ``study`` (by date, then by id), the latest first."""
+    before = Q(performed_at__lt=study.performed_at) | Q(performed_at=study.performed_at, pk__lt=study.pk)
+    return Study.objects.filter(before, patient_id=study.patient_id).order_by("-performed_at", "-pk")
+
+
+def later_studies(study: Study) -> QuerySet[Study]:
+    """The patient's studies after ``study``, the earliest first."""
+    after = Q(performed_at__gt=study.performed_at) | Q(performed_at=study.performed_at, pk__gt=study.pk)
+    return Study.objects.filter(after, patient_id=study.patient_id).order_by("performed_at", "pk")
+
+
+def current_measurement(study: Study) -> Measurement | None:
+    """The newest measurement of the segmentation that counts now."""
+    segmentation = current_segmentation(study)
+    if segmentation is None:
+        return None
+    return Measurement.objects.filter(segmentation=segmentation).order_by("-created_at", "-pk").first()
+
+
+def measure_and_compare(ctx: JobContext, study: Study) -> None:
+    """Measure ``study`` and compare it (event comparison.ready); later studies are compared anew where that matters.
+
+    Does nothing when there is no segmentation, or when all this is done already. While an earlier study of the patient
+    is still on its way through the pipeline, it looks again a little later, for at most ten minutes.
+    """
+    segmentation = current_segmentation(study)
+    if segmentation is None or _wait_for_earlier(study, segmentation):
+        return
+    priors = [_Dated(one, found) for one in earlier_studies(study) if (found := current_measurement(one))]
+    if _is_done(segmentation, priors):
+        return
+    ctx.progress(0.05, "Measuring")
+    work = _Work(study, segmentation)
+    regions = measure_regions(
+        work.labels, work.grid, spacing_known=study.spacing_known, expert_labels=work.expert_labels()
+    )
+    known: list[followup.Known] = []
+    registrations: list[Registration] = []
+    for number, prior in enumerate(priors):
+        ctx.progress(0.2 + 0.6 * number / len(priors), f"Comparing with earlier study {number + 1} of {len(priors)}")
+        registration = work.register(prior.study)
+        registrations.append(registration)
+        known.append(_known(prior, registration))
+    lesions = _lesions(work, known)
+    ctx.progress(0.9, "Storing the comparison")
+    failpoints.hit("imaging.compare_computed")
+    with ctx.commit(done=True):
+        locked = Study.objects.select_for_update().get(pk=study.pk)
+        if current_segmentation(locked) != segmentation or _is_done(segmentation, priors):
+            return
+        measurement = Measurement.objects.create(
+            study=study, segmentation=segmentation, regions=regions, lesions=lesions
+        )
+        _write_comparisons(study, measurement, priors, registrations)
+        emit(COMPARISON_READY, subject=study.subject, study_id=str(study.pk), measurement_id=str(measurement.pk))
+        audit.record(
+            "study.measure",
+            action="C",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            detail={"measurement": str(measurement.pk), "earlier_studies": len(priors)},
+            source="worker",
+        )
+        _rerun_later(study, measurement)
+
+
+def _wait_for_earlier(study: Study, segmentation: Segmentation) -> bool:
+    """Arm a later look when an earlier study is likely to be measured soon."""
+    moment = now()
+    if segmentation.created_at + WAIT_FOR_EARLIER < moment:
+        return False
+    coming = earlier_studies(study).filter(
+        Q(state__in=(StudyState.RECEIVING, StudyState.COMPLETE, StudyState.PREPARING, StudyState.READY)),
+        last_received_at__gt=moment - WAIT_FOR_EARLIER,
+    )
+    if not any(current_measurement(one) is None for one in coming):
+        return False
+    enqueue(
+        JOB,
+        subject=study.subject,
+        key=f"measure:{segmentation.pk}:again:{int(moment.timestamp())}",
+        kwargs={"study_id": str(study.pk)},
+        run_after=moment + LOOK_AGAIN,
+    )
+    return True
+
+
+def _is_done(segmentation: Segmentation, priors: list[_Dated]) -> bool:
+    latest = Measurement.objects.filter(segmentation=segmentation).order_by("-created_at", "-pk").first()
+    if latest is None:
+        return False
+    compared = set(latest.comparisons.values_list("prior_measurement_id", flat=True))
+    wanted = {one.measurement.pk for one in priors} or {None}
+    return compared == wanted
+
+
+def _rerun_later(study: Study, measurement: Measurement) -> None:
+    for later in later_studies(study):
+        if current_segmentation(later) is not None:
+            enqueue(
+                JOB,
+                subject=later.subject,
+                key=f"measure:{later.pk}:after:{measurement.pk}",
+                kwargs={"study_id": str(later.pk)},
+            )
+
+
+class _Work:
+    """The study's label map, cut to the tumour, and its reference image, loaded when needed."""
+
+    def __init__(self, study: Study, segmentation: Segmentation) -> None:
+        self.study, self.segmentation = study, segmentation
+        self.labels, self.grid = _cut(load_labels(segmentation), grid_of(segmentation.volume_set))
+        self._reference: tuple[NDArray[np.float32], Grid] | None = None
+
+    def expert_labels(self) -> list[NDArray[np.uint8]]:
+        """What each expert of the panel outlined in the same volumes, on the whole grid."""
+        experts = Segmentation.objects.filter(
+            volume_set=self.segmentation.volume_set, kind=SegmentationKind.EXPERT
+        ).order_by("author", "-version")
+        newest = {one.author: one for one in reversed(experts)}
+        # Whole, not cut: an expert may see tumour where the consensus has none, and that is part of the spread.
+        return [load_labels(one) for one in newest.values()]
+
+    def register(self, prior: Study) -> Registration:
+        """Where this study's points lie in ``prior``."""
+        if self._reference is None:
+            self._reference = _reference_image(self.study)
+        fixed, fixed_grid = self._reference
+        moving, moving_grid = _reference_image(prior)
+        start = centroid_ras(moving != 0, moving_grid) - centroid_ras(fixed != 0, fixed_grid)
+        return register_rigid(fixed, fixed_grid, moving, moving_grid, start_translation=start)
+
+
+def _reference_image(study: Study) -> tuple[NDArray[np.float32], Grid]:
+    newest = latest_volume_set(study)
+    return load_volume(study, newest.parameters.get("reference", "T1c") if newest else "T1c", volume_set=newest)
+
+
+def _cut(labels: NDArray[np.uint8], grid: Grid) -> tuple[NDArray[np.uint8], Grid]:
+    """The label map cut to the tumour with a margin: the rest of the head costs time and says nothing."""
+    if not labels.any():
+        return labels, grid
+    box = crop_box(labels > 0, [int(np.ceil(_MARGIN_MM / s)) for s in grid.spacing_zyx()])
+    return np.ascontiguousarray(labels[box]), crop_to_box(grid, box)
+
+
+def _known(dated: _Dated, registration: Registration | None) -> followup.Known:
+    segmentation = dated.measurement.segmentation
+    labels, grid = _cut(load_labels(segmentation), grid_of(segmentation.volume_set))
+    matrix = registration.matrix if registration is not None and registration.converged else None
+    return followup.Known(dated.measurement.lesions, find_lesions(labels, grid), grid, matrix)
+
+
+def _lesions(work: _Work, priors: list[followup.Known]) -> list[dict[str, Any]]:
+    study = work.study
+    current = find_lesions(work.labels, work.grid)
+    others = Measurement.objects.filter(study__patient_id=study.patient_id)
+    identities = [str(lesion["id"]) for one in others for lesion in one.lesions]
+    own = others.filter(study=study).order_by("-created_at", "-pk").first()
+    same_study = None
+    if own is not None:
+        same_study = _known(_Dated(study, own), Registration.identity("the same study"))
+    later: list[followup.Known] = []
+    if current:
+        for one in later_studies(study):
+            found = current_measurement(one)
+            if found is not None:
+                dated = _Dated(one, found)
+                later.append(_known(dated, work.register(one)))
+                break
+    named = followup.name_lesions(
+        current, work.grid, priors=priors, same_study=same_study, later=later, all_identities=identities
+    )
+    return followup.entries(
+        current,
+        work.labels,
+        work.grid,
+        named,
+        latest_prior=priors[0] if priors else None,
+        has_priors=bool(priors),
+        spacing_known=study.spacing_known,
+    )
+
+
+def _time_point(study: Study, measurement: Measurement) -> TimePoint:
+    regions = measurement.regions
+    return TimePoint(
+        study_id=str(study.pk),
+        performed_at=study.performed_at,
+        volumes={name: regions[name]["volume_mm3"] for name in REGIONS},
+        measurable=regions["ET"]["measurable"],
+    )
+
+
+def _write_comparisons(
+    study: Study, measurement: Measurement, priors: list[_Dated], registrations: list[Registration]
+) -> None:
+    points = [_time_point(one.study, one.measurement) for one in priors]
+    aligned = bool(registrations) and registrations[0].converged
+    count = followup.new_measurable(measurement.lesions) if aligned else None
+    current = _time_point(study, measurement)
+    response = assess_response(current, points, new_measurable_lesions=count)
+    history = [
+        {"study_id": one.study_id, "performed_at": one.performed_at.isoformat(), **one.volumes}
+        for one in [*reversed(points), current]
+    ]
+    common: dict[str, Any] = {"response": response, "history": history}
+    if not priors:
+        result = {
+            "prior_study_id": None,
+            "interval_days": None,
+            "latest_prior": False,
+            "regions": {},
+            "lesions": [],
+            "registration": None,
+            **common,
+        }
+        Comparison.objects.create(study=study, measurement=measurement, result=result)
+        return
+    for number, (prior, registration) in enumerate(zip(priors, registrations, strict=True)):
+        before, after = prior.measurement.regions, measurement.regions
+        regions = {
+            name: change(
+                after[name]["volume_mm3"], before[name]["volume_mm3"], after[name]["voxels"], before[name]["voxels"]
+            )
+            for name in REGIONS
+        }
+        result = {
+            "prior_study_id": str(prior.study.pk),
+            "interval_days": (study.performed_at.date() - prior.study.performed_at.date()).days,
+            "latest_prior": number == 0,
+            "regions": regions,
+            "lesions": followup.versus_prior(
+                measurement.lesions, prior.measurement.lesions, aligned=registration.converged
+            ),
+            "registration": {
+                "method": registration.method,
+                "quality": registration.quality,
+                "converged": registration.converged,
+                "reason": registration.reason,
+            },
+            **common,
+        }
+        Comparison.objects.create(
+            study=study,
+            measurement=measurement,
+            prior_study=prior.study,
+            prior_measurement=prior.measurement,
+            result=result,
+        )

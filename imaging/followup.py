@@ -1,0 +1,206 @@
+"""Lesions of one study named after those of the patient's other studies. Plain values in and out, no Django.
+
+An identity ("L1") is given once per patient and never to another lesion. It comes from the earlier dates, the latest first;
+else from an earlier measurement of the same study (a corrected mask keeps its names); else from a later date (an older scan
+that arrives after a newer one); else it is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.geometry import Grid
+from imaging.lesions import Found, Match, lesion_entry, match_lesions, next_number
+
+__all__ = ["Known", "Named", "identities_of", "name_lesions", "new_measurable", "versus_prior"]
+
+_SAME_PLACE_MM = 2.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """The lesions of another measurement of the patient, placed against the current study.
+
+    :param entries: its ``Measurement.lesions``.
+    :param found: its lesions as found again in its label map; names follow by their centroids.
+    :param matrix: 4x4 RAS, current -> this one; None when they could not be registered.
+    """
+
+    entries: Sequence[Mapping[str, Any]]
+    found: Sequence[Found]
+    grid: Grid
+    matrix: NDArray[np.float64] | None
+
+
+@dataclass
+class Named:
+    """Which identity each current lesion has, and how it came by it."""
+
+    identity: dict[int, str] = field(default_factory=dict)
+    split_from: dict[int, str] = field(default_factory=dict)
+    merged_into: dict[str, str] = field(default_factory=dict)
+    recurrent: set[int] = field(default_factory=set)
+
+
+def identities_of(known: Known) -> dict[int, str]:
+    """Index in ``known.found`` -> identity, by the nearest recorded centroid."""
+    result: dict[int, str] = {}
+    free = [one for one in known.entries if one.get("centroid_ras_mm")]
+    for index, lesion in enumerate(known.found):
+        if not free:
+            break
+        distances = [np.linalg.norm(np.subtract(one["centroid_ras_mm"], lesion.centroid_ras_mm)) for one in free]
+        nearest = int(np.argmin(distances))
+        if distances[nearest] <= _SAME_PLACE_MM:
+            result[index] = str(free.pop(nearest)["id"])
+    return result
+
+
+def name_lesions(
+    current: Sequence[Found],
+    grid: Grid,
+    *,
+    priors: Sequence[Known],
+    same_study: Known | None,
+    later: Sequence[Known],
+    all_identities: Sequence[str],
+) -> Named:
+    """Give each current lesion its identity.
+
+    :param priors: earlier dates, the latest first. :param later: later dates, the earliest first.
+    :param all_identities: every identity ever given in this patient.
+    """
+    named = Named()
+    sources = [*priors, *([same_study] if same_study else []), *later]
+    for position, known in enumerate(sources):
+        if known.matrix is None:
+            continue
+        todo = [index for index in range(len(current)) if index not in named.identity]
+        if not todo and position > 0:
+            break
+        names = identities_of(known)
+        match = match_lesions(current, grid, known.found, known.grid, known.matrix)
+        _take(named, match, names, todo, recurrent=0 < position < len(priors))
+        if position == 0 and priors:
+            for index, number in match.split_from.items():
+                if number in names:
+                    named.split_from[index] = names[number]
+            for number, index in match.merged_into.items():
+                if number in names and index in named.identity:
+                    named.merged_into[names[number]] = named.identity[index]
+    number = next_number(all_identities)
+    for index in range(len(current)):
+        if index not in named.identity:
+            named.identity[index] = f"L{number}"
+            number += 1
+    return named
+
+
+def _take(named: Named, match: Match, names: Mapping[int, str], todo: Sequence[int], *, recurrent: bool) -> None:
+    for index, number in match.same.items():
+        identity = names.get(number)
+        if index in todo and identity is not None and identity not in named.identity.values():
+            named.identity[index] = identity
+            if recurrent:
+                named.recurrent.add(index)
+
+
+def entries(
+    current: Sequence[Found],
+    labels: NDArray[np.uint8],
+    grid: Grid,
+    named: Named,
+    *,
+    latest_prior: Known | None,
+    has_priors: bool,
+    spacing_known: bool,
+) -> list[dict[str, Any]]:
+    """``Measurement.lesions``: every current lesion, then those of the latest prior date that are gone or merged."""
+    matched = latest_prior is not None and latest_prior.matrix is not None
+    before = _present(latest_prior.entries) if latest_prior is not None else {}
+    result = []
+    for index, lesion in enumerate(current):
+        identity = named.identity[index]
+        if not has_priors or not matched:
+            status = "baseline"
+        elif identity in before or index in named.split_from:
+            status = "followed"
+        else:
+            status = "new"
+        entry = lesion_entry(identity, status, lesion, labels, grid, spacing_known=spacing_known)
+        if has_priors and not matched:
+            entry["reason"] = "The two dates could not be aligned, so lesions were not followed."
+        if index in named.split_from:
+            entry["split_from"] = named.split_from[index]
+        if index in named.recurrent and status == "new":
+            entry["recurrent"] = True
+        result.append(entry)
+    if not matched:
+        return result
+    carried = set(named.identity.values())
+    for identity in before:
+        if identity in carried:
+            continue
+        if identity in named.merged_into:
+            entry = lesion_entry(identity, "followed", None, labels, grid, spacing_known=spacing_known)
+            entry["regions"] = dict.fromkeys(("ET", "TC", "WT"))
+            entry["measurable"] = None
+            entry["merged_into"] = named.merged_into[identity]
+        else:
+            entry = lesion_entry(identity, "gone", None, labels, grid, spacing_known=spacing_known)
+        result.append(entry)
+    return result
+
+
+def _present(lesions: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Lesions that a measurement found (not the gone and merged ones it also names)."""
+    return {str(one["id"]): one for one in lesions if one.get("centroid_ras_mm")}
+
+
+def new_measurable(lesions: Sequence[Mapping[str, Any]]) -> int:
+    """How many new measurable enhancing lesions there are (not pieces of an old one)."""
+    return sum(
+        1
+        for one in lesions
+        if one["status"] == "new" and one.get("measurable") and not one.get("split_from") and one["voxels"]["ET"] > 0
+    )
+
+
+def versus_prior(
+    lesions: Sequence[Mapping[str, Any]], prior: Sequence[Mapping[str, Any]], *, aligned: bool
+) -> list[dict[str, Any]]:
+    """``Comparison.result["lesions"]``: each lesion at both dates, core volume in mm3 (whole tumour without a core)."""
+    now, before = _present(lesions), _present(prior)
+    result = []
+    for identity in [*now, *(one for one in before if one not in now)]:
+        here, there = now.get(identity), before.get(identity)
+        entry = next((one for one in lesions if one["id"] == identity), None)
+        status = "followed" if here and there else "new" if here else "gone"
+        if entry is not None and (entry.get("merged_into") or entry.get("split_from")):
+            status = "followed"
+        if not aligned and status != "followed":
+            status = "baseline"
+        result.append(
+            {
+                "id": identity,
+                "status": status,
+                "region": "TC" if _core(here) or _core(there) else "WT",
+                "current_mm3": _size(here, there) if here else 0.0 if status == "gone" else None,
+                "prior_mm3": _size(there, here) if there else 0.0 if status == "new" else None,
+            }
+        )
+    return result
+
+
+def _core(lesion: Mapping[str, Any] | None) -> bool:
+    return bool(lesion and lesion["voxels"]["TC"])
+
+
+def _size(lesion: Mapping[str, Any], other: Mapping[str, Any] | None) -> float | None:
+    size = lesion["regions"]["TC" if _core(lesion) or _core(other) else "WT"]
+    return None if size is None else float(size)
