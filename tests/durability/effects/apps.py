@@ -1,0 +1,19 @@
+"""Configuration: the jobs of the foundation get short leases, so that the tests need not wait a minute."""
+
+from dataclasses import replace
+
+from django.apps import AppConfig
+
+
+class EffectsConfig(AppConfig):
+    """The counting jobs."""
+
+    name = "tests.durability.effects"
+    label = "effects"
+
+    def ready(self) -> None:
+        """Register jobs and followers."""
+        from oncoflow_site.foundation import jobs, outbox  # noqa: F401
+        from tests.durability.effects import tasks  # noqa: F401
+
+        jobs._kinds["foundation.deliver"] = replace(jobs._kinds["foundation.deliver"], lease_s=1.5, max_attempts=50)

@@ -1,0 +1,71 @@
+"""A small pipeline: make -> (event) -> follow -> store an object, deliver it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from oncoflow_site.foundation import events, jobs, objects, outbox
+from oncoflow_site.foundation.models import Delivery
+from tests.durability.effects.models import Effect
+
+MADE = events.declare_event("effects.made")
+events.follow(MADE, "effects.follow", ("name",))
+for _silent in ("delivery.done", "delivery.dead", "job.failed"):
+    events.nothing_follows(_silent)
+
+
+@jobs.job("effects.make", lease_s=1.5, max_attempts=50)
+def make(ctx: jobs.JobContext, *, name: str) -> None:
+    """Finishes by itself after its commit, so it may run twice and has to look."""
+    if Effect.objects.filter(name=name, stage="make").exists():
+        return
+    time.sleep(0.01)
+    ctx.progress(0.5)
+    with ctx.commit():
+        Effect.objects.create(name=name, stage="make")
+        events.emit(MADE, subject=f"lane:{name[0]}", name=name)
+
+
+@jobs.job("effects.follow", queue="default", lease_s=1.5, max_attempts=50)
+def follow(ctx: jobs.JobContext, *, name: str) -> None:
+    """Finishes in its commit, so it has no need to look."""
+    with ctx.commit(done=True):
+        Effect.objects.create(name=name, stage="follow")
+        objects.put(name.encode(), subject="patient:1", kind="effect")
+        outbox.enqueue_delivery(
+            endpoint="peer",
+            transport="file",
+            subject=f"lane:{name[0]}",
+            key=f"deliver:{name}",
+            payload=name.encode(),
+            patient_subject="patient:1",
+        )
+
+
+def send(delivery: Delivery, payload: bytes) -> outbox.DeliveryResult:
+    """The peer is a file: one line an arrival."""
+    line = f"{delivery.subject} {delivery.sequence} {delivery.idempotency_key} {payload.decode()}\n"
+    descriptor = os.open(os.environ["ONCOFLOW_TEST_PEER_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+    return outbox.DeliveryResult("201")
+
+
+outbox.register_transport("file", send)
+
+
+@jobs.job("effects.hang", lease_s=1.5, progress_deadline_s=1.0)
+def hang(ctx: jobs.JobContext) -> None:
+    """Hangs the first time."""
+    if ctx.job.attempts == 1:
+        time.sleep(3600)
+
+
+@jobs.job("effects.long", lease_s=30)
+def long(ctx: jobs.JobContext) -> None:
+    """Takes for ever the first time."""
+    if ctx.job.fence == 1:
+        time.sleep(3600)

@@ -1,0 +1,16 @@
+"""Settings of the worker processes that the durability tests kill: the real ones, with the foundation and counting
+jobs.
+"""
+
+from oncoflow_site.settings import *  # noqa: F403
+
+INSTALLED_APPS = [
+    "oncoflow_site.foundation",
+    "tests.durability.effects",
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+]
+AUTH_USER_MODEL = "auth.User"
+MIDDLEWARE: list[str] = []
+ROOT_URLCONF = ""
+ONCOFLOW_REAP_SECONDS = 0.3
