@@ -79,7 +79,7 @@ def volume_chart(history: Sequence[Mapping[str, Any]], width: float, height: flo
     def y_of(value: float) -> float:
         return _BOTTOM + value / top * inner_height
 
-    drawing = Drawing(width, height)
+    drawing = Drawing(width, height, initialFontName=FONT)
     _axes(drawing, top, step, y_of, width)
     _dates(drawing, moments, x_of)
     labels = _spread([(y_of(line[-1][1]), region) for region, line in points.items() if line], 10)
