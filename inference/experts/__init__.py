@@ -1,0 +1,1 @@
+"""Segmentation experts: one folder each, one interface (base.py)."""

@@ -1,0 +1,219 @@
+"""What every segmentation expert takes and gives.
+
+Arrays are numpy, axis order (z, y, x): a NIfTI in RAS+ orientation read by nibabel and transposed. Spacing is
+(z, y, x) in millimetres. Images are brain-masked: exactly 0 outside the brain. Regions are the nested ones of
+BraTS: ET within TC within WT. This module imports numpy only, so that web processes may use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "REGIONS", "REGION_LABELS", "SEQUENCES", "Expert", "ExpertError", "ExpertFailed", "ExpertOutput", "InvalidVolumes",
+    "MissingSequence", "ModelVersion", "Progress", "Prompt", "Volumes", "WeightsMismatch", "WeightsMissing",
+    "labels_from_regions", "nest", "read_model_json", "regions_from_labels", "sha256_of", "verify_weights",
+]
+
+REGIONS: tuple[str, str, str] = ("ET", "TC", "WT")
+"""Nested regions of BraTS, innermost first."""
+REGION_LABELS: Mapping[str, tuple[int, ...]] = {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}
+"""Labels each region is made of: 1 NCR, 2 ED/SNFH, 3 ET."""
+SEQUENCES: tuple[str, str, str, str] = ("T1", "T1c", "T2", "FLAIR")
+"""Channel order of the models in this repository."""
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction done (0..1) and a short phrase for people."""
+
+
+class ExpertError(Exception):
+    """Any reason why an expert gives no answer. The text holds no patient data."""
+
+
+class WeightsMissing(ExpertError):
+    """A file of the model's folder is not there."""
+
+
+class WeightsMismatch(ExpertError):
+    """A file differs from the SHA-256 that model.json pins, or holds more than plain tensors."""
+
+
+class MissingSequence(ExpertError):
+    """A sequence that the model was trained on is absent."""
+
+
+class InvalidVolumes(ExpertError):
+    """Shapes differ, values are not finite, spacing is not positive or the brain mask is empty."""
+
+
+class ExpertFailed(ExpertError):
+    """The model itself failed while predicting."""
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """One study on its reference grid.
+
+    images: sequence name -> (z, y, x) float array of one shape. spacing: (z, y, x) mm. brain_mask: bool, same shape.
+    Raises InvalidVolumes when they do not belong together.
+    """
+
+    images: Mapping[str, NDArray[Any]]
+    spacing: tuple[float, float, float]
+    brain_mask: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise InvalidVolumes("no sequence was given")
+        if self.brain_mask.ndim != 3:
+            raise InvalidVolumes("the brain mask is not three-dimensional")
+        for name, image in self.images.items():
+            if image.shape != self.brain_mask.shape:
+                raise InvalidVolumes(f"{name} has another shape than the brain mask")
+            if not np.isfinite(image).all():
+                raise InvalidVolumes(f"{name} holds values that are not finite")
+        if len(self.spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in self.spacing):
+            raise InvalidVolumes("spacing must be three positive numbers")
+        if not self.brain_mask.any():
+            raise InvalidVolumes("the brain mask is empty")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along (z, y, x)."""
+        z, y, x = self.brain_mask.shape
+        return int(z), int(y), int(x)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A person's hints, in voxel indices (z, y, x) of the reference grid.
+
+    points: (z, y, x, positive). box: ((z0, y0, x0), (z1, y1, x1)) with inclusive corners. region: which one is meant.
+    """
+
+    region: str
+    points: tuple[tuple[int, int, int, bool], ...] = ()
+    box: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """Which weights answered. sha256 is over model.json, which pins every other file of the folder."""
+
+    name: str
+    version: str
+    sha256: str
+    architecture: str
+
+
+@dataclass(frozen=True)
+class ExpertOutput:
+    """Region probabilities on the reference grid.
+
+    probabilities: region -> float16 (z, y, x) in 0..1, nested (ET <= TC <= WT), 0 outside the brain mask.
+    runtime_s: seconds of prediction, loading excluded. device: "cpu", "cuda:0".
+    """
+
+    probabilities: Mapping[str, NDArray[np.float16]]
+    model: ModelVersion
+    runtime_s: float
+    device: str
+    notes: tuple[str, ...] = field(default=())
+
+
+@runtime_checkable
+class Expert(Protocol):
+    """One segmentation model behind one interface."""
+
+    name: str
+
+    def load(self) -> ModelVersion:
+        """Check the weights and load them. Raises WeightsMissing, WeightsMismatch."""
+        ...
+
+    def predict(self, volumes: Volumes, prompt: Prompt | None = None, progress: Progress | None = None) -> ExpertOutput:
+        """Segment one study. Raises MissingSequence, InvalidVolumes, ExpertFailed."""
+        ...
+
+
+def regions_from_labels(labels: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+    """Label map (0, 1 NCR, 2 ED, 3 ET) -> {region: bool mask}."""
+    return {region: np.isin(labels, values) for region, values in REGION_LABELS.items()}
+
+
+def labels_from_regions(masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Nested region masks -> label map (0, 1 NCR, 2 ED, 3 ET), uint8. Inner regions win."""
+    labels = np.zeros(masks["WT"].shape, np.uint8)
+    labels[masks["WT"]] = 2
+    labels[masks["TC"]] = 1
+    labels[masks["ET"]] = 3
+    return labels
+
+
+def nest(probabilities: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None = None) -> dict[str, NDArray[np.float16]]:
+    """Make ET <= TC <= WT by taking the smaller, and 0 outside `mask`.
+
+    The inner region never exceeds the outer: a voxel is no enhancing tumour with more certainty than it is tumour.
+    """
+    out: dict[str, NDArray[np.float16]] = {}
+    outer: NDArray[np.float16] | None = None
+    for region in reversed(REGIONS):
+        p = np.clip(np.asarray(probabilities[region], np.float32), 0.0, 1.0).astype(np.float16)
+        if mask is not None:
+            p = np.where(mask, p, np.float16(0))
+        if outer is not None:
+            p = np.minimum(p, outer)
+        out[region] = outer = p
+    return {region: out[region] for region in REGIONS}
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_model_json(folder: Path) -> dict[str, Any]:
+    """model.json of a weights folder. Raises WeightsMissing when absent or unreadable."""
+    try:
+        data = json.loads((folder / "model.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(f"{folder.name}: model.json is missing or unreadable") from error
+    if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
+        raise WeightsMissing(f"{folder.name}: model.json names no files")
+    return data
+
+
+def verify_weights(folder: Path, pinned_sha256: str | None = None) -> ModelVersion:
+    """Compare every file that model.json names with its SHA-256, and model.json with `pinned_sha256` if given.
+
+    Raises WeightsMissing or WeightsMismatch.
+    """
+    data = read_model_json(folder)
+    own = sha256_of(folder / "model.json")
+    if pinned_sha256 is not None and own != pinned_sha256:
+        raise WeightsMismatch(f"{folder.name}: model.json differs from the pinned SHA-256")
+    root = folder.resolve()
+    for name, expected in data["files"].items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(root):
+            raise WeightsMismatch(f"{folder.name}: model.json names a file outside its folder")
+        if not path.is_file():
+            raise WeightsMissing(f"{folder.name}: {name} is missing")
+        if sha256_of(path) != expected:
+            raise WeightsMismatch(f"{folder.name}: {name} differs from its SHA-256 in model.json")
+    try:
+        return ModelVersion(str(data["name"]), str(data["version"]), own, str(data["architecture"]))
+    except KeyError as error:
+        raise WeightsMissing(f"{folder.name}: model.json lacks {error.args[0]}") from error

@@ -1,0 +1,1 @@
+"""SAM 2 as an expert: it prompts itself from image evidence, or takes a person's box and clicks."""

@@ -1,0 +1,37 @@
+"""Dice and binary cross-entropy over nested regions, with deep supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+__all__ = ["deep_supervision_loss", "dice_bce"]
+
+
+def dice_bce(logits: torch.Tensor, targets: torch.Tensor, smooth: float = 20.0) -> torch.Tensor:
+    """Batch Dice plus BCE, mean over regions. logits, targets: (n, regions, z, y, x).
+
+    Dice is taken over the whole batch, and `smooth` voxels are added above and below: a batch without the region then
+    still pulls false positives down, and a lone false voxel does not cost as much as a missed tumour.
+    """
+    logits = logits.float()
+    dims = (0, *range(2, logits.ndim))
+    p = torch.sigmoid(logits)
+    overlap = (p * targets).sum(dims)
+    dice = (2 * overlap + smooth) / (p.sum(dims) + targets.sum(dims) + smooth)
+    return F.binary_cross_entropy_with_logits(logits, targets) + (1 - dice).mean()
+
+
+def deep_supervision_loss(outputs: Sequence[torch.Tensor], targets: torch.Tensor, levels: int = 3) -> torch.Tensor:
+    """Loss over the first `levels` resolutions, each weighing half of the one above it."""
+    total = targets.new_zeros(())
+    weights = 0.0
+    for level, logits in enumerate(outputs[:levels]):
+        if level:
+            targets = F.avg_pool3d(targets, 2)
+        weight = 0.5**level
+        total = total + weight * dice_bce(logits, targets)
+        weights += weight
+    return total / weights
