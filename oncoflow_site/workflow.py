@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from oncoflow_site.foundation.events import follow, follow_nothing
+from oncoflow_site.foundation.events import follow, nothing_follows
 
 # event: the jobs that follow; each takes the entries of the event's payload that it names as arguments
 FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
@@ -54,4 +54,4 @@ def install() -> None:
     for event in TOLD:
         follow(event, "clinical.tell_staff")
     for event, why in SILENT.items():
-        follow_nothing(event, why)
+        nothing_follows(event, why)
