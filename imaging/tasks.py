@@ -5,9 +5,10 @@ from __future__ import annotations
 from clinical.models import Order
 from imaging import completion, matching
 from imaging.models import Study
+from imaging.tasks_volumes import measure_and_compare, prepare_study
 from oncoflow_site.foundation.jobs import JobContext, job
 
-__all__ = ["complete_study", "match_order_to_study", "release_order"]
+__all__ = ["complete_study", "match_order_to_study", "measure_and_compare", "prepare_study", "release_order"]
 
 
 @job("imaging.complete_study", queue="default")
