@@ -185,7 +185,9 @@ def omi_o23(visit: Visit, control_id: str) -> bytes:
     return ("\r".join(lines) + "\r").encode("utf-8")
 
 
-def document_reference(key: str, person: Person, code: str, display: str, text: str, when: str, system: str) -> dict[str, Any]:
+def document_reference(
+    key: str, person: Person, code: str, display: str, text: str, when: str, system: str
+) -> dict[str, Any]:
     """A FHIR R4 DocumentReference that carries its text."""
     return {
         "resourceType": "DocumentReference",
