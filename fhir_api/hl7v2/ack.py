@@ -6,6 +6,7 @@ short text and the acknowledgement is built again: there is always an answer.
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from hl7apy.core import Message as Hl7apyMessage
 
 from fhir_api.hl7v2.er7 import Delimiters, Er7Error, Segment, charset_codec, escape, unescape
 from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import safe_error_text
 
 __all__ = ["CONDITIONS", "ERROR_CLASS", "Ack", "Fault", "accept_mode", "build_ack", "read_ack"]
+
+logger = logging.getLogger(__name__)
 
 # HL7 table 0357. 1xx are errors, 2xx rejections by the table; the code in MSA-1 follows our policy (see ERROR_CLASS).
 CONDITIONS = {
@@ -117,7 +121,13 @@ def build_ack(code: str, msh: Segment | None, faults: tuple[Fault, ...] = ()) ->
     except Exception:  # hl7apy raises many types; any of them means that an echoed value was unfit
         sides = [_plain(side.split("^")[0], 20) for side in sides]
         values["control_id"] = _plain(values["control_id"], 20)
-        text = _strict(code, version, sides, values, faults)
+        try:
+            text = _strict(code, version, sides, values, faults)
+        except Exception as error:  # an answer that is plain beats a sender left waiting
+            logger.error("ack: built without validation: %s", safe_error_text(error))
+            moment = now().strftime("%Y%m%d%H%M%S+0000")
+            header = ["MSH", "^~\\&", *sides, moment, "", "ACK", uuid.uuid4().hex[:20], values["processing"], version]
+            text = "|".join(header) + f"\rMSA|{code}|{values['control_id'] or '-'}"
     return text.encode(codec, "replace") + b"\r"
 
 
@@ -148,7 +158,8 @@ def _strict(code: str, version: str, sides: list[str], values: dict[str, str], f
     for fault in faults[: 1 if version < "2.5" else 10]:
         condition = fault.condition if fault.condition in CONDITIONS else "207"
         if version < "2.5":
-            message.add_segment("ERR").err_1 = f"{fault.location}^{condition}&{CONDITIONS[condition]}&HL70357"
+            place = "^".join([*fault.location.split("^"), "", ""][:3])
+            message.add_segment("ERR").err_1 = f"{place}^{condition}&{CONDITIONS[condition]}&HL70357"
             continue
         err = message.add_segment("ERR")
         err.err_2 = fault.location

@@ -41,7 +41,7 @@ class Limits:
     connections: int = 64
 
 
-class FrameTooLarge(Exception):  # noqa: N818
+class FrameTooLarge(Exception):
     """A frame passed the limit. ``head`` is its beginning."""
 
     def __init__(self, head: bytes) -> None:
@@ -188,6 +188,12 @@ class MllpServer:
             answer = await loop.run_in_executor(self._pool, self._too_large, error.head)
             writer.write(frame(answer))
             await writer.drain()
+            # Closing while bytes are still coming in resets the connection, and the sender never sees the answer.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    while chunk := await reader.read(1 << 18):
+                        if END in chunk:
+                            break
 
 
 async def _exchange(

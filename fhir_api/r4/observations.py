@@ -1,0 +1,207 @@
+"""Measurements of a report as FHIR Observations. What was not assessed is said so (dataAbsentReason), never guessed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from fhir_api.facts import ReportFacts
+from fhir_api.r4 import codes
+from fhir_api.systems import own
+
+__all__ = ["Links", "observation_id", "observations"]
+
+Resource = dict[str, Any]
+
+
+class Links:
+    """References that every Observation of a report carries."""
+
+    def __init__(self, *, patient: str, study: str, device: str, performer: list[str]) -> None:
+        self.patient = {"reference": patient}
+        self.study = {"reference": study}
+        self.device = {"reference": device} if device else None
+        self.performer = [{"reference": one} for one in performer]
+
+
+def observation_id(facts: ReportFacts, key: str) -> str:
+    """The same for every version of a report, so that a later version updates the Observation it corrects."""
+    return str(uuid.uuid5(uuid.UUID(facts.report_id), f"observation:{key}"))
+
+
+def _absent(reason: str) -> Resource:
+    return {
+        "dataAbsentReason": codes.concept(
+            codes.coding(codes.DATA_ABSENT_REASON, "not-performed", "Not Performed"), text=reason or "not assessed"
+        )
+    }
+
+
+def millilitres(mm3: float | None) -> float | None:
+    """mm3 to mL, to 1 mm3."""
+    return None if mm3 is None else round(float(mm3) / 1000.0, 3)
+
+
+def observations(facts: ReportFacts, links: Links) -> list[Resource]:
+    """Volumes, diameters, change and response, in a fixed order."""
+    findings: Mapping[str, Any] = facts.content.get("findings") or {}
+    comparison: Mapping[str, Any] = facts.content.get("comparison") or {}
+    regions: Mapping[str, Any] = findings.get("regions") or {}
+    made: list[Resource] = []
+    for region in codes.REGION_NAMES:
+        values = regions.get(region) or {}
+        made.append(_volume(facts, links, region, values))
+        if region == "ET" or values.get("longest_axial_diameter_mm") is not None:
+            made.append(_diameters(facts, links, region, values))
+    if comparison.get("prior_study_id"):
+        for region in codes.REGION_NAMES:
+            made.append(_change(facts, links, region, (comparison.get("regions") or {}).get(region) or {}))
+    for lesion in findings.get("lesions") or ():
+        made.append(_lesion(facts, links, lesion))
+    made.append(_response(facts, links, comparison.get("response") or {}))
+    agreement = ((facts.content.get("panel") or {}).get("agreement")) or {}
+    if agreement.get("a") is not None:
+        made.append(_agreement(facts, links, agreement))
+    return made
+
+
+def _base(facts: ReportFacts, links: Links, key: str, code: Resource) -> Resource:
+    resource: Resource = {
+        "resourceType": "Observation",
+        "id": observation_id(facts, key),
+        "identifier": [{"system": own("observation"), "value": f"{facts.report_id}/{key}"}],
+        "status": facts.status,
+        "category": [codes.concept(codes.coding(codes.OBSERVATION_CATEGORY, "imaging", "Imaging"))],
+        "code": code,
+        "subject": links.patient,
+        "effectiveDateTime": facts.performed_at.isoformat(),
+        "issued": facts.issued_at.isoformat(timespec="milliseconds"),
+        "performer": links.performer,
+        "derivedFrom": [links.study],
+    }
+    if links.device:
+        resource["device"] = links.device
+    return resource
+
+
+def _local(code: str, display: str) -> dict[str, str]:
+    return codes.coding(own("code"), code, display)
+
+
+def _volume(facts: ReportFacts, links: Links, region: str, values: Mapping[str, Any]) -> Resource:
+    name = f"{codes.REGION_NAMES[region]} volume"
+    code = codes.concept(
+        _local(f"{region}-volume", name), codes.coding(codes.SNOMED, "118565006", "Volume (property)"), text=name
+    )
+    resource = _base(facts, links, f"{region}-volume", code)
+    volume = millilitres(values.get("volume_mm3"))
+    if volume is None:
+        return resource | _absent(str(values.get("reason") or ""))
+    resource["valueQuantity"] = codes.quantity(volume, "mL")
+    spread = values.get("uncertainty_mm3") or {}
+    if spread.get("low") is not None and spread.get("high") is not None:
+        resource["component"] = [
+            {
+                "code": codes.concept(_local(f"volume-{end}", text), text=f"{text} ({spread.get('method', '')})"),
+                "valueQuantity": codes.quantity(millilitres(spread[end]) or 0.0, "mL"),
+            }
+            for end, text in (("low", "Lowest volume"), ("high", "Highest volume"))
+        ]
+    return resource
+
+
+def _diameters(facts: ReportFacts, links: Links, region: str, values: Mapping[str, Any]) -> Resource:
+    name = f"{codes.REGION_NAMES[region]} axial diameters"
+    code = codes.concept(
+        codes.coding(codes.LOINC, "21889-1", "Size Tumor"), _local(f"{region}-diameters", name), text=name
+    )
+    resource = _base(facts, links, f"{region}-diameters", code)
+    if values.get("longest_axial_diameter_mm") is None:
+        return resource | _absent(str(values.get("reason") or ""))
+    resource["component"] = [
+        {
+            "code": codes.concept(codes.coding(codes.LOINC, loinc, display), text=text),
+            "valueQuantity": codes.quantity(round(float(values[key]), 1), "mm"),
+        }
+        for key, loinc, display, text in (
+            ("longest_axial_diameter_mm", "33728-7", "Size.maximum dimension in Tumor", "Longest axial diameter"),
+            ("perpendicular_diameter_mm", "33729-5", "Size additional dimension in Tumor", "Perpendicular diameter"),
+        )
+        if values.get(key) is not None
+    ]
+    return resource
+
+
+def _change(facts: ReportFacts, links: Links, region: str, values: Mapping[str, Any]) -> Resource:
+    name = f"{codes.REGION_NAMES[region]} change of volume since the prior study"
+    resource = _base(facts, links, f"{region}-change", codes.concept(_local(f"{region}-change", name), text=name))
+    if values.get("change_percent") is None:
+        resource |= _absent(str(values.get("reason") or ""))
+    else:
+        resource["valueQuantity"] = codes.quantity(round(float(values["change_percent"]), 1), "%")
+    resource["derivedFrom"] = [
+        links.study,
+        {"reference": f"urn:uuid:{observation_id(facts, f'{region}-volume')}"},
+    ]
+    prior = millilitres(values.get("prior_mm3"))
+    if prior is not None:
+        text = "Volume in the prior study"
+        resource["component"] = [
+            {
+                "code": codes.concept(_local("prior-volume", text), text=text),
+                "valueQuantity": codes.quantity(prior, "mL"),
+            }
+        ]
+    return resource
+
+
+def _lesion(facts: ReportFacts, links: Links, lesion: Mapping[str, Any]) -> Resource:
+    label = str(lesion.get("id", ""))
+    name = f"Lesion {label}"
+    resource = _base(facts, links, f"lesion-{label}", codes.concept(_local("lesion", "Followed lesion"), text=name))
+    status = str(lesion.get("status", ""))
+    components: list[Resource] = [
+        {
+            "code": codes.concept(_local("lesion-status", "Status of the lesion"), text="Status of the lesion"),
+            "valueCodeableConcept": codes.concept(_local(f"lesion-{status}", status), text=status),
+        }
+    ]
+    for region in codes.REGION_NAMES:
+        volume = millilitres((lesion.get("regions") or {}).get(region))
+        if volume is not None:
+            text = f"{codes.REGION_NAMES[region]} volume of the lesion"
+            components.append(
+                {
+                    "code": codes.concept(_local(f"{region}-volume", text), text=text),
+                    "valueQuantity": codes.quantity(volume, "mL"),
+                }
+            )
+    resource["component"] = components
+    return resource
+
+
+def _response(facts: ReportFacts, links: Links, response: Mapping[str, Any]) -> Resource:
+    code = codes.concept(
+        codes.coding(codes.LOINC, "97509-4", "Cancer disease progression"),
+        text="Response on images alone (RANO 2.0, volumetric)",
+    )
+    resource = _base(facts, links, "response", code)
+    category = str(response.get("category") or "")
+    if category not in codes.RESPONSE:
+        return resource | _absent(str(response.get("reason") or "not assessed"))
+    snomed, display = codes.RESPONSE[category]
+    resource["valueCodeableConcept"] = codes.concept(
+        codes.coding(codes.SNOMED, snomed, display),
+        _local(f"RANO-{category}", codes.RESPONSE_NAMES[category]),
+        text=f"{codes.RESPONSE_NAMES[category]} (imaging only, {response.get('criteria', 'RANO 2.0')})",
+    )
+    resource["method"] = codes.concept(text=str(response.get("criteria") or "RANO 2.0 imaging-only, volumetric"))
+    return resource
+
+
+def _agreement(facts: ReportFacts, links: Links, agreement: Mapping[str, Any]) -> Resource:
+    name = "Agreement of the panel (mean Dice against the consensus, worst region)"
+    resource = _base(facts, links, "agreement", codes.concept(_local("panel-agreement", name), text=name))
+    resource["valueQuantity"] = codes.quantity(round(float(agreement["a"]), 3), "1", "1")
+    return resource

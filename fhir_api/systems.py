@@ -1,0 +1,41 @@
+"""Naming systems: HL7 v2 assigning authorities as FHIR identifier systems, and our own."""
+
+from __future__ import annotations
+
+from django.conf import settings
+
+__all__ = ["authority_of", "own", "patient_system"]
+
+
+def _base() -> str:
+    return str(settings.ONCOFLOW_IDENTIFIER_SYSTEM).rstrip("/")
+
+
+def own(name: str) -> str:
+    """System of identifiers or codes that this installation gives out, e.g. ``report`` or ``code``."""
+    return f"{_base()}/oncoflow/{name}"
+
+
+def patient_system(authority: str, kind: str = "MR") -> str:
+    """FHIR system of a patient number: the configured base, the assigning authority and, but for MR, its type."""
+    tail = "" if kind == "MR" else f"/{kind}"
+    return f"{_base()}/{authority}{tail}"
+
+
+def authority_of(system: str) -> tuple[str, str] | None:
+    """(assigning authority, type) of a patient identifier system; None for one that is not known here.
+
+    The base itself means the hospital's own authority; ``urn:oid:`` is looked up in ONCOFLOW_AUTHORITY_OIDS.
+    """
+    base = _base()
+    if system == base:
+        return str(settings.ONCOFLOW_ASSIGNING_AUTHORITY), "MR"
+    if system.startswith("urn:oid:"):
+        known: dict[str, str] = getattr(settings, "ONCOFLOW_AUTHORITY_OIDS", {})
+        authority = known.get(system.removeprefix("urn:oid:"))
+        return (authority, "MR") if authority else None
+    if system.startswith(f"{base}/"):
+        parts = system[len(base) + 1 :].split("/")
+        if len(parts) <= 2 and all(parts) and parts[0] != "oncoflow":
+            return parts[0], parts[1] if len(parts) == 2 else "MR"
+    return None
