@@ -1,0 +1,196 @@
+"""The storage SCP: who may associate, and one handler for C-STORE that answers after the instance is durable."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from socketserver import BaseServer
+from typing import Any, cast
+
+from django.db import connection
+from pydicom.dataset import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.events import Event
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import ThreadedAssociationServer
+
+from audit import services as audit
+from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
+from imaging.models import DicomPeer, StudySource
+from imaging.receive import ReceiveCache, store_instance
+from oncoflow_site.foundation.errors import safe_error_text
+from oncoflow_site.foundation.request_id import bind_request_id
+
+__all__ = ["TRANSFER_SYNTAXES", "StorageScp"]
+
+logger = logging.getLogger(__name__)
+
+# Explicit little endian first: the first one that a sender proposes too is taken. Deflated is left out on purpose: it
+# would let a small data set unpack without a limit.
+TRANSFER_SYNTAXES = [
+    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
+    "1.2.840.10008.1.2",  # Implicit VR Little Endian
+    "1.2.840.10008.1.2.2",  # Explicit VR Big Endian
+    "1.2.840.10008.1.2.5",  # RLE Lossless
+    "1.2.840.10008.1.2.4.70",  # JPEG Lossless, first-order prediction
+    "1.2.840.10008.1.2.4.57",  # JPEG Lossless
+    "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.91",  # JPEG 2000
+    "1.2.840.10008.1.2.4.50",  # JPEG Baseline
+    "1.2.840.10008.1.2.4.51",  # JPEG Extended
+]
+# A-ASSOCIATE-RJ (PS3.8 Table 9-21): rejected permanently, by the service user, calling AE title not recognised
+STRANGER = (0x01, 0x01, 0x03)
+MAX_ASSOCIATIONS = 16
+MAX_PDU = 1 << 18
+
+
+class StorageScp:
+    """A listening application entity. One thread an association; each has its own database connection.
+
+    :param ae_title: called AE title that senders must use.
+    """
+
+    def __init__(self, ae_title: str) -> None:
+        self.ae = AE(ae_title=ae_title)
+        self.ae.require_called_aet = True
+        self.ae.maximum_associations = MAX_ASSOCIATIONS
+        self.ae.maximum_pdu_size = MAX_PDU
+        self.ae.acse_timeout = 30
+        self.ae.dimse_timeout = 60
+        self.ae.network_timeout = 300
+        self.ae.add_supported_context(Verification)
+        for context in AllStoragePresentationContexts:
+            assert context.abstract_syntax is not None
+            self.ae.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)
+        self._server: ThreadedAssociationServer | None = None
+        self._running = threading.Lock()
+        self._in_handler = 0
+
+    def start(self, host: str, port: int) -> int:
+        """Listen; returns the port (useful where 0 was asked for). :raises OSError: the port is taken."""
+        handlers: list[Any] = [
+            (evt.EVT_REQUESTED, self._requested),
+            (evt.EVT_REJECTED, self._rejected),
+            (evt.EVT_ESTABLISHED, self._established),
+            (evt.EVT_RELEASED, self._ended),
+            (evt.EVT_ABORTED, self._ended),
+            (evt.EVT_C_ECHO, self._echo),
+            (evt.EVT_C_STORE, self._store),
+        ]
+        self._server = cast(
+            ThreadedAssociationServer, self.ae.start_server((host, port), block=False, evt_handlers=handlers)
+        )
+        assert self._server.socket is not None
+        return int(self._server.socket.getsockname()[1])
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """Stop listening, let associations finish what they are storing, then end them."""
+        if self._server is None:
+            return
+        BaseServer.shutdown(self._server)  # no new associations; those that are open go on
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and (self.ae.active_associations or self._in_handler):
+            time.sleep(0.05)
+        self.ae.shutdown()
+        while time.monotonic() < deadline + grace_s and self._in_handler:
+            time.sleep(0.05)
+        self._server = None
+
+    # --- associations
+
+    def _requested(self, event: Event) -> None:
+        """Refuse strangers before any negotiation."""
+        assoc = event.assoc
+        title = str(assoc.requestor.primitive.calling_ae_title).strip()
+        address = str(assoc.requestor.address or "")
+        try:
+            peer = DicomPeer.objects.filter(ae_title=title, active=True).first()
+            if peer is None or (peer.check_host and not _is_host(peer.host, address)):
+                assoc.acse.send_reject(*STRANGER)
+                evt.trigger(assoc, evt.EVT_REJECTED, {})
+                assoc.kill()
+        except Exception as error:  # the database is away: nobody is let in on a guess
+            logger.error("association refused: %s", safe_error_text(error))
+            assoc.acse.send_reject(0x02, 0x03, 0x01)  # transient, presentation, temporary congestion
+            assoc.kill()
+        finally:
+            connection.close()
+
+    def _rejected(self, event: Event) -> None:
+        # The title is a stranger's text: it may be anything, so only what a title may hold is kept.
+        primitive = event.assoc.requestor.primitive
+        title = "".join(char for char in str(primitive.calling_ae_title) if char.isalnum() or char in "_-")[:16]
+        try:
+            with audit.acting_as(audit.Actor.peer(title or "unknown"), source="dicom"):
+                audit.record_refusal("dicom.refuse", action="E", resource="association:refused", detail={"peer": title})
+        except Exception as error:
+            logger.error("a refused association was not recorded: %s", safe_error_text(error))
+        finally:
+            connection.close()
+        logger.warning("association of %s refused", title)
+
+    def _established(self, event: Event) -> None:
+        event.assoc.oncoflow_cache = ReceiveCache()
+
+    def _ended(self, event: Event) -> None:
+        connection.close()  # this thread's
+
+    # --- services
+
+    def _echo(self, event: Event) -> int:
+        return 0x0000
+
+    def _store(self, event: Event) -> int | Any:
+        """One C-STORE: stored, encrypted and committed before 0x0000 goes out."""
+        with self._running:
+            self._in_handler += 1
+        assoc = event.assoc
+        title = str(assoc.requestor.ae_title).strip()
+        cache = getattr(assoc, "oncoflow_cache", None)
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(bind_request_id())
+                stack.enter_context(audit.acting_as(audit.Actor.peer(title), source="dicom"))
+                data = event.encoded_dataset(include_meta=True)
+                stored = store_instance(data, source=StudySource.DICOM, peer=title, cache=cache)
+                if stored.status:
+                    logger.warning("C-STORE of %s refused %04X: %s", title, stored.status, stored.reason)
+                return _answer(stored.status, stored.reason)
+        except MemoryError:
+            return _answer(OUT_OF_RESOURCES, "not enough memory")
+        except Exception as error:  # the sender must learn that it was not stored
+            logger.error("C-STORE of %s failed: %s", title, safe_error_text(error))
+            connection.close()
+            return _answer(OUT_OF_RESOURCES if _is_database(error) else CANNOT_UNDERSTAND, "it could not be stored")
+        finally:
+            with self._running:
+                self._in_handler -= 1
+
+
+def _answer(status: int, reason: str) -> int | Any:
+    """Status with its Error Comment (0000,0902), LO, at most 64 characters."""
+    if status == 0:
+        return 0x0000
+    answer = Dataset()
+    answer.Status = status
+    answer.ErrorComment = reason[:64]
+    return answer
+
+
+def _is_database(error: BaseException) -> bool:
+    return type(error).__module__.startswith("django.db")
+
+
+def _is_host(host: str, address: str) -> bool:
+    if host == address:
+        return True
+    try:
+        return address in {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False

@@ -1,0 +1,107 @@
+"""A real Orthanc with its DICOMweb plugin for tests that need another DICOM node: on free ports, gone afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.peers.postgres import free_port
+
+PROGRAMS = ("Orthanc", "/usr/sbin/Orthanc", "orthanc")
+PLUGINS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc")
+
+
+@dataclass
+class Orthanc:
+    """A running Orthanc.
+
+    :ivar url: its REST address; DICOMweb is at ``<url>/dicom-web/`` where the plugin is installed.
+    """
+
+    url: str
+    dicom_port: int
+    ae_title: str
+    dicomweb: bool
+
+    def upload(self, data: bytes) -> dict[str, Any]:
+        """Store one DICOM file; its answer."""
+        answer = httpx.post(f"{self.url}/instances", content=data, timeout=30)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def add_modality(self, name: str, ae_title: str, host: str, port: int) -> None:
+        """Make another node known to it."""
+        body = {"AET": ae_title, "Host": host, "Port": port}
+        httpx.put(f"{self.url}/modalities/{name}", json=body, timeout=30).raise_for_status()
+
+    def store(self, modality: str, resource: str) -> dict[str, Any]:
+        """C-STORE a study of its own to another node; its answer."""
+        answer = httpx.post(f"{self.url}/modalities/{modality}/store", json={"Resources": [resource]}, timeout=60)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+
+@pytest.fixture(scope="session")
+def orthanc_server() -> Iterator[Orthanc]:
+    """One Orthanc for the session."""
+    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("Orthanc is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="oncoflow-orthanc-"))
+    http, dicom = free_port(), free_port()
+    plugins = sorted({str(path.resolve()) for place in PLUGINS for path in Path(place).glob("libOrthancDicomWeb.so*")})
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "index"),
+        "Plugins": plugins[:1],
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "DicomAet": "ORTHANC",
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAlwaysAllowStore": True,
+        "OverwriteInstances": True,
+        "StorageCompression": False,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log, cwd=folder)
+    url = f"http://127.0.0.1:{http}"
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                httpx.get(f"{url}/system", timeout=2).raise_for_status()
+                break
+            except httpx.HTTPError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail("Orthanc did not start:\n" + (folder / "log").read_text(errors="replace")[-2000:])
+                time.sleep(0.1)
+        yield Orthanc(url, dicom, "ORTHANC", bool(plugins))
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def orthanc(orthanc_server: Orthanc) -> Orthanc:
+    """The Orthanc, emptied for this test."""
+    for study in httpx.get(f"{orthanc_server.url}/studies", timeout=30).json():
+        httpx.delete(f"{orthanc_server.url}/studies/{study}", timeout=30)
+    return orthanc_server
