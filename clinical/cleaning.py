@@ -121,8 +121,8 @@ def _name_patterns(identity: IdentityData) -> set[tuple[str, int]]:
                     patterns.add((r"[\s\-\u00ad]{0,3}".join(re.escape(char) for char in spelling), len(spelling)))
         if len(whole) > 1:  # Smith-Jones, van der Berg: as one piece, however it is joined
             joint = rf"[\s\-{dash}{apostrophe}]{{0,2}}"
-            pieces = [re.escape(_fold(word)[0]) for word in whole]
-            patterns.add((joint.join(pieces), len("".join(whole))))
+            pieces = [piece for word in whole for piece in re.split(f"[{apostrophe}]", word) if piece]
+            patterns.add((joint.join(re.escape(_fold(piece)[0]) for piece in pieces), len("".join(pieces))))
     return patterns
 
 

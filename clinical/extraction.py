@@ -130,7 +130,11 @@ class _Stripper(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._silent:
             return
-        self.parts.append(data if self._pre else re.sub(r"\s+", " ", data))
+        if not self._pre:
+            data = re.sub(r"\s+", " ", data)
+            if self.parts and self.parts[-1][-1:].isspace():
+                data = data.lstrip(" ")
+        self.parts.append(data)
 
 
 def _html(content: bytes, charset: str) -> str:

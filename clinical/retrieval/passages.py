@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-__all__ = ["MAX_BYTES", "Passage", "windows"]
+__all__ = ["MAX_BYTES", "Passage", "trimmed", "windows"]
 
 MAX_BYTES = 600
 SENTENCES = 3
 
 # On bytes: every boundary is ASCII, so that slices between boundaries are whole UTF-8 characters.
-_BOUNDARY = re.compile(rb"(?<=[.!?;:])[\"')\]]{0,2}\s+|\s*\n\s*\n\s*|\n(?=\s*(?:[-*\xe2]|\d{1,2}[.)]\s))")
+_BOUNDARY = re.compile(rb"(?<=[.!?;])[\"')\]]{0,2}\s+|\s*\n\s*\n\s*|\n(?=\s*(?:[-*\xe2]|\d{1,2}[.)]\s))")
 _ABBREVIATION = re.compile(
     rb"(?:^|[\s(])(?:approx|bzw|ca|dr|e\.g|fig|i\.e|inkl|mr|mrs|ms|no|nr|pat|prof|resp|st|vs|z\.b|[a-z])\.$",
     re.IGNORECASE,
@@ -77,7 +77,7 @@ def _cut(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _trimmed(data: bytes, start: int, end: int) -> tuple[int, int] | None:
+def trimmed(data: bytes, start: int, end: int) -> tuple[int, int] | None:
     """Without blanks at both ends and stray punctuation at the first; None where no two words are left."""
     piece = data[start:end]
     start += len(piece) - len(piece.lstrip(_EDGES))
@@ -107,7 +107,7 @@ def windows(data: bytes, removed: Sequence[tuple[int, int, str]] = ()) -> list[t
                 and sentences[last + 1][1] - sentences[first][0] <= MAX_BYTES
             ):
                 last += 1
-            window = _trimmed(data, sentences[first][0], sentences[last][1])
+            window = trimmed(data, sentences[first][0], sentences[last][1])
             if window is not None:
                 out.append(window)
             if last + 1 >= len(sentences):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from collections import defaultdict
@@ -28,6 +29,7 @@ from haystack_integrations.components.embedders.sentence_transformers import (
     SentenceTransformersDocumentEmbedder,
     SentenceTransformersTextEmbedder,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from oncoflow_site.foundation.errors import EngineError, TransientError
 
@@ -39,6 +41,9 @@ __all__ = ["INDEX", "forget_patient", "search"]
 INDEX = "oncoflow-passages"
 # Part of a passage's key: passages cut or embedded differently must not be taken for each other.
 _EDITION = "minilm-l6-v2/1"
+for _name in ("haystack", "sentence_transformers", "elastic_transport"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+disable_progress_bar()
 _lock = threading.Lock()  # one model, one caller at a time
 
 

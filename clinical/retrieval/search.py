@@ -19,7 +19,7 @@ from clinical.cleaning import CleanedText, clean
 from clinical.documents import read_text
 from clinical.models import ClinicalDocument, DocumentState, Patient
 from clinical.registry import current_patient, identity_for_cleaning
-from clinical.retrieval.passages import Passage, windows
+from clinical.retrieval.passages import Passage, trimmed, windows
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = ["ReadDocument", "forget", "retrieve"]
@@ -103,6 +103,20 @@ def retrieve(patient: Patient, queries: Sequence[str], *, top_k: int = 6) -> lis
     return found
 
 
+def _not_yet_told(document: ReadDocument, start: int, end: int, told: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """The longest part of the bytes that no better passage has told already; None where nothing worth it is left."""
+    parts = [(start, end)]
+    for low, high in told:
+        parts = [
+            piece
+            for begin, finish in parts
+            for piece in ((begin, min(finish, low)), (max(begin, high), finish))
+            if piece[0] < piece[1]
+        ]
+    whole = [piece for part in parts if (piece := trimmed(document.data, *part)) is not None]
+    return max(whole, key=lambda piece: piece[1] - piece[0], default=None)
+
+
 def _checked(
     hits: Sequence[tuple[str, int, int, float]], documents: dict[UUID, ReadDocument], top_k: int
 ) -> list[Passage]:
@@ -111,8 +125,12 @@ def _checked(
         document = documents.get(UUID(key))
         if document is None or not document.citable(start, end):
             continue
-        if any(one.document_id == document.row.pk and one.start < end and start < one.end for one in out):
+        rest = _not_yet_told(
+            document, start, end, [(one.start, one.end) for one in out if one.document_id == document.row.pk]
+        )
+        if rest is None:
             continue
+        start, end = rest
         out.append(
             Passage(
                 document_id=document.row.pk,

@@ -13,8 +13,12 @@ declare_code("test.act", "A test acted")
 
 UPDATE = "UPDATE audit_auditrow SET event = 'other.event'"
 DELETE = "DELETE FROM audit_auditrow"
-_COLUMNS = "id, recorded, actor_type, actor_id, actor_role, action, event, resource, outcome, request_id, source, detail"
-_REPLACED = f"SELECT id, recorded, actor_type, 'forged', actor_role, {_COLUMNS.split('actor_role, ')[1]} FROM audit_auditrow"
+_COLUMNS = (
+    "id, recorded, actor_type, actor_id, actor_role, action, event, resource, outcome, request_id, source, detail"
+)
+_REPLACED = (
+    f"SELECT id, recorded, actor_type, 'forged', actor_role, {_COLUMNS.split('actor_role, ')[1]} FROM audit_auditrow"
+)
 
 ATTACKS = {
     "update": {"sqlite": UPDATE, "postgresql": UPDATE},

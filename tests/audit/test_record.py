@@ -23,7 +23,9 @@ declare_code("test.act", "A test acted")
 def test_a_row_says_who_did_what_to_which_record() -> None:
     patient = uuid.uuid4()
     with bind_request_id("request-0001"), acting_as(Actor("user", "u1", "radiologist"), source="web"):
-        row = record("test.act", action="U", resource="study:1", patient_id=str(patient), detail={"n": 3, "ids": [patient]})
+        row = record(
+            "test.act", action="U", resource="study:1", patient_id=str(patient), detail={"n": 3, "ids": [patient]}
+        )
     row.refresh_from_db()
     assert (row.actor_type, row.actor_id, row.actor_role) == ("user", "u1", "radiologist")
     assert (row.action, row.event, row.resource, row.patient) == ("U", "test.act", "study:1", patient)

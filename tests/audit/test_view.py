@@ -97,7 +97,7 @@ def test_a_person_is_named_to_what_is_recorded_while_they_ask() -> None:
 
 
 def test_login_and_failed_login_are_recorded_without_the_name_typed() -> None:
-    get_user_model().objects.create_user(username="ann", password="a long enough word", role="clinician")  # noqa: S106
+    get_user_model().objects.create_user(username="ann", password="a long enough word", role="clinician")
     client = Client()
     assert not client.login(username="my patient Smith", password="x")
     assert client.login(username="ann", password="a long enough word")

@@ -8,8 +8,16 @@ import pytest
 from django.core.exceptions import PermissionDenied
 
 from audit.models import AuditRow
-from clinical.access import assign, break_glass, lapsed, patients_for, require_patient, sync_permission, unassign
-from clinical.access import user_can_see
+from clinical.access import (
+    assign,
+    break_glass,
+    lapsed,
+    patients_for,
+    require_patient,
+    sync_permission,
+    unassign,
+    user_can_see,
+)
 from clinical.models import CareAssignment, Notice, PatientUserPermission
 from clinical.roles import CAPABILITIES, ROLE_CAPABILITIES, Role, can
 from oncoflow_site.foundation.clock import now
@@ -86,7 +94,9 @@ def test_assigning_twice_keeps_one_and_unassigning_ends_it(make_user, make_patie
     assert unassign(user, patient, by=None) == 0
     assert not user_can_see(user, patient)
     assert not PatientUserPermission.objects.exists()
-    assert list(AuditRow.objects.filter(event__startswith="patient.").values_list("event", flat=True).order_by("id")) == [
+    assert list(
+        AuditRow.objects.filter(event__startswith="patient.").values_list("event", flat=True).order_by("id")
+    ) == [
         "patient.register",
         "patient.assign",
         "patient.assign",

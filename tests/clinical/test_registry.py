@@ -49,7 +49,10 @@ def test_nothing_in_the_database_or_the_record_names_the_patient() -> None:
         for table in connection.introspection.table_names(cursor):
             cursor.execute(f'SELECT * FROM "{table}"')
             for row in cursor.fetchall():
-                text += " ".join(bytes(cell).decode("latin-1") if isinstance(cell, (bytes, memoryview)) else str(cell) for cell in row)
+                text += " ".join(
+                    bytes(cell).decode("latin-1") if isinstance(cell, (bytes, memoryview)) else str(cell)
+                    for cell in row
+                )
     for secret in ("Zwiebelsturm", "ZWIEBELSTURM", "Ottokar", "998877", "1961-03-07"):
         assert secret not in text
 
