@@ -64,15 +64,15 @@ class PermanentError(EngineError):
         self.code = code
 
 
-class LostLease(EngineError):  # noqa: N818
+class LostLease(EngineError):
     """This attempt no longer holds its job: another attempt has it, or it was cancelled. Nothing was written."""
 
 
-class IllegalMove(EngineError):  # noqa: N818
+class IllegalMove(EngineError):
     """A state machine was asked for a move that its table does not have."""
 
 
-class KeyDestroyed(PermanentError):  # noqa: N818
+class KeyDestroyed(PermanentError):
     """The subject's data key was destroyed on purpose; what it encrypted cannot be read any more."""
 
 

@@ -59,7 +59,7 @@ def _try(name: str, check: Callable[[], str]) -> Check:
         return Check(name, False, safe_error_text(error) if not isinstance(error, _NotReady) else str(error))
 
 
-class _NotReady(Exception):  # noqa: N818
+class _NotReady(Exception):
     pass
 
 

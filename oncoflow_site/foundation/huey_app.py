@@ -10,9 +10,12 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from django.conf import settings
-from huey import Huey, PriorityRedisHuey, SqliteHuey  # noqa: TID251  (the one place)
+
+if TYPE_CHECKING:
+    from huey import Huey  # noqa: TID251
 
 __all__ = ["QUEUES", "pending", "queue", "set_runner", "wake"]
 
@@ -29,6 +32,9 @@ def set_runner(runner: Callable[[str], object]) -> None:
 
 @cache
 def _build(name: str, pid: int) -> tuple[Huey, Callable[..., object]]:
+    # Imported late: it pulls in every broker's client, which takes longer than the rest of a command's start.
+    from huey import PriorityRedisHuey, SqliteHuey  # noqa: TID251  (the one place)
+
     redis_url = getattr(settings, "REDIS_URL", "") or os.environ.get("REDIS_URL", "")
     huey: Huey
     if redis_url:

@@ -60,7 +60,7 @@ _lock = threading.Lock()
 _loaded: tuple[object, _Master] | None = None
 
 
-class KeysetMissing(EngineError):  # noqa: N818
+class KeysetMissing(EngineError):
     """The master keyset is not where it should be, or cannot be read."""
 
 

@@ -57,11 +57,11 @@ _MAGIC = b"OFO1"
 _SPOOL = 8 * 1024 * 1024
 
 
-class ObjectMissing(EngineError):  # noqa: N818
+class ObjectMissing(EngineError):
     """The row is there, its bytes are not."""
 
 
-class ObjectDamaged(EngineError):  # noqa: N818
+class ObjectDamaged(EngineError):
     """The stored bytes are not what was put there."""
 
 

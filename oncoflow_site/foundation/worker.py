@@ -58,13 +58,14 @@ def _keep_house(queue: str, worker: str, stop: threading.Event, every_s: float) 
     connections.close_all()
 
 
-def serve(queue: str, *, threads: int | None = None, shutdown_timeout_s: float = 8.0) -> int:
+def serve(queue: str, *, threads: int | None = None) -> int:
     """Work on ``queue`` until SIGTERM or SIGINT; returns the exit status.
 
-    On a signal no new job is taken; running ones get ``shutdown_timeout_s`` to end, after which they are handed back
+    On a signal no new job is taken; running ones get eight seconds to end, after which they are handed back
     (the attempt not counted) and the process ends.
     """
     every_s = float(getattr(settings, "ONCOFLOW_REAP_SECONDS", 5.0))
+    shutdown_s = float(getattr(settings, "ONCOFLOW_SHUTDOWN_SECONDS", 8.0))
     worker = f"{socket.gethostname()[:80]}:{os.getpid()}:{queue}"
     stop = threading.Event()
     leases.start(stop)
@@ -77,7 +78,7 @@ def serve(queue: str, *, threads: int | None = None, shutdown_timeout_s: float =
         initial_delay=0.05,
         max_delay=0.5,
         graceful_signal="TERM",
-        shutdown_timeout=shutdown_timeout_s,
+        shutdown_timeout=shutdown_s,
     )
     logger.info("worker %s started", worker)
     consumer.run()

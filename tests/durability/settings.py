@@ -11,6 +11,7 @@ INSTALLED_APPS = [
     "django.contrib.auth",
 ]
 AUTH_USER_MODEL = "auth.User"
+ONCOFLOW_SHUTDOWN_SECONDS = 2.0
 MIDDLEWARE: list[str] = []
 ROOT_URLCONF = ""
 ONCOFLOW_REAP_SECONDS = 0.3

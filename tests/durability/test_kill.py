@@ -7,6 +7,7 @@ the peer knows it by its key.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -14,44 +15,44 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECK = """
-import django, json
-django.setup()
-from collections import Counter
-from oncoflow_site.foundation import objects
-from oncoflow_site.foundation.models import Delivery, Event, Job, StoredObject
-from tests.durability.effects.models import Effect
-print(json.dumps({
-    "jobs": dict(Counter(f"{k} {s}" for k, s in Job.objects.values_list("kind", "state"))),
-    "open": Job.objects.filter(state__in=["waiting", "running"]).count(),
-    "effects": dict(Counter(f"{e.stage} {e.name}" for e in Effect.objects.all())),
-    "made": Event.objects.filter(kind="effects.made").count(),
-    "done": Event.objects.filter(kind="delivery.done").count(),
-    "deliveries": dict(Counter(Delivery.objects.values_list("state", flat=True))),
-    "unreadable": sum(objects.get(o).decode() == "" for o in StoredObject.objects.all()),
-    "objects": StoredObject.objects.filter(kind="effect").count(),
-}))
-"""
 
 
-@dataclass
 class Site:
-    """One installation in a folder of its own."""
+    """One installation in a folder of its own, and a process inside it that does what the test says."""
 
-    folder: Path
-    environment: dict[str, str]
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder, self.environment = folder, environment
+        self.peer = folder / "peer.txt"
+        with (folder / "log").open("ab") as log:
+            self.helper = subprocess.Popen(
+                [sys.executable, "-m", "tests.durability.helper"],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.tell("prepare")
 
-    @property
-    def peer(self) -> Path:
-        return self.folder / "peer.txt"
+    def tell(self, command: str, *arguments: object) -> Any:
+        assert self.helper.stdin is not None
+        assert self.helper.stdout is not None
+        self.helper.stdin.write(json.dumps([command, arguments]) + "\n")
+        self.helper.stdin.flush()
+        answer = self.helper.stdout.readline()
+        assert answer, (self.folder / "log").read_text(errors="replace")[-3000:]
+        return json.loads(answer)
+
+    def look(self) -> dict[str, Any]:
+        return dict(self.tell("look"))
 
     def start(self, *arguments: str, failpoint: str = "") -> subprocess.Popen[bytes]:
         environment = self.environment | {"ONCOFLOW_FAILPOINT": failpoint}
@@ -63,28 +64,17 @@ class Site:
     def worker(self, queue: str, failpoint: str = "") -> subprocess.Popen[bytes]:
         return self.start("-m", "django", "work", "--queue", queue, failpoint=failpoint)
 
-    def produce(self, lane: str, first: int, last: int, failpoint: str = "") -> int:
-        return self.start("-m", "tests.durability.produce", lane, str(first), str(last), failpoint=failpoint).wait(60)
-
-    def look(self) -> dict[str, object]:
-        import json
-
-        text = subprocess.run(
-            [sys.executable, "-c", CHECK], cwd=ROOT, env=self.environment, check=True, capture_output=True, text=True
-        ).stdout
-        return dict(json.loads(text))
-
-    def settle(self, jobs: int, seconds: float = 60.0) -> dict[str, object]:
-        """Wait until ``jobs`` items have gone all the way."""
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 90.0) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
-        while True:
-            found = self.look()
-            if found["done"] == jobs and not found["open"]:
-                return found
+        while not condition(found := self.look()):
             if time.monotonic() > deadline:
-                log = (self.folder / "log").read_text(errors="replace")[-3000:]
-                pytest.fail(f"not settled: {found}\n{log}")
-            time.sleep(0.3)
+                pytest.fail(f"it did not happen: {found}\n" + (self.folder / "log").read_text(errors="replace")[-3000:])
+            time.sleep(0.2)
+        return found
+
+    def settle(self, items: int) -> dict[str, Any]:
+        """Wait until ``items`` have gone all the way."""
+        return self.wait_for(lambda found: found["done"] == items and not found["open"])
 
 
 def stop(*workers: subprocess.Popen[bytes]) -> None:
@@ -116,15 +106,13 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         environment["DATABASE_URL"] = request.getfixturevalue("postgres_url")
         environment["REDIS_URL"] = request.getfixturevalue("redis_url")
     one = Site(tmp_path, environment)
-    for command in (["migrate", "--run-syncdb", "-v0"], ["init_keys", "-v0"]):
-        subprocess.run(
-            [sys.executable, "-m", "django", *command], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL
-        )
     yield one
+    one.helper.kill()
+    one.helper.wait()
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-def assert_whole(site: Site, found: dict[str, object], names: list[str]) -> None:
+def assert_whole(site: Site, found: dict[str, Any], names: list[str]) -> None:
     count = len(names)
     assert found["effects"] == {f"{stage} {name}": 1 for stage in ("make", "follow") for name in names}
     assert found["made"] == count
@@ -133,7 +121,6 @@ def assert_whole(site: Site, found: dict[str, object], names: list[str]) -> None
     assert found["objects"] == count
     assert found["unreadable"] == 0
     jobs = found["jobs"]
-    assert isinstance(jobs, dict)
     assert set(jobs) == {"effects.make done", "effects.follow done", "foundation.deliver done"}
     assert jobs["effects.make done"] == jobs["effects.follow done"] == count
     arrivals = [line.split() for line in site.peer.read_text().splitlines()]
@@ -166,28 +153,29 @@ BOUNDARIES = [
 
 def test_killed_at_every_boundary(site: Site) -> None:
     """One worker after the other dies at the next boundary; a sound pair then finishes what is left."""
-    number = 0
-    for queue, failpoint in BOUNDARIES:
-        assert site.produce("a", number, number + 2) == 0
-        number += 2
-        others = [site.worker("default")] if queue == "delivery" else []
-        victim = site.worker(queue, failpoint)
-        try:
-            assert victim.wait(30) == -signal.SIGKILL, f"{failpoint} was not passed"
-        finally:
-            victim.kill()
-            stop(*others)
-    workers = [site.worker("default"), site.worker("delivery")]
+    count = 2 * len(BOUNDARIES)
+    site.tell("produce", "a", 0, count)
+    others = []
     try:
-        found = site.settle(number)
+        for queue, failpoint in BOUNDARIES:
+            if queue == "delivery" and not others:
+                others.append(site.worker("default"))
+            victim = site.worker(queue, failpoint)
+            try:
+                assert victim.wait(60) == -signal.SIGKILL, f"{failpoint} was not passed"
+            finally:
+                victim.kill()
+        others.append(site.worker("delivery"))
+        found = site.settle(count)
     finally:
-        stop(*workers)
-    assert_whole(site, found, [f"a{n:03d}" for n in range(number)])
+        stop(*others)
+    assert_whole(site, found, [f"a{n:03d}" for n in range(count)])
 
 
 def test_a_producer_killed_between_commit_and_wake_up(site: Site) -> None:
-    """The row is committed, nobody was told: the reaper finds it. The transaction that was cut off leaves nothing."""
-    assert site.produce("a", 0, 5, failpoint="jobs.before_wake:3") == -signal.SIGKILL
+    """The row is committed, nobody was told: the reaper finds it. What was not committed is not there."""
+    producer = site.start("-m", "tests.durability.helper", "a", "0", "5", failpoint="jobs.before_wake:3")
+    assert producer.wait(60) == -signal.SIGKILL
     workers = [site.worker("default"), site.worker("delivery")]
     try:
         found = site.settle(3)
@@ -197,18 +185,20 @@ def test_a_producer_killed_between_commit_and_wake_up(site: Site) -> None:
 
 
 def test_killed_at_random_times(site: Site) -> None:
-    """Two workers a queue, one of them killed every moment while three lanes are worked on."""
+    """A worker for each queue, one of them killed every moment while three lanes are worked on."""
     seed = random.randrange(1 << 30)
     print("seed", seed)
     dice = random.Random(seed)
+    names = [f"{lane}{n:03d}" for lane in "abc" for n in range(30)]
     for lane in "abc":
-        assert site.produce(lane, 0, 8) == 0
-    names = [f"{lane}{n:03d}" for lane in "abc" for n in range(8)]
+        site.tell("produce", lane, 0, 30)
     workers = [site.worker("default"), site.worker("delivery")]
     try:
         for _ in range(8):
-            # A worker needs most of a second to start: let it get somewhere before it dies.
-            time.sleep(dice.uniform(0.5, 1.6))
+            # A worker takes a second or several to start: wait until there is something to interrupt.
+            before = site.look()
+            site.wait_for(lambda found, before=before: found != before)  # type: ignore[misc]
+            time.sleep(dice.uniform(0.0, 0.5))
             at = dice.randrange(len(workers))
             workers[at].kill()
             workers[at].wait()
@@ -221,44 +211,27 @@ def test_killed_at_random_times(site: Site) -> None:
 
 def test_a_hung_job_ends_its_worker_and_is_done_by_the_next(site: Site) -> None:
     """The heartbeat of a hanging job lives; only its progress deadline can end it."""
-    enqueue = (
-        "import django; django.setup()\nfrom oncoflow_site.foundation import jobs\n"
-        "jobs.enqueue('effects.hang', subject='s', key='hang', kwargs={})"
-    )
-    assert site.start("-c", enqueue).wait(30) == 0
-    worker = site.worker("default")
-    assert worker.wait(30) == 75
+    site.tell("enqueue", "effects.hang")
+    assert site.worker("default").wait(60) == 75
     second = site.worker("default")
     try:
-        deadline = time.monotonic() + 20
-        while site.look()["jobs"] != {"effects.hang done": 1}:
-            assert time.monotonic() < deadline
-            time.sleep(0.3)
+        site.wait_for(lambda found: found["jobs"] == {"effects.hang done": 1})
     finally:
         stop(second)
 
 
 def test_a_stopping_worker_hands_its_job_back(site: Site) -> None:
     """SIGTERM during a long job: the worker ends in time, the attempt is not counted, another worker takes over."""
-    enqueue = (
-        "import django; django.setup()\nfrom oncoflow_site.foundation import jobs\n"
-        "jobs.enqueue('effects.long', subject='s', key='long', kwargs={})"
-    )
-    assert site.start("-c", enqueue).wait(30) == 0
+    site.tell("enqueue", "effects.long")
     worker = site.worker("default")
-    deadline = time.monotonic() + 20
-    while site.look()["jobs"] != {"effects.long running": 1}:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    site.wait_for(lambda found: found["jobs"] == {"effects.long running": 1})
     started = time.monotonic()
     worker.terminate()
-    assert worker.wait(20) == 0
-    assert time.monotonic() - started < 11
+    assert worker.wait(30) == 0
+    assert time.monotonic() - started < 15
     assert site.look()["jobs"] == {"effects.long waiting": 1}
     second = site.worker("default")
     try:
-        while Counter(site.look()["jobs"]) != Counter({"effects.long done": 1}):  # type: ignore[arg-type]
-            assert time.monotonic() - started < 60
-            time.sleep(0.3)
+        site.wait_for(lambda found: found["jobs"] == {"effects.long done": 1})
     finally:
         stop(second)
