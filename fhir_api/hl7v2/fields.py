@@ -43,7 +43,7 @@ def timestamp(text: str) -> datetime | None:
     if not match:
         return None
     year, month, day, hour, minute, second, offset = match.groups()
-    zone: ZoneInfo | timezone = ZoneInfo(settings.TIME_ZONE)
+    zone: ZoneInfo | timezone = ZoneInfo(settings.TIME_ZONE or "UTC")
     try:
         if offset:
             hours, minutes = int(offset[1:3]), int(offset[3:5])

@@ -1,0 +1,250 @@
+r"""A report version as ORU^R01 (HL7 v2.5.1 section 7.3.1), built and strictly validated by hl7apy.
+
+Line ends inside TX are repetitions (``~``), which every receiver reads; hl7apy would double the escapes of ``\.br\``. The
+same version gives the same bytes for the same endpoint, MSH-10 included, so that a receiver recognises a repetition.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.core import Message as Hl7apyMessage
+from hl7apy.parser import parse_segment
+
+from fhir_api.facts import ReportFacts, read_facts
+from fhir_api.hl7v2.er7 import charset_codec, escape
+from fhir_api.models import Endpoint
+from fhir_api.r4.codes import REGION_NAMES, RESPONSE, RESPONSE_NAMES
+from fhir_api.r4.observations import millilitres
+from oncoflow_site.foundation.errors import PermanentError
+from reports.models import ReportVersion
+
+__all__ = ["build_oru", "control_id", "report_oru"]
+
+_STATUS = {"preliminary": "P", "final": "F", "amended": "C"}
+_LOINC_CODE = "24587-8^MR Brain WO and W contrast IV^LN"
+
+# hl7apy limits ED.5 to 199 characters (its tables type it ST); base64 holds no delimiter, so it goes in afterwards.
+_PDF_PLACE = "PDF5f0c2b7e6d"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One OBX: value type, OBX-3, OBX-4, escaped OBX-5, OBX-6, and why there is no value."""
+
+    kind: str
+    code: str
+    sub_id: str
+    value: str
+    unit: str = ""
+    absent: str = ""
+
+
+def control_id(version_id: str, endpoint_id: str) -> str:
+    """MSH-10, 20 characters: the same each time this version goes to this endpoint."""
+    return uuid.uuid5(uuid.UUID(version_id), endpoint_id).hex[:20]
+
+
+def report_oru(version: ReportVersion, endpoint: Endpoint) -> bytes:
+    """The message of an issued version for ``endpoint``, without frame characters. Identity is revealed, on the record.
+
+    Raises `PermanentError` for a version that was not issued, or contents that do not make a valid message.
+    """
+    return build_oru(read_facts(version), endpoint)
+
+
+def build_oru(facts: ReportFacts, endpoint: Endpoint) -> bytes:
+    """`report_oru` without the database."""
+    settings: Mapping[str, Any] = endpoint.capabilities or {}
+    charset = str(settings.get("charset") or "UNICODE UTF-8")
+    try:
+        message = _build(facts, endpoint, settings, charset)
+        message.validate()
+    except PermanentError:
+        raise
+    except Exception as error:  # hl7apy's messages quote the value, which may be a name
+        raise PermanentError(f"the report does not make a valid ORU^R01 ({type(error).__name__})") from None
+    text = message.to_er7().rstrip("\r") + "\r"
+    head, place, tail = text.rpartition(_PDF_PLACE)
+    if not place:
+        raise PermanentError("the ORU^R01 has no place for the PDF")
+    text = f"{head}{base64.b64encode(facts.pdf).decode('ascii')}{tail}"
+    return text.encode(charset_codec(charset) or "ascii", "replace")
+
+
+def _ts(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y%m%d%H%M%S+0000")
+
+
+def _build(facts: ReportFacts, endpoint: Endpoint, settings: Mapping[str, Any], charset: str) -> Hl7apyMessage:
+    echo = facts.order.echo if facts.order else {}
+    message = Hl7apyMessage("ORU_R01", version="2.5.1", validation_level=VALIDATION_LEVEL.STRICT)
+    msh = message.msh
+    msh.msh_3 = escape(str(settings.get("sending_application") or "ONCOFLOW"))
+    msh.msh_4 = escape(str(settings.get("sending_facility") or facts.authority))
+    receiver = [
+        escape(str(settings[name])) if settings.get(name) else echo.get(field, "")
+        for name, field in (("receiving_application", "MSH-3"), ("receiving_facility", "MSH-4"))
+    ]
+    if receiver[0]:
+        msh.msh_5 = receiver[0]
+    if receiver[1]:
+        msh.msh_6 = receiver[1]
+    msh.msh_7 = _ts(facts.issued_at)
+    msh.msh_9 = "ORU^R01^ORU_R01"
+    msh.msh_10 = control_id(facts.version_id, str(endpoint.id))
+    msh.msh_11 = str(settings.get("processing_id") or "P")
+    msh.msh_12 = "2.5.1"
+    msh.msh_18 = charset
+    result = message.add_group("ORU_R01_PATIENT_RESULT")
+    _pid(result.add_group("ORU_R01_PATIENT").add_segment("PID"), facts, echo)
+    order = result.add_group("ORU_R01_ORDER_OBSERVATION")
+    placer, filler = _numbers(facts, echo)
+    orc = order.add_segment("ORC")
+    orc.orc_1 = "RE"
+    if placer:
+        orc.orc_2 = placer
+    orc.orc_3 = filler
+    _obr(order.add_segment("OBR"), facts, echo, placer, filler)
+    status = _STATUS[facts.status]
+    for number, row in enumerate(_rows(facts), start=1):
+        group = order.add_group("ORU_R01_OBSERVATION")
+        # X: results cannot be obtained for this observation (table 0085).
+        fields = {
+            1: str(number),
+            2: row.kind,
+            3: row.code,
+            4: escape(row.sub_id),
+            5: row.value,
+            6: row.unit,
+            11: "X" if row.absent else status,
+            14: _ts(facts.performed_at),
+        }
+        line = "|".join(["OBX", *(fields.get(position, "") for position in range(1, 15))])
+        # OBX-5 has the type that OBX-2 names; hl7apy knows that only of a segment it has parsed.
+        group.add(parse_segment(line, version="2.5.1", validation_level=VALIDATION_LEVEL.STRICT))
+        if row.absent:
+            note = group.add_segment("NTE")
+            note.nte_1 = "1"
+            note.nte_3 = escape(row.absent)
+    return message
+
+
+def _pid(pid: Any, facts: ReportFacts, echo: Mapping[str, str]) -> None:
+    identity = facts.identity
+    numbers = sorted(identity.identifiers, key=lambda one: (one.kind != "MR", one.authority != facts.authority))
+    own = "~".join(f"{escape(one.value)}^^^{escape(one.authority)}^{escape(one.kind)}" for one in numbers)
+    pid.pid_1 = "1"
+    pid.pid_3 = echo.get("PID-3") or own or f"{facts.pseudonym}^^^ONCOFLOW^PI"
+    pid.pid_5 = f"{escape(identity.family)}^{escape(identity.given)}".rstrip("^") or "^"
+    if identity.birth_date:
+        pid.pid_7 = identity.birth_date.strftime("%Y%m%d")
+    pid.pid_8 = identity.sex
+
+
+def _numbers(facts: ReportFacts, echo: Mapping[str, str]) -> tuple[str, str]:
+    """ORC-2/OBR-2 and ORC-3/OBR-3 exactly as the order had them; the filler number is our report's where it had none."""
+    order = facts.order
+    placer = echo.get("OBR-2") or echo.get("ORC-2", "")
+    filler = echo.get("OBR-3") or echo.get("ORC-3", "")
+    if order is not None:
+        placer = placer or f"{escape(order.placer_number)}^{escape(order.placer_authority)}".rstrip("^")
+        filler = filler or f"{escape(order.filler_number)}^{escape(order.filler_authority)}".rstrip("^")
+    # EI of at most 22 characters in v2.5.1; the last 12 digits of the id are its random part.
+    return placer, filler or f"{facts.report_id[-12:].upper()}^ONCOFLOW"
+
+
+def _obr(obr: Any, facts: ReportFacts, echo: Mapping[str, str], placer: str, filler: str) -> None:
+    obr.obr_1 = "1"
+    if placer:
+        obr.obr_2 = placer
+    obr.obr_3 = filler
+    ordered = echo.get("OBR-4", "")
+    if not ordered and facts.code[0]:
+        ordered = f"{escape(facts.code[0])}^{escape(facts.code[1])}^L"
+    parts = ordered.split("~")[0].split("^")
+    if not ordered:
+        obr.obr_4 = _LOINC_CODE
+    elif len(parts) > 3 or "24587-8" in parts:
+        obr.obr_4 = "^".join(parts[:6])
+    else:
+        obr.obr_4 = "^".join([*parts, "", ""][:3]) + f"^{_LOINC_CODE}"
+    obr.obr_7 = _ts(facts.performed_at)
+    if facts.order is not None and facts.order.accession:
+        obr.obr_18 = echo.get("OBR-18") or escape(facts.order.accession)
+    obr.obr_22 = _ts(facts.issued_at)
+    obr.obr_24 = "RAD"
+    obr.obr_25 = _STATUS[facts.status]
+    if facts.signer:
+        obr.obr_32 = f"{escape(facts.signer[0])}&{escape(facts.signer[1])}"
+
+
+def _lines(text: str) -> str:
+    return "~".join(escape(line) for line in text.splitlines() if line.strip())
+
+
+def _rows(facts: ReportFacts) -> Iterator[_Row]:
+    findings: Mapping[str, Any] = facts.content.get("findings") or {}
+    comparison: Mapping[str, Any] = facts.content.get("comparison") or {}
+    regions: Mapping[str, Any] = findings.get("regions") or {}
+    for region, name in REGION_NAMES.items():
+        values = regions.get(region) or {}
+        reason = str(values.get("reason") or "not assessed")
+        volume = millilitres(values.get("volume_mm3"))
+        yield _number(f"{region}-volume^{name} volume^L", region, volume, "mL^mL^UCUM", reason)
+        if region == "ET" or values.get("longest_axial_diameter_mm") is not None:
+            for key, code in (
+                ("longest_axial_diameter_mm", "33728-7^Size.maximum dimension in Tumor^LN"),
+                ("perpendicular_diameter_mm", "33729-5^Size additional dimension in Tumor^LN"),
+            ):
+                value = values.get(key)
+                yield _number(code, region, None if value is None else round(value, 1), "mm^mm^UCUM", reason)
+    if comparison.get("prior_study_id"):
+        for region, name in REGION_NAMES.items():
+            values = (comparison.get("regions") or {}).get(region) or {}
+            change = values.get("change_percent")
+            yield _number(
+                f"{region}-change^{name} change of volume since the prior study^L",
+                region,
+                None if change is None else round(change, 1),
+                "%^%^UCUM",
+                str(values.get("reason") or "not assessed"),
+            )
+    for lesion in findings.get("lesions") or ():
+        label = str(lesion.get("id", ""))
+        for region, mm3 in (lesion.get("regions") or {}).items():
+            if mm3 is not None and region in REGION_NAMES:
+                code = f"lesion-{region}-volume^{REGION_NAMES[region]} volume of the lesion^L"
+                yield _number(code, label, millilitres(mm3), "mL^mL^UCUM", "")
+        yield _Row("ST", "lesion-status^Status of the lesion^L", label, escape(str(lesion.get("status", ""))))
+    yield _response(comparison.get("response") or {})
+    impression = str(facts.content.get("impression") or "")
+    warning = ["DEMO: simulated patient, models trained on simulated patients."] if facts.demo else []
+    if facts.status == "preliminary":
+        warning.append("PRELIMINARY: made by models, not read by a radiologist.")
+    text = _lines("\n".join([*warning, impression]))
+    yield _Row("TX", "19005-8^Radiology Imaging study [Impression]^LN", "", text)
+    narrative = [str(one.get("text", "")) for one in facts.content.get("narrative") or ()]
+    narrative.append(str(facts.content.get("disclaimer") or ""))
+    yield _Row("TX", "18782-3^Radiology Study observation^LN", "", _lines("\n".join(narrative)))
+    yield _Row("ED", "68604-8^Radiology Diagnostic study note^LN", "", f"ONCOFLOW^AP^PDF^Base64^{_PDF_PLACE}")
+
+
+def _number(code: str, sub_id: str, value: float | None, unit: str, reason: str) -> _Row:
+    if value is None:
+        return _Row("NM", code, sub_id, "", unit, reason or "not assessed")
+    return _Row("NM", code, sub_id, f"{value:.3f}".rstrip("0").rstrip(".") if value else "0", unit)
+
+
+def _response(response: Mapping[str, Any]) -> _Row:
+    code = "97509-4^Cancer disease progression^LN"
+    category = str(response.get("category") or "")
+    if category not in RESPONSE:
+        return _Row("CE", code, "", "", "", str(response.get("reason") or "not assessed"))
+    return _Row("CE", code, "", f"RANO-{category}^{RESPONSE_NAMES[category]} (imaging only)^L")
