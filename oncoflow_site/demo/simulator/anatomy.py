@@ -40,7 +40,10 @@ def _data_folder() -> Path:
 
 @dataclass(frozen=True)
 class Template:
-    """The template's maps on one grid (x, y, z), values 0-1, distances in mm (brain and ventricles: negative inside)."""
+    """The template's maps on one grid (x, y, z), values 0-1, distances in mm (negative inside).
+
+    `spacing` is that of the tissue maps; the distances from the surfaces of brain and ventricles are kept at 2 mm.
+    """
 
     spacing: float
     origin: NDArray[np.float64]
@@ -52,7 +55,9 @@ class Template:
 
     def sample(self, image: Floats, mni: Floats) -> Floats:
         """Linear interpolation of `image` at MNI coordinates (3, ...), clamped at the border."""
-        at = (mni - self.origin.astype(np.float32).reshape(3, *([1] * (mni.ndim - 1)))) / np.float32(self.spacing)
+        # Distances are smooth: they stay at 2 mm whatever the spacing of the tissue maps.
+        spacing = 2.0 if image is self.brain_distance or image is self.ventricle_distance else self.spacing
+        at = (mni - self.origin.astype(np.float32).reshape(3, *([1] * (mni.ndim - 1)))) / np.float32(spacing)
         return ndimage.map_coordinates(image, at, order=1, mode="nearest", output=np.float32)
 
 
@@ -84,14 +89,6 @@ def load_template(step: int) -> Template:
     sizes = ndimage.sum_labels(deep, labels, np.arange(1, count + 1))
     ventricles = np.isin(labels, 1 + np.flatnonzero(sizes > 60))
     ventricle2 = ndimage.gaussian_filter(_signed_distance(ventricles, 2.0), 0.6)
-    if step == 1:
-        fine = t1.shape
-        distances = []
-        for d in (distance2, ventricle2):
-            big = ndimage.zoom(d, 2.0, order=1, grid_mode=False, output=np.float32)
-            pad = [(0, max(0, n - m)) for n, m in zip(fine, big.shape, strict=True)]
-            distances.append(np.pad(big, pad, mode="edge")[: fine[0], : fine[1], : fine[2]])
-        distance2, ventricle2 = distances
     return Template(float(step), origin, grey, white, t1, distance2.astype(np.float32), ventricle2.astype(np.float32))
 
 
