@@ -1,0 +1,167 @@
+"""The model registry: weights folders -> `ModelVersion` rows with their standing, and every change of it on record.
+
+The standing follows from the recorded evaluation. A vote earned on simulated patients only counts in demo mode; otherwise
+such a model is an adviser, and its row says why. A standing that a person set stays until a person changes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from audit import services as audit
+from inference.experts.base import ExpertError, WeightsMissing, read_model_json, verify_weights
+from inference.gate import votes_from_evaluation
+from inference.models import ModelStatus, ModelStatusChange, ModelVersion
+from oncoflow_site.foundation.errors import UserVisibleError
+
+__all__ = ["REGISTRY", "panel_specs", "register", "register_panel", "set_status", "standing", "verify"]
+
+REGISTRY = "registry"
+"""Author of standings that follow from an evaluation."""
+
+_SIMULATED = "simulated"
+
+
+def panel_specs() -> list[dict[str, Any]]:
+    """The experts of the panel as configured: ``name``, ``kind``, ``weights_dir``."""
+    return list(settings.ONCOFLOW_PANEL)
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """evaluation.json of a weights folder; empty when there is none."""
+    try:
+        data = json.loads((folder / "evaluation.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(f"{folder.name}: evaluation.json is unreadable") from error
+    return data if isinstance(data, dict) else {}
+
+
+def simulated_only(description: Mapping[str, Any]) -> bool:
+    """Whether model.json says that the model has seen simulated patients only (or does not say what it has seen)."""
+    trained_on = str(description.get("trained_on", "")).lower()
+    return not trained_on or _SIMULATED in trained_on
+
+
+def standing(evaluation: Mapping[str, Any], *, simulated: bool) -> tuple[str, str]:
+    """(status, reason) that an evaluation earns under the present settings."""
+    if not evaluation:
+        return ModelStatus.ADVISER, "No evaluation is recorded."
+    vote, reasons = votes_from_evaluation(evaluation, settings.ONCOFLOW_VOTE_THRESHOLDS)
+    reason = " ".join(reasons)
+    if vote != ModelStatus.VOTER:
+        return ModelStatus.ADVISER, reason
+    if simulated and not settings.ONCOFLOW_DEMO_MODE:
+        return (
+            ModelStatus.ADVISER,
+            f"Evaluated on simulated patients only; such a vote counts in demo mode alone. {reason}".strip(),
+        )
+    if simulated:
+        return ModelStatus.VOTER, f"DEMO: the vote was earned on simulated patients. {reason}".strip()
+    return ModelStatus.VOTER, reason
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of a weights folder with its recorded SHA-256.
+
+    :raises WeightsMissing: :raises WeightsMismatch: what is wrong, naming the file.
+    """
+    verify_weights(folder)
+
+
+def register(folder: Path, kind: str) -> ModelVersion:
+    """The row of the weights in ``folder``, verified, made or brought up to date. Safe to repeat and to run at once.
+
+    :raises WeightsMissing: :raises WeightsMismatch:
+    """
+    version = verify_weights(folder)
+    description = read_model_json(folder)
+    evaluation = read_evaluation(folder)
+    simulated = simulated_only(description)
+    status, reason = standing(evaluation, simulated=simulated)
+    key = {"name": version.name, "version": version.version, "sha256": version.sha256}
+    values = {
+        "architecture": version.architecture[:200],
+        "kind": kind,
+        "evaluation": evaluation,
+        "weights_dir": str(folder),
+        "demo_only": simulated,
+    }
+    try:
+        with transaction.atomic():
+            row, created = ModelVersion.objects.get_or_create(
+                **key, defaults={**values, "status": status, "status_reason": reason[:1000]}
+            )
+            if created:
+                _record_change(row, "", status, REGISTRY, reason)
+                audit.record(
+                    "model.register",
+                    action="C",
+                    resource=f"model:{row.pk}",
+                    detail={"name": row.name, "version": row.version, "sha256": row.sha256},
+                    source="worker",
+                )
+                return row
+    except IntegrityError:
+        row = ModelVersion.objects.get(**key)
+    changed = {name: value for name, value in values.items() if getattr(row, name) != value}
+    if changed:
+        ModelVersion.objects.filter(pk=row.pk).update(**changed)
+        row.refresh_from_db()
+    last = row.status_changes.first()
+    by_person = last is not None and last.who != REGISTRY
+    if not by_person and (row.status != status or row.status_reason != reason[:1000]):
+        _set(row, status, who=REGISTRY, why=reason)
+    return row
+
+
+def register_panel() -> dict[str, ModelVersion | None]:
+    """Register every configured expert: name -> its row, or None when its weights are not usable."""
+    found: dict[str, ModelVersion | None] = {}
+    for spec in panel_specs():
+        try:
+            found[str(spec["name"])] = register(Path(spec["weights_dir"]), str(spec["kind"]))
+        except ExpertError:
+            # One expert without its weights must not stop the others; its run will fail with the reason.
+            found[str(spec["name"])] = None
+    return found
+
+
+def set_status(row: ModelVersion, status: str, *, who: str, why: str) -> ModelVersion:
+    """Change a standing by a person's decision.
+
+    :raises UserVisibleError: unknown standing or no reason given.
+    """
+    if status not in ModelStatus.values:
+        raise UserVisibleError(f"{status!r} is no standing.", what_to_do="Choose voter, adviser or disabled.")
+    if not why.strip():
+        raise UserVisibleError("A change of a model's standing needs a reason.", what_to_do="Give the reason.")
+    _set(row, status, who=who, why=why)
+    return row
+
+
+def _set(row: ModelVersion, status: str, *, who: str, why: str) -> None:
+    with transaction.atomic():
+        before = row.status
+        row.status, row.status_reason = status, why[:1000]
+        row.save(update_fields=["status", "status_reason"])
+        if before != status:
+            _record_change(row, before, status, who, why)
+            audit.record(
+                "model.status",
+                action="U",
+                resource=f"model:{row.pk}",
+                detail={"from": before, "to": status, "name": row.name},
+                source="worker",
+            )
+
+
+def _record_change(row: ModelVersion, before: str, after: str, who: str, why: str) -> None:
+    ModelStatusChange.objects.create(model=row, from_status=before, to_status=after, who=who[:150], why=why[:1000])
