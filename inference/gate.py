@@ -1,0 +1,138 @@
+"""The gate: what may happen with a panel's consensus, and which experts have a vote.
+
+Three bands, from the most to the least trusted: "issue" (a preliminary report may go out), "hold" (a radiologist looks
+first), "manual" (a person has to segment).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .agreement import Agreement
+from .experts.base import REGIONS
+
+__all__ = [
+    "BANDS", "DEFAULT_THRESHOLDS", "DEFAULT_VOTE_THRESHOLDS", "GateDecision", "VoteDecision", "decide",
+    "votes_from_evaluation",
+]
+
+BANDS = ("issue", "hold", "manual")
+DEFAULT_THRESHOLDS: Mapping[str, float] = {"issue": 0.90, "hold": 0.75, "adviser_floor": 0.50}
+DEFAULT_VOTE_THRESHOLDS: Mapping[str, float] = {"mean": 0.85, "p10": 0.70, "cases": 20}
+EMPTY_MM3 = 50.0
+"""A region counts as empty when neither the consensus nor any voter has more than this: a few stray voxels are no
+
+statement about the patient, and Dice of stray voxels is 0 or 1 by chance. Anything larger that only one voter sees counts.
+"""
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """band; a: agreement of the voters (None when no voter answered); region: the one that decided it."""
+
+    band: str
+    a: float | None
+    region: str | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VoteDecision:
+    """role "voter" or "adviser", with the reasons for people."""
+
+    role: str
+    reasons: tuple[str, ...]
+
+
+def decide(
+    agreement: Agreement, voters: Sequence[str], advisers: Sequence[str],
+    thresholds: Mapping[str, float] | None = None, flags: Sequence[str] = (),
+) -> GateDecision:
+    """The band of a panel.
+
+    a is the mean over the voters of Dice against the consensus, in the worst region that is not empty. a >= issue:
+    "issue"; a >= hold: "hold"; below: "manual". An adviser below adviser_floor in that sense lowers the band by one, once
+    however many there are. Fewer than two voters never reach "issue", nor does a panel with `flags` (an expert failed, a
+    sequence is missing, the images look unlike the training's) or one that found no tumour. Without a voter the consensus
+    is the advisers' and is held. Without any answer a person has to segment. `voters` and `advisers` are those who
+    answered; names without a place in `agreement` are ignored.
+    """
+    limits = {**DEFAULT_THRESHOLDS, **(thresholds or {})}
+    answered_voters = [v for v in voters if v in agreement.vs_consensus]
+    answered_advisers = [v for v in advisers if v in agreement.vs_consensus]
+    reasons: list[str] = []
+    if not answered_voters and not answered_advisers:
+        return GateDecision("manual", None, None, ("no expert gave an answer", *flags))
+    filled = [r for r in REGIONS if _filled(agreement, r, answered_voters or answered_advisers)]
+    a: float | None = None
+    region: str | None = None
+    if not answered_voters:
+        band = "hold"
+        reasons.append("no expert has a vote: the consensus is the advisers' and is held for review")
+    else:
+        scores = {r: float(np.mean([agreement.vs_consensus[v][r].dice for v in answered_voters])) for r in filled}
+        if scores:
+            region = min(scores, key=lambda r: scores[r])
+            a = scores[region]
+            reasons.append(f"agreement {a:.3f}, lowest in {region}")
+        else:
+            a = 1.0
+        band = "issue" if a >= limits["issue"] else "hold" if a >= limits["hold"] else "manual"
+        for name in answered_advisers:
+            low = [r for r in filled if agreement.vs_consensus[name][r].dice < limits["adviser_floor"]]
+            if low:
+                reasons.append(f"adviser {name} is below {limits['adviser_floor']:.2f} in {', '.join(low)}")
+        if any(reason.startswith("adviser ") for reason in reasons):
+            band = BANDS[min(BANDS.index(band) + 1, len(BANDS) - 1)]
+    capped: list[str] = list(flags)
+    if answered_voters and len(answered_voters) < 2:
+        capped.append("fewer than two experts with a vote answered")
+    if not filled:
+        capped.append("no expert found a tumour")
+    if capped and band == "issue":
+        band = "hold"
+    return GateDecision(band, a, region, (*reasons, *capped))
+
+
+def _filled(agreement: Agreement, region: str, names: Sequence[str]) -> bool:
+    """True when the consensus or one of `names` has more than EMPTY_MM3 of the region."""
+    return any(agreement.volume_mm3.get(n, {}).get(region, 0.0) > EMPTY_MM3 for n in ("consensus", *names))
+
+
+def votes_from_evaluation(
+    evaluation: Mapping[str, Any] | None, thresholds: Mapping[str, float] | None = None
+) -> VoteDecision:
+    """Voter when at least `cases` held-out cases were evaluated and every region reaches `mean` and `p10` Dice.
+
+    `evaluation` is evaluation.json's content; None or an incomplete one makes an adviser. Whether an evaluation on
+    simulated patients counts is the caller's decision.
+    """
+    limits = {**DEFAULT_VOTE_THRESHOLDS, **(thresholds or {})}
+    if not evaluation or not isinstance(evaluation.get("regions"), Mapping):
+        return VoteDecision("adviser", ("there is no evaluation on held-out cases",))
+    failed: list[str] = []
+    passed: list[str] = []
+    for region in REGIONS:
+        found = evaluation["regions"].get(region)
+        if not isinstance(found, Mapping):
+            failed.append(f"{region} was not evaluated")
+            continue
+        try:
+            n, mean, p10 = int(found["n"]), float(found["mean"]), float(found["p10"])
+        except (KeyError, TypeError, ValueError):
+            failed.append(f"{region} was not evaluated")
+            continue
+        text = f"{region}: mean Dice {mean:.3f}, 10th percentile {p10:.3f}, {n} cases"
+        good = n >= limits["cases"] and mean >= limits["mean"] and p10 >= limits["p10"]
+        (passed if good else failed).append(text)
+    wanted = (
+        f"a vote needs {limits['cases']:.0f} cases, mean {limits['mean']:.2f} and 10th percentile {limits['p10']:.2f} "
+        "in every region"
+    )
+    if failed:
+        return VoteDecision("adviser", (*failed, wanted))
+    return VoteDecision("voter", tuple(passed))
