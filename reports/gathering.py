@@ -7,17 +7,18 @@ from typing import Any
 
 from django.conf import settings
 
+from clinical.cleaning import CleanedText, clean
 from clinical.models import ClinicalDocument, Patient
 from clinical.models.documents import DocumentState
-from clinical.registry import current_patient
+from clinical.registry import current_patient, identity_for_cleaning
 from clinical.retrieval import read_text, retrieve
 from imaging.models import Comparison, Measurement, SegmentationKind, Study
 from inference.models import PanelRun
 from inference.panel import latest_panel, panel_summary
-from reports.extractive import QUERIES
+from reports.extractive import QUERIES, split_sentences
 from reports.narrative import SourceText
 
-__all__ = ["gather_facts", "gather_sources", "joined", "main_comparison", "panel_for", "readable_documents"]
+__all__ = ["gather_facts", "gather_sources", "main_comparison", "panel_for", "readable_documents", "widened"]
 
 _HISTORY_REGIONS = ("ET", "TC", "WT")
 _TOP_K = 24
@@ -141,6 +142,7 @@ def gather_sources(patient: Patient) -> list[SourceText]:
             texts[key] = read_text(documents[key])
         if texts[key][passage.start : passage.end] == passage.text.encode("utf-8"):
             spans.setdefault(key, []).append((passage.start, passage.end, float(passage.score)))
+    identity = identity_for_cleaning(patient)
     sources = [
         SourceText(
             document_id=str(key),
@@ -148,7 +150,7 @@ def gather_sources(patient: Patient) -> list[SourceText]:
             text_sha256=documents[key].text_sha256,
             type_text=documents[key].type_text,
             authored_on=documents[key].authored_on,
-            passages=joined(texts[key], found),
+            passages=widened(texts[key], found, clean(texts[key].decode("utf-8"), identity)),
         )
         for key, found in spans.items()
     ]
@@ -158,17 +160,26 @@ def gather_sources(patient: Patient) -> list[SourceText]:
     )
 
 
-def joined(text: bytes, spans: list[tuple[int, int, float]]) -> tuple[tuple[int, int, float], ...]:
-    """Passages with nothing but white space between them made one, so that a sentence across both can be cited.
+def widened(
+    text: bytes, spans: list[tuple[int, int, float]], cleaned: CleanedText
+) -> tuple[tuple[int, int, float], ...]:
+    """The passages found, each with the sentence before and after it; (start, end, score), in order, none overlapping.
 
-    The best score of the parts is kept. What lies between may be white space only: anything else was not retrieved, or was
-    taken out by cleaning, and must not become citable.
+    Retrieval drops a passage that overlaps a better one, so what it leaves out is often the very next sentence. A sentence that
+    touches what cleaning takes out stays out. Passages that then meet become one, with the better score.
     """
+    sentences = [(start, end) for start, end, _ in split_sentences(text)]
+    wide = list(spans)
+    for start, end, score in spans:
+        before = [one for one in sentences if one[0] < start][-1:]
+        after = [one for one in sentences if one[1] > end][:1]
+        wide += [(first, last, score) for first, last in before + after if not cleaned.overlaps(first, last)]
     out: list[tuple[int, int, float]] = []
-    for start, end, score in sorted(spans):
-        if out and not text[out[-1][1] : start].strip():
-            first, _, best = out[-1]
-            out[-1] = (first, max(end, out[-1][1]), max(score, best))
+    for start, end, score in sorted(wide):
+        # Only white space may lie between: anything else was neither found nor looked at by the cleaning above.
+        if out and (start <= out[-1][1] or not text[out[-1][1] : start].strip()):
+            first, last, best = out[-1]
+            out[-1] = (first, max(end, last), max(score, best))
         else:
             out.append((start, end, score))
     return tuple(out)

@@ -112,7 +112,9 @@ def make_study(patient: Patient, order: Order) -> Callable[..., Study]:
 def make_measurement() -> Callable[..., Measurement]:
     """``make_measurement(study, band="issue", kind="consensus", prior=None)``: mask, measurement, comparison, panel."""
 
-    def make(study: Study, *, band: str | None = "issue", kind: str = "consensus", prior: Measurement | None = None) -> Measurement:
+    def make(
+        study: Study, *, band: str | None = "issue", kind: str = "consensus", prior: Measurement | None = None
+    ) -> Measurement:
         volume_set = study.volume_sets.get()
         _, labels = phantom()
         facts = samples.facts()

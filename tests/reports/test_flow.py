@@ -18,7 +18,16 @@ from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.jobs import enqueue, run_job
 from oncoflow_site.foundation.models import Event, Job, StoredObject
 from reports.models import Report, ReportVersion, SigningAttempt
-from reports.services import current_version, issued_version, load_content, load_pdf, sign_off, trust_pem, verify, why_not_sign
+from reports.services import (
+    current_version,
+    issued_version,
+    load_content,
+    load_pdf,
+    sign_off,
+    trust_pem,
+    verify,
+    why_not_sign,
+)
 from tests.reports.conftest import PASSWORD
 from tests.reports.samples import ONCOLOGY_NOTE
 
@@ -65,7 +74,12 @@ def issued(make_study, make_measurement, signing) -> ReportVersion:
 
 def test_issue_band_seals_and_issues_as_preliminary(issued: ReportVersion) -> None:
     report = Report.objects.get(pk=issued.report_id)
-    assert (issued.number, issued.status, issued.signature_kind, report.state) == (1, "preliminary", "seal", "preliminary")
+    assert (issued.number, issued.status, issued.signature_kind, report.state) == (
+        1,
+        "preliminary",
+        "seal",
+        "preliminary",
+    )
     assert issued_version(report) == current_version(report) == issued
     result = verify(load_pdf(issued), trust_pem())
     assert result.valid, result.problems
@@ -201,7 +215,9 @@ def test_held_report_is_signed_too(make_study, make_measurement, radiologist: Us
     assert load_content(signed)["held_reasons"] == []
 
 
-def test_manual_band_cannot_be_signed_until_a_person_has_outlined(make_study, make_measurement, radiologist: User) -> None:
+def test_manual_band_cannot_be_signed_until_a_person_has_outlined(
+    make_study, make_measurement, radiologist: User
+) -> None:
     study = make_study()
     manual = release(draft(make_measurement(study, band="manual")))
     with pytest.raises(UserVisibleError) as refused:

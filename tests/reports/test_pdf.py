@@ -1,0 +1,178 @@
+"""The printed report: fonts, words, pages, and hostile names. Looked at by machine here; by people before each release."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from PIL import Image
+from pypdf import PdfReader
+
+from reports.content import build_content, with_status
+from reports.extractive import ExtractiveNarrator
+from reports.pdf import HeaderData, Picture, RenderedPdf, RenderInput, SignatureText, render
+from reports.pdf.chart import volume_chart
+from reports.pdf.style import printable, safe
+from tests.reports.samples import facts, source
+
+MOMENT = datetime(2026, 8, 14, 11, 2, 3, tzinfo=UTC)
+PERSON = SignatureText(True, "Dr Rahel Sommer", "radiologist", MOMENT, "I have reviewed this report.", "Test authority")
+
+
+def png(width: int = 60, height: int = 80) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), (80, 80, 80)).save(out, "PNG")
+    return out.getvalue()
+
+
+def draw(
+    status: str = "preliminary",
+    signature: SignatureText | None = None,
+    header: dict[str, Any] | None = None,
+    **changes: Any,
+) -> RenderedPdf:
+    content = with_status(
+        build_content(facts(**changes), [source()], ExtractiveNarrator()),
+        status=status,
+        version=2,
+        report_id="0190-report",
+    )
+    pictures = [
+        Picture(row, plane, png(), f"{plane}, slice 3 of 9")
+        for row in ("T1c", "FLAIR")
+        for plane in ("axial", "coronal", "sagittal")
+    ]
+    whose = {
+        "patient_name": "ADLER, Berta",
+        "birth_date": "3 April 1961",
+        "patient_number": "R1 (DEMOHOSP)",
+        **(header or {}),
+    }
+    return render(
+        RenderInput(content, HeaderData("Hospital", "OF-1", **whose), pictures, signature=signature)  # type: ignore[arg-type]
+    )
+
+
+def words(pdf: bytes) -> str:
+    done = subprocess.run(["pdftotext", "-layout", "-", "-"], input=pdf, capture_output=True, check=True)
+    return " ".join(done.stdout.decode("utf-8").split())
+
+
+def test_every_font_is_embedded() -> None:
+    fonts: dict[str, bool] = {}
+    for page in PdfReader(io.BytesIO(draw(signature=PERSON).pdf)).pages:
+        for entry in page["/Resources"]["/Font"].values():
+            font = entry.get_object()
+            used = str(font["/BaseFont"])
+            fonts[used] = "/FontFile2" in font.get("/FontDescriptor", {})
+    assert fonts.pop("/Helvetica", None) in (None, False)
+    assert fonts
+    assert all(fonts.values()), fonts
+
+
+def test_no_text_is_set_in_an_unembedded_font() -> None:
+    for page in PdfReader(io.BytesIO(draw(signature=PERSON).pdf)).pages:
+        names = [
+            name.encode()
+            for name, font in page["/Resources"]["/Font"].items()
+            if font.get_object()["/BaseFont"] == "/Helvetica"
+        ]
+        data = page.get_contents().get_data()
+        assert not [name for name in names if name + b" " in data]
+
+
+def test_properties_name_the_report_and_not_the_patient() -> None:
+    reader = PdfReader(io.BytesIO(draw().pdf))
+    assert reader.trailer["/Root"]["/Lang"] == "en"
+    assert "0190-report, version 2" in reader.metadata.title
+    assert "ADLER" not in str(dict(reader.metadata))
+
+
+def test_findings_are_on_the_page() -> None:
+    text = words(draw().pdf)
+    for part in (
+        "12.3",
+        "11.8 – 12.9",
+        "38 × 27",
+        "8.63",
+        "+43 %",
+        "−4.2 %",
+        "gone: no longer outlined",
+        "PD (RANO 2.0",
+    ):
+        assert part in text, part
+    for part in (
+        "nnunet-plain 2026.11",
+        "no answer within",
+        "Dice ET 0.90",
+        "60 Gy in 30 fractions",
+        "not a diagnosis",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("status", "signature", "expected"),
+    [
+        ("held", None, "HELD FOR REVIEW – NOT ISSUED"),
+        ("preliminary", None, "PRELIMINARY – NOT SIGNED BY A RADIOLOGIST"),
+        ("final", PERSON, "FINAL – signed by Dr Rahel Sommer, 14 August 2026"),
+        ("final", None, "HELD FOR REVIEW"),  # no signature, no "final"
+    ],
+)
+def test_banner_and_running_line_on_every_page(status, signature, expected) -> None:
+    drawn = draw(status, signature)
+    pages = [page.extract_text() for page in PdfReader(io.BytesIO(drawn.pdf)).pages]
+    assert len(pages) == drawn.pages
+    for number, page in enumerate(pages, start=1):
+        assert expected.split(" –")[0] in page
+        assert f"Page {number} of {drawn.pages}" in page
+        assert "DEMONSTRATION" in page
+        assert number == 1 or "ADLER, Berta" in page
+
+
+def test_signature_block_says_where_it_lies() -> None:
+    drawn = draw("final", PERSON)
+    assert drawn.signature_page == drawn.pages - 1
+    left, bottom, right, top = drawn.signature_rectangle
+    assert 0 < left < right < 595
+    assert 0 < bottom < top < 842
+    assert "Signed 2026-08-14 11:02:03 UTC" in words(drawn.pdf)
+    assert draw().signature_rectangle is None
+
+
+def test_hostile_and_foreign_names() -> None:
+    header = {"patient_name": "<b>O'NEILL</b> & Сон <img src='/etc/passwd'/>\x00\x1b", "indication": "<para>]]>"}
+    text = words(draw(header=header).pdf)
+    assert "<b>O'NEILL</b> & Сон <img src='/etc/passwd'/>" in text
+    assert "<para>]]>" in text
+    assert printable("王\x07a") == "�a"
+    assert safe("<&>") == "&lt;&amp;&gt;"
+    assert len(printable("x" * 9000)) == 2000
+
+
+def test_no_demo_banner_without_demo() -> None:
+    assert "DEMONSTRATION" not in words(draw(demo=False).pdf)
+
+
+def test_chart() -> None:
+    assert volume_chart([], 400) is None
+    assert volume_chart([{"performed_at": MOMENT.isoformat(), "ET": None, "TC": None, "WT": None}], 400) is None
+    one = [{"performed_at": MOMENT.isoformat(), "ET": 0.0, "TC": 0.0, "WT": 0.0}]
+    assert volume_chart(one, 400) is not None
+    many = [
+        {"performed_at": (MOMENT + timedelta(days=7 * n)).isoformat(), "ET": 1000.0 * n, "TC": None, "WT": 90000.0}
+        for n in range(40)
+    ]
+    assert volume_chart(many, 400) is not None
+
+
+def test_a_long_narrative_breaks_over_pages() -> None:
+    lines = "\n".join(f"Note {n}: the tumour was discussed and temozolomide continued. " * 3 for n in range(60))
+    content = build_content(facts(), [source(lines)], ExtractiveNarrator())
+    content["narrative"] = content["narrative"] * 12
+    content = with_status(content, status="preliminary", version=1, report_id="x")
+    assert render(RenderInput(content, HeaderData("Hospital", "OF-1"))).pages > 4
