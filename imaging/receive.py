@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -33,7 +34,7 @@ from oncoflow_site.foundation.errors import EngineError, TransientError, UserVis
 if TYPE_CHECKING:
     from oncoflow_site.foundation.models import StoredObject
 
-__all__ = ["ReceiveCache", "Stored", "store_instance"]
+__all__ = ["Declared", "ReceiveCache", "Stored", "store_instance"]
 
 SUCCESS = 0x0000
 INBOUND = "inbound"
@@ -85,19 +86,41 @@ class _Quarantine(Exception):
         self.reason = reason
 
 
-def store_instance(data: bytes, *, source: str, peer: str, cache: ReceiveCache | None = None) -> Stored:
+@dataclass(frozen=True)
+class Declared:
+    """What the person who brings files in says about them; it stands above the files' headers.
+
+    :param performed_at: used where a header has no date.
+    """
+
+    authority: str
+    patient_id: str = field(repr=False)
+    performed_at: datetime | None = None
+
+
+def store_instance(
+    data: bytes, *, source: str, peer: str, cache: ReceiveCache | None = None, declared: Declared | None = None
+) -> Stored:
     """Store one DICOM file and file it under its patient, study and series. Durable when it returns success.
 
     :param data: preamble, file meta information and data set, as received.
     :param source: a value of `imaging.models.StudySource`.
     :param peer: AE title or command that sent it.
     :param cache: look-ups to reuse; give one for each association or run.
+    :param declared: patient and date from a person instead of the header (the patient must be registered already).
     """
     cache = (cache or ReceiveCache()).fresh()
     if shutil.disk_usage(settings.ONCOFLOW_DATA_DIR).free < settings.ONCOFLOW_MIN_FREE_BYTES + len(data):
         return _refused(BadInstance(OUT_OF_RESOURCES, "not enough free disk space"), peer)
     try:
         header = read_header(data)
+        if declared is not None:
+            header = replace(
+                header,
+                authority=declared.authority,
+                patient_id=declared.patient_id,
+                performed_at=header.performed_at or declared.performed_at,
+            )
         for attempt in (1, 2, 3):
             try:
                 return _store(header, data, source, peer, cache)

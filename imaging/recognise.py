@@ -20,12 +20,22 @@ if TYPE_CHECKING:
 
 __all__ = ["HEADER_TAGS", "Recognition", "best_series", "recognise", "recognise_name"]
 
-HEADER_TAGS = ["Modality", "ImageType", "ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "InversionTime", "FlipAngle", "EchoTrainLength", "ContrastBolusAgent", "ContrastBolusAgentSequence", "ContrastBolusVolume", "DiffusionBValue", "NumberOfTemporalPositions", "SeriesDescription", "ProtocolName", "PulseSequenceName", "EchoPulseSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "InversionRecovery", "AcquisitionContrast", "MagneticFieldStrength", "SliceThickness"]
+_HEADER_TAGS = (
+    "Modality ImageType ScanningSequence SequenceVariant ScanOptions MRAcquisitionType RepetitionTime EchoTime "
+    "InversionTime FlipAngle EchoTrainLength ContrastBolusAgent ContrastBolusAgentSequence ContrastBolusVolume "
+    "DiffusionBValue NumberOfTemporalPositions SeriesDescription ProtocolName PulseSequenceName EchoPulseSequence "
+    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence InversionRecovery AcquisitionContrast "
+    "MagneticFieldStrength SliceThickness "
+)
+HEADER_TAGS = tuple(_HEADER_TAGS.split())
 
 # ImageType values 3 and later (PS3.3 C.8.3.1.1.1 and what scanners write) that no anatomical volume has.
-NOT_ANATOMY = frozenset(
-    ["LOCALIZER", "ADC", "FA", "TRACEW", "TRACE", "EADC", "DIFFUSION", "PERFUSION", "TTP", "MTT", "RCBV", "RCBF", "CBV", "CBF", "SUBTRACTION", "SUB", "MIP", "MINIP", "MNIP", "SWI", "MIP_SWI", "PHASE_MAP", "VELOCITY", "PHASE", "PROJECTION", "CSAPARALLEL", "MOSAIC", "SCREENSAVE", "FMRI", "ASL", "TENSOR", "T2_STAR_WEIGHTED", "SPECTROSCOPY", "DIFFUSION_ANISO"]
+_NOT_ANATOMY = (
+    "LOCALIZER ADC FA TRACEW TRACE EADC DIFFUSION PERFUSION TTP MTT RCBV RCBF CBV CBF SUBTRACTION SUB MIP MINIP "
+    "MNIP SWI MIP_SWI PHASE_MAP VELOCITY PHASE PROJECTION CSAPARALLEL MOSAIC SCREENSAVE FMRI ASL TENSOR "
+    "T2_STAR_WEIGHTED SPECTROSCOPY DIFFUSION_ANISO "
 )
+NOT_ANATOMY = frozenset(_NOT_ANATOMY.split())
 NO_CONTRAST = re.compile(r"^\s*(no|none|nil|n/?a|without|non[- ]?contrast|0)?\s*$", re.IGNORECASE)
 SAYS_CONTRAST = re.compile(
     r"(\bpost\b|\bpost[_ -]?(gd|gad|con|km)|gadolin|(?<![a-z])gad(o)?(?![a-z])|(?<![a-z])gd(?![a-z])|\+\s?c\b|\bt1[_ -]?c\b|"
