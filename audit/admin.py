@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
+from audit.actors import Actor
 from audit.models import AuditRow
+from audit.services import record
 
 
 @admin.register(AuditRow)
@@ -19,6 +21,13 @@ class AuditRowAdmin(admin.ModelAdmin):
     date_hierarchy = "recorded"
     list_per_page = 50
     show_full_result_count = False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list; that it was read is recorded."""
+        response = super().changelist_view(request, extra_context)
+        if self.has_view_permission(request):
+            record("audit.view", action="R", resource="audit", actor=Actor.user(request.user), source="web")
+        return response
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
