@@ -5,7 +5,11 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
+
+from oncoflow_site.demo.simulator.dicomwriter import study_instance_uid
+from oncoflow_site.demo.simulator.scanner import Difficulty
 
 AUTHORITY = "DEMOHOSP"
 
@@ -29,11 +33,19 @@ class Visit:
     person: Person
     placer: str
     accession: str
-    study_instance_uid: str
     when: datetime
     reason: str
-    difficulty: str
+    difficulty: Difficulty
+    seed: int
+    scenario: str
     index: int  # which visit of the simulated patient
+    days: int = 0  # since the first visit
+
+    @property
+    def study_instance_uid(self) -> str:
+        """As the order gives it to the scanner (the simulator derives it from the same facts)."""
+        facts = SimpleNamespace(**vars(self), visit=self.index, patient=SimpleNamespace(patient_id=self.person.mrn))
+        return study_instance_uid(facts)  # type: ignore[arg-type]  # what it reads of a study is known before the scan
 
 
 ANNA = Person("D1002341", "Beispiel", "Anna", "19640311", "F")
@@ -45,33 +57,30 @@ VISITS = (
         ANNA,
         "PL-58101",
         "ACC260720A",
-        "2.25.301547281938450129384756012938475601",
         datetime(2026, 7, 20, 9, 15, tzinfo=UTC),
         "Glioblastoma, baseline after radiotherapy",
         "clean",
-        0,
+        *(2026, "follow-up", 0),
     ),
     Visit(
         "anna-2",
         ANNA,
         "PL-60417",
         "ACC261019A",
-        "2.25.301547281938450129384756012938475602",
-        datetime(2026, 10, 19, 10, 40, tzinfo=UTC),
+        datetime(2026, 10, 19, 9, 15, tzinfo=UTC),
         "Glioblastoma, follow-up under temozolomide",
         "clean",
-        1,
+        *(2026, "follow-up", 1, 91),
     ),
     Visit(
         "bernd-1",
         BERND,
         "PL-60533",
         "ACC261021B",
-        "2.25.301547281938450129384756012938475603",
         datetime(2026, 10, 21, 14, 5, tzinfo=UTC),
         "Astrocytoma, restless patient, follow-up",
         "hard",
-        0,
+        *(77, "progression", 0),
     ),
 )
 
