@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import uuid
@@ -22,6 +23,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name without ever replacing another."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS) or path.exists():
+            raise
+        # Some network file systems have no hard links; between the look and the rename there is a short race.
+        os.rename(temporary, path)
+    else:
+        os.unlink(temporary)
+
+
 def write_chunks(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600, new: bool = True) -> None:
     """Write ``chunks`` to ``path``, complete or not at all.
 
@@ -36,8 +50,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes], *, mode: int = 0o600, new:
             stream.flush()
             os.fsync(stream.fileno())
         if new:
-            os.link(temporary, path)
-            os.unlink(temporary)
+            _link(temporary, path)
         else:
             os.replace(temporary, path)
     except BaseException:

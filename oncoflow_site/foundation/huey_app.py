@@ -38,6 +38,8 @@ def _build(name: str, pid: int) -> tuple[Huey, Callable[..., object]]:
     redis_url = getattr(settings, "REDIS_URL", "") or os.environ.get("REDIS_URL", "")
     huey: Huey
     if redis_url:
+        # A broker behind a dead route must not hold up whoever has just committed a job.
+        redis_url += ("&" if "?" in redis_url else "?") + "socket_connect_timeout=3&socket_timeout=10"
         huey = PriorityRedisHuey(f"oncoflow-{name}", url=redis_url, results=False, blocking=True, read_timeout=1)
     else:
         folder = Path(settings.ONCOFLOW_DATA_DIR) / "queues"

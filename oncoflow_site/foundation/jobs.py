@@ -171,6 +171,8 @@ def enqueue(
         raise TypeError(f"job {kind!r} takes {sorted(spec.parameters)}, got {sorted(clean)}")
     if len(key) > 255:
         raise ValueError(f"job {kind!r}: idempotency key is longer than 255 characters")
+    moment = now()
+    due = run_after is None or run_after <= moment
     with transaction.atomic():
         row, created = Job.objects.get_or_create(
             idempotency_key=key,
@@ -181,13 +183,14 @@ def enqueue(
                 "kwargs": clean,
                 "priority": priority,
                 "max_attempts": spec.max_attempts,
-                "run_after": run_after or now(),
+                "run_after": run_after or moment,
+                "woken_at": moment if due else None,
                 "request_id": current_request_id(),
                 "event": event,
             },
         )
-        if created and row.run_after <= now():
-            transaction.on_commit(lambda: _wake(row))
+        if created and due:
+            transaction.on_commit(partial(_wake, row))
     return row
 
 
@@ -196,9 +199,9 @@ def _wake(row: Job) -> None:
     try:
         failpoints.hit("jobs.before_wake")
         huey_app.wake(row.queue, str(row.id), row.priority)
-        Job.objects.filter(id=row.id, state=JobState.WAITING).update(woken_at=now())
     except Exception as error:
         logger.warning("wake-up of job %s not sent: %s", row.id, safe_error_text(error))
+        Job.objects.filter(id=row.id, state=JobState.WAITING).update(woken_at=None)
 
 
 def backoff(attempt: int, *, base_s: float = 2.0, cap_s: float = 900.0) -> timedelta:
@@ -324,7 +327,8 @@ def _claim(job_id: str | uuid.UUID) -> Job | None:
         progress_at=moment,
         finished_at=None,
     )
-    return Job.objects.get(id=row.id) if claimed else None
+    # By the token: after a long pause right here the row may be another attempt's already.
+    return Job.objects.filter(id=row.id, lease_token=token).first() if claimed else None
 
 
 def run_job(job_id: str | uuid.UUID) -> bool:
@@ -392,7 +396,7 @@ def retry(job_id: str | uuid.UUID) -> bool:
     """Let a failed, dead or cancelled job run again with its attempts counted anew; False when it is none of these."""
     with transaction.atomic():
         for state in JOB_MACHINE.sources("retry"):
-            fresh = {"attempts": 0, "run_after": now(), "finished_at": None, "progress": 0.0, "progress_text": ""}
+            fresh = {"attempts": 0, "run_after": now(), "woken_at": now(), "finished_at": None, "progress": 0.0}
             if _move(Job.objects.filter(id=job_id), "retry", state, **fresh):
                 row = Job.objects.get(id=job_id)
                 transaction.on_commit(partial(_wake, row))
@@ -411,13 +415,14 @@ def reap(queue: str | None = None) -> int:
     for name in [queue] if queue else huey_app.QUEUES:
         try:
             # A wake-up that left the queue and claimed nothing was lost with its worker; one still in it may take long.
-            patience = timedelta(seconds=5 if huey_app.pending(name) == 0 else 120)
+            patience = timedelta(seconds=5 if huey_app.pending(name) == 0 else 60)
         except Exception as error:
             logger.warning("queue %s cannot be read: %s", name, safe_error_text(error))
             continue
         due = Job.objects.filter(queue=name, state=JobState.WAITING, run_after__lte=moment)
         for row in due.order_by("-priority", "run_after")[:200]:
             if row.woken_at is None or row.woken_at < row.run_after or row.woken_at < moment - patience:
+                Job.objects.filter(id=row.id).update(woken_at=moment)
                 _wake(row)
                 count += 1
     return count

@@ -1,9 +1,9 @@
 """Keys: one data key per subject, wrapped by a master keyset; keyed hashes for look-up and for UIDs. Google Tink.
 
 The master keysets live in one JSON document ``{"format": 1, "aead": <Tink keyset>, "prf": <Tink keyset>}`` in
-cleartext, so whoever can read it can read everything: it belongs in a secret store. It is taken, in this order, from
-the environment variable ``ONCOFLOW_KEYSET_JSON``, the file named by the environment variable ``ONCOFLOW_KEYSET_FILE``,
-or the file ``settings.ONCOFLOW_KEYSET``. When there is none, everything that needs it fails loudly.
+cleartext, so whoever can read it can read everything: it belongs in a secret store. It is taken from the environment
+variable ``ONCOFLOW_KEYSET_JSON`` or else from the file ``settings.ONCOFLOW_KEYSET``. When there is none, everything that
+needs it fails loudly.
 
 A ciphertext is bound to its subject and to a ``context`` (Tink associated data), e.g. ``"clinical.PatientIdentity"``:
 it cannot be moved to another field or patient. Every use reads the subject's row, so a key destroyed anywhere is gone
@@ -86,7 +86,7 @@ class _Master:
 
 def keyset_path() -> Path | None:
     """File of the master keysets, when one is configured."""
-    named = os.environ.get("ONCOFLOW_KEYSET_FILE") or getattr(settings, "ONCOFLOW_KEYSET", None)
+    named = getattr(settings, "ONCOFLOW_KEYSET", None)
     return Path(named) if named else None
 
 
@@ -98,7 +98,7 @@ def _master() -> _Master:
     stamp: object = hash(text)
     if not text:
         if path is None:
-            raise KeysetMissing("no master keyset: set ONCOFLOW_KEYSET_JSON, ONCOFLOW_KEYSET_FILE or ONCOFLOW_KEYSET")
+            raise KeysetMissing("no master keyset: set ONCOFLOW_KEYSET_JSON or ONCOFLOW_KEYSET")
         try:
             status = path.stat()
         except OSError:
@@ -265,7 +265,7 @@ def _keyset_file() -> Iterator[Path]:
     if os.environ.get("ONCOFLOW_KEYSET_JSON") or path is None:
         raise UserVisibleError(
             "The master keyset comes from the environment and cannot be changed from here.",
-            what_to_do="Write it to a file, point ONCOFLOW_KEYSET_FILE at it, rotate, and put the result in the store.",
+            what_to_do="Write it to a file, point ONCOFLOW_KEYSET at it, rotate, and put the result in the store.",
             code="keyset-read-only",
         )
     with files.locked(path.with_name(path.name + ".lock")):

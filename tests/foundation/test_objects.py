@@ -194,3 +194,41 @@ def test_names_say_nothing_and_are_never_reused(root: Path) -> None:
     assert first.storage_name != second.storage_name
     assert path_of(root, first).read_bytes() != path_of(root, second).read_bytes()
     assert path_of(root, first).stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
+    """A bucket of moto's, behind django-storages."""
+    moto = pytest.importorskip("moto")
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "test")
+    with moto.mock_aws():
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="oncoflow")
+        options = {"bucket_name": "oncoflow", "region_name": "us-east-1", "file_overwrite": False, "default_acl": None}
+        settings.STORAGES = settings.STORAGES | {
+            "objects": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+        }
+        storages._storages.clear()
+        storages.__dict__.pop("backends", None)
+        yield client
+
+
+def test_the_same_on_s3_with_true_range_requests(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(20_500)
+    row = put(data)
+    with pytest.raises(RuntimeError), transaction.atomic():
+        put(b"orphan")
+        raise RuntimeError
+    assert objects.get(row) == data
+    assert objects.open_range(row, 12_345, 2000) == data[12_345:14_345]
+    stored = s3.get_object(Bucket="oncoflow", Key=row.storage_name)["Body"].read()
+    assert data[:16] not in stored
+    assert objects.janitor() == 0
+    assert objects.janitor(timedelta(seconds=-60)) == 1
+    assert objects.get(row) == data
+    s3.delete_object(Bucket="oncoflow", Key=row.storage_name)
+    with pytest.raises(objects.ObjectMissing):
+        objects.get(row)

@@ -16,8 +16,7 @@ from oncoflow_site.foundation.process_manager import ProcessManager
 SLEEPER = "import time\nprint('up', flush=True)\ntime.sleep(60)"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"
 PARENT = (
-    "import subprocess, time\np = subprocess.Popen(['sleep', '60'])\n"
-    "print('child', p.pid, flush=True)\ntime.sleep(60)"
+    "import subprocess, time\np = subprocess.Popen(['sleep', '60'])\nprint('child', p.pid, flush=True)\ntime.sleep(60)"
 )
 
 
