@@ -1,8 +1,8 @@
 """Rigid registration of two images of one head, and resampling. Arrays and grids only; SimpleITK does the work.
 
 Method: Mattes mutual information (Mattes et al., IEEE TMI 22:120, 2003) over a resolution pyramid of 8, 4 and 2 mm, a
-tenth of the voxels sampled with a fixed seed, regular-step gradient descent. The coarse levels run from two different
-starts: how far their answers lie apart is the quality number, and an answer that depends on the start is refused.
+twentieth of the finest voxels sampled with a fixed seed, regular-step gradient descent. The coarse levels run from two
+different starts: how far their answers lie apart is the quality number, and an answer that depends on the start is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Registration", "centroid_ras", "register_rigid", "resample"]
 
 _SEED = 20231
 _BINS = 32
-_SAMPLED = 0.10
+_SAMPLED = 0.05
 _PYRAMID_MM = 2.0
 _HEAD_RADIUS_MM = 70.0
 MAX_DISAGREEMENT_MM = 5.0
@@ -106,16 +106,18 @@ def register_rigid(
         start.SetTranslation(tuple(float(v) for v in lps @ start_translation + np.asarray(offset)))
         starts.append(start)
 
+    coarse = (sitk.BinShrink(fixed_image, [2] * 3), sitk.BinShrink(moving_image, [2] * 3))
+    coarse_mask = None if mask_image is None else sitk.Shrink(mask_image, [2] * 3)
     found: list[tuple[float, Any]] = []
     iterations = 0
     try:
         for start in starts:
-            value, steps = _optimise(fixed_image, moving_image, mask_image, start, (4, 2), (2.0, 1.0), threads)
+            value, steps = _optimise(*coarse, coarse_mask, start, (2, 1), (2.0, 0.0), threads, fine=False)
             found.append((value, start))
             iterations += steps
         disagreement = _distance_mm(_matrix_ras(found[0][1]), _matrix_ras(found[1][1]), centre)
         best = min(found, key=lambda one: one[0])[1]
-        value, steps = _optimise(fixed_image, moving_image, mask_image, best, (1,), (0.5,), threads)
+        value, steps = _optimise(fixed_image, moving_image, mask_image, best, (1,), (0.5,), threads, fine=True)
         iterations += steps
     except RuntimeError:
         # ITK throws when the images stop overlapping: that is "did not converge", whatever its words.
@@ -187,19 +189,25 @@ def _optimise(
     shrinks: tuple[int, ...],
     sigmas_mm: tuple[float, ...],
     threads: int,
+    *,
+    fine: bool,
 ) -> tuple[float, int]:
     """Improve ``transform`` in place; (metric value, iterations)."""
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(threads)
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=_BINS)
-    method.SetMetricSamplingStrategy(method.REGULAR if min(shrinks) > 1 else method.RANDOM)
-    method.SetMetricSamplingPercentagePerLevel([min(1.0, _SAMPLED * shrink**2) for shrink in shrinks], _SEED)
+    # Gradients at the sampled points only: filtering the whole image costs more than the descent itself.
+    method.MetricUseMovingImageGradientFilterOff()
+    method.MetricUseFixedImageGradientFilterOff()
+    method.SetMetricSamplingStrategy(method.RANDOM if fine else method.REGULAR)
+    sampled = _SAMPLED if fine else 8 * _SAMPLED
+    method.SetMetricSamplingPercentagePerLevel([min(1.0, sampled * shrink**2) for shrink in shrinks], _SEED)
     if mask is not None:
         method.SetMetricFixedMask(mask)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=2.0 if min(shrinks) > 1 else 0.5,
-        minStep=0.01 if min(shrinks) > 1 else 0.001,
+        learningRate=0.5 if fine else 2.0,
+        minStep=0.001 if fine else 0.01,
         numberOfIterations=80,
         relaxationFactor=0.6,
         gradientMagnitudeTolerance=1e-6,
