@@ -105,7 +105,7 @@ def register(folder: Path, kind: str) -> ModelVersion:
                     "model.register",
                     action="C",
                     resource=f"model:{row.pk}",
-                    detail={"name": row.name, "version": row.version, "sha256": row.sha256},
+                    detail={"model": row.name, "version": row.version, "sha256": row.sha256},
                     source="worker",
                 )
                 return row
@@ -158,7 +158,7 @@ def _set(row: ModelVersion, status: str, *, who: str, why: str) -> None:
                 "model.status",
                 action="U",
                 resource=f"model:{row.pk}",
-                detail={"from": before, "to": status, "name": row.name},
+                detail={"from": before, "to": status, "model": row.name},
                 source="worker",
             )
 

@@ -1,13 +1,13 @@
 """Background entry points of the inference room. Each re-reads its rows, checks their state and may run twice.
 
-The numeric part of the conclusion and the supervisor's client need neither torch nor a GPU, but their jobs stand in the
-gpu queue: one panel at a time, and nothing else waits behind it.
+The conclusion and the supervisor's client need neither torch nor a GPU, but their jobs stand in the gpu queue: one panel
+at a time, and nothing else waits behind it.
 """
 
 from __future__ import annotations
 
 from imaging.models import Study
-from inference import events  # noqa: F401  (declares the room's events)
+from inference import concluding, convening, running
 from inference.models import ExpertRun, PanelRun
 from oncoflow_site.foundation.jobs import JobContext, job
 
@@ -17,24 +17,18 @@ __all__ = ["conclude_panel", "convene_panel", "run_expert"]
 @job("inference.convene_panel", queue="default")
 def convene_panel(ctx: JobContext, *, study_id: str) -> None:
     """Before: study ready. After: a panel with one waiting run for each expert, each with its job."""
-    from inference import convening
-
     convening.convene(ctx, Study.objects.get(pk=study_id))
 
 
 @job("inference.run_expert", queue="gpu", max_attempts=8, lease_s=60, progress_deadline_s=900)
 def run_expert(ctx: JobContext, *, expert_run_id: str) -> None:
     """Before: waiting. After: done with a segmentation, or failed with a reason."""
-    from inference import running
-
-    run = ExpertRun.objects.select_related("panel_run__study__patient", "panel_run__volume_set", "model_version")
-    running.run_expert(ctx, run.get(pk=expert_run_id))
+    runs = ExpertRun.objects.select_related("panel_run__study__patient", "panel_run__volume_set", "model_version")
+    running.run_expert(ctx, runs.get(pk=expert_run_id))
 
 
 @job("inference.conclude_panel", queue="gpu", lease_s=120)
 def conclude_panel(ctx: JobContext, *, panel_run_id: str) -> None:
     """Before: every expert has ended, or the panel's time is up. After: concluded (event panel.concluded) or failed."""
-    from inference import concluding
-
-    panel = PanelRun.objects.select_related("study__patient", "volume_set")
-    concluding.conclude(ctx, panel.get(pk=panel_run_id))
+    panels = PanelRun.objects.select_related("study__patient", "volume_set")
+    concluding.conclude(ctx, panels.get(pk=panel_run_id))

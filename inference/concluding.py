@@ -1,0 +1,256 @@
+"""Concluding a panel: fusion, agreement, gate; the consensus becomes a Segmentation and the band decides what follows."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from django.conf import settings
+from numpy.typing import NDArray
+
+from audit import services as audit
+from imaging.segmentations import decode_probability, encode_probability, save_segmentation
+from imaging.volumes import load_volumes
+from inference.agreement import Agreement, measure_agreement
+from inference.convening import overall_deadline
+from inference.events import PANEL_CONCLUDED, PANEL_MANUAL
+from inference.experts.base import REGIONS, labels_from_regions
+from inference.fusion import Fused, fuse, masks_of
+from inference.gate import GateDecision, decide
+from inference.models import (
+    EXPERT_MACHINE,
+    PANEL_MACHINE,
+    Band,
+    ExpertRun,
+    ExpertState,
+    ModelStatus,
+    PanelRun,
+    PanelState,
+)
+from inference.plausibility import study_flags
+from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import PermanentError
+from oncoflow_site.foundation.events import emit
+
+if TYPE_CHECKING:
+    from oncoflow_site.foundation.jobs import JobContext
+
+__all__ = ["conclude"]
+
+Probabilities = dict[str, NDArray[np.float16]]
+
+
+def conclude(ctx: JobContext, panel: PanelRun) -> None:
+    """running -> concluded with a consensus (event panel.concluded, and panel.manual in the lowest band), or failed.
+
+    Returns when experts are still at work and the panel's time is not up, or when it is over already.
+    """
+    if panel.state in (PanelState.CONCLUDED, PanelState.FAILED):
+        return
+    runs = list(panel.expert_runs.select_related("segmentation__probability", "model_version").order_by("expert"))
+    unfinished = [run for run in runs if run.state not in (ExpertState.DONE, ExpertState.FAILED)]
+    if unfinished and panel.started_at + overall_deadline(len(runs)) > now():
+        return
+    done = [run for run in runs if run.state == ExpertState.DONE]
+    if not done:
+        _fail(ctx, panel, unfinished)
+        return
+    ctx.progress(0.1, "Reading the experts' outlines")
+    answers = {run.expert: _probabilities(run) for run in done}
+    loaded = load_volumes(panel.study, volume_set=panel.volume_set)
+    spacing = loaded.grid.spacing_zyx()
+    voters = [run.expert for run in done if run.role == ModelStatus.VOTER]
+    advisers = [run.expert for run in done if run.role != ModelStatus.VOTER]
+    ctx.progress(0.3, "Fusing the outlines")
+    fused = fuse({name: answers[name] for name in voters or advisers}, **_fusion(voters or advisers, done))
+    ctx.progress(0.5, "Measuring agreement")
+    agreement = measure_agreement(
+        {name: masks_of(answer) for name, answer in answers.items()}, fused.masks, spacing, distances=True
+    )
+    flags = [
+        *(f"expert {run.expert} gave no answer: {run.error or 'not in time'}" for run in runs if run not in done),
+        *study_flags(
+            loaded.images,
+            loaded.brain_mask,
+            spacing,
+            spacing_known=loaded.spacing_known,
+            parameters=panel.volume_set.parameters,
+        ),
+    ]
+    thresholds = {name: float(value) for name, value in settings.ONCOFLOW_GATE.items()}
+    decision = decide(agreement, voters, advisers, thresholds, flags)
+    ctx.progress(0.9, "Storing the consensus")
+    failpoints.hit("inference.concluded_computed")
+    _store(ctx, panel, done, unfinished, fused, agreement, decision, thresholds, loaded.spacing_known)
+
+
+def _probabilities(run: ExpertRun) -> Probabilities:
+    if run.segmentation is None or run.segmentation.probability is None:
+        raise PermanentError(f"expert run {run.pk} is done but has no stored probabilities")
+    return decode_probability(objects.get(run.segmentation.probability))
+
+
+def _fusion(names: list[str], done: list[ExpertRun]) -> dict[str, Any]:
+    """Arguments of `fuse` for the configured method; what cannot be done with these experts falls back to "auto"."""
+    method = str(settings.ONCOFLOW_FUSION)
+    if method == "staple" and len(names) < 3:
+        return {"method": "auto"}
+    if method == "weighted":
+        weights: dict[str, float] = {}
+        for run in done:
+            regions: Mapping[str, Any] = run.model_version.evaluation.get("regions", {}) if run.model_version else {}
+            means = [float(regions[region]["mean"]) for region in REGIONS if "mean" in regions.get(region, {})]
+            if run.expert in names and means and np.mean(means) > 0:
+                weights[run.expert] = float(np.mean(means))
+        if len(weights) < len(names):
+            return {"method": "auto"}
+        return {"method": method, "weights": weights}
+    return {"method": method}
+
+
+def _agreement_json(
+    agreement: Agreement, decision: GateDecision, fused: Fused, *, spacing_known: bool
+) -> dict[str, Any]:
+    """What `PanelRun.agreement` keeps; millimetres are None where the spacing is not known."""
+
+    def number(value: float | None, *, millimetres: bool = False) -> float | None:
+        return None if value is None or (millimetres and not spacing_known) else round(float(value), 4)
+
+    experts = {
+        name: {
+            "dice_vs_consensus": {region: number(one.dice) for region, one in regions.items()},
+            "iou_vs_consensus": {region: number(one.iou) for region, one in regions.items()},
+            "hd95_mm": {region: number(one.hd95_mm, millimetres=True) for region, one in regions.items()},
+            "volume_mm3": {
+                region: number(value, millimetres=True) for region, value in agreement.volume_mm3[name].items()
+            },
+        }
+        for name, regions in agreement.vs_consensus.items()
+    }
+    pairwise = [
+        {
+            "experts": list(pair),
+            "dice": {region: number(one.dice) for region, one in regions.items()},
+            "hd95_mm": {region: number(one.hd95_mm, millimetres=True) for region, one in regions.items()},
+        }
+        for pair, regions in agreement.pairwise.items()
+    ]
+    return {
+        "a": number(decision.a),
+        "region": decision.region,
+        "pairwise": pairwise,
+        "experts": experts,
+        "volume_spread": {region: number(value) for region, value in agreement.volume_spread.items()},
+        "staple": {region: dict(found) for region, found in fused.performance.items()},
+    }
+
+
+def _store(
+    ctx: JobContext,
+    panel: PanelRun,
+    done: list[ExpertRun],
+    unfinished: list[ExpertRun],
+    fused: Fused,
+    agreement: Agreement,
+    decision: GateDecision,
+    thresholds: dict[str, float],
+    spacing_known: bool,
+) -> None:
+    labels = labels_from_regions(fused.masks)
+    probability = encode_probability(fused.probability)
+    plain = io.BytesIO()
+    np.save(plain, fused.disagreement)
+    difference = gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
+    study = panel.study
+    with ctx.commit(done=True):
+        _end_unfinished(unfinished)
+        consensus = save_segmentation(
+            study,
+            panel.volume_set,
+            labels,
+            kind="consensus",
+            author="panel",
+            model={
+                "fusion": fused.method,
+                "experts": [
+                    {"name": run.expert, "role": run.role, "segmentation": str(run.segmentation_id)} for run in done
+                ],
+            },
+            probability=probability,
+            reason=f"consensus of panel {panel.pk}",
+        )
+        stored = objects.put(
+            difference, subject=study.patient.key_subject, kind="disagreement", content_type="application/gzip"
+        )
+        moved = _move(
+            panel,
+            "conclude",
+            fusion=fused.method,
+            agreement=_agreement_json(agreement, decision, fused, spacing_known=spacing_known),
+            gate={
+                "band": decision.band,
+                "a": None if decision.a is None else round(float(decision.a), 4),
+                "region": decision.region,
+                "reasons": list(decision.reasons),
+            },
+            band=Band(decision.band),
+            consensus=consensus,
+            disagreement=stored,
+            thresholds=thresholds,
+            reasons=list(decision.reasons),
+            demo=any(run.model_version.demo_only for run in done if run.model_version is not None),
+            concluded_at=now(),
+        )
+        if not moved:
+            raise PermanentError(f"panel {panel.pk} was concluded by somebody else")
+        emit(PANEL_CONCLUDED, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
+        if decision.band == Band.MANUAL:
+            emit(PANEL_MANUAL, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
+        audit.record(
+            "panel.conclude",
+            action="C",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            detail={"panel": str(panel.pk), "band": decision.band, "segmentation": str(consensus.pk)},
+            source="worker",
+        )
+        failpoints.hit("inference.conclude_commit")
+
+
+def _fail(ctx: JobContext, panel: PanelRun, unfinished: list[ExpertRun]) -> None:
+    """No expert answered: the panel has failed and a person has to outline the tumour."""
+    reason = "No expert gave an answer: a person's segmentation is required."
+    study = panel.study
+    with ctx.commit(done=True):
+        _end_unfinished(unfinished)
+        gate = {"band": Band.MANUAL, "a": None, "region": None, "reasons": [reason]}
+        if not _move(panel, "fail", band=Band.MANUAL, gate=gate, reasons=[reason], concluded_at=now()):
+            return
+        emit(PANEL_MANUAL, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
+        audit.record(
+            "panel.fail",
+            action="U",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            outcome=8,
+            detail={"panel": str(panel.pk)},
+            source="worker",
+        )
+
+
+def _end_unfinished(unfinished: list[ExpertRun]) -> None:
+    sources = EXPERT_MACHINE.sources("fail")
+    for run in unfinished:
+        ExpertRun.objects.filter(pk=run.pk, state__in=sources).update(
+            state=ExpertState.FAILED, error="The expert did not answer in time.", finished_at=now()
+        )
+
+
+def _move(panel: PanelRun, event: str, **fields: Any) -> bool:
+    sources = PANEL_MACHINE.sources(event)
+    target = PANEL_MACHINE.next(sources[0], event)
+    return bool(PanelRun.objects.filter(pk=panel.pk, state__in=sources).update(state=target, **fields))
