@@ -199,6 +199,11 @@ def limitation_sentences(facts: Facts) -> list[Sentence]:
                 "The voxel size of this study is not known, so nothing was given in millimetres.", "limitation"
             )
         )
+    if _get(facts, "comparison.registration.converged") is False:
+        write = _Writer(facts)
+        write.word("comparison.registration.converged", "not")
+        text = "The two studies could not be aligned reliably, so lesions were not followed from one to the other."
+        sentences.append(write.sentence(text, "limitation"))
     missing = _get(facts, "comparison.response.missing") or []
     if missing:
         write = _Writer(facts)

@@ -11,11 +11,11 @@ from django.db import transaction
 
 from audit.services import Actor, record, record_refusal
 from clinical.roles import can
-from clinical.services import require_patient
+from clinical.services import advance_order, require_patient
 from inference.models import Band
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
-from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.events import emit
 from reports.content import canonical_json, parse_content, with_status
 from reports.drafting import locked_report, next_number, overtake_open
@@ -246,5 +246,16 @@ def _signed(
             actor=actor,
             detail={"version": number, "status": status.value, "pdf_sha256": signed.pdf_sha256},
         )
+        _complete_order(report, actor)
         emit(REPORT_ISSUED, subject=report.subject, report_id=report.pk, version_id=signed.pk)
     return signed
+
+
+def _complete_order(report: Report, actor: Actor) -> None:
+    """A signed report fulfils its order; one that was cancelled meanwhile stays cancelled."""
+    if report.order is None:
+        return
+    try:
+        advance_order(report.order, "complete", actor=actor)
+    except IllegalMove:
+        pass

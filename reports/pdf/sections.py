@@ -189,6 +189,8 @@ def _response(comparison: Mapping[str, Any]) -> Flowable | None:
         return None
     rules = ", ".join(str(rule) for rule in response.get("rule_ids") or ())
     text = f"<b>Response category:</b> {safe(category)} ({safe(response.get('criteria') or 'RANO 2.0, imaging only')})"
+    if response.get("reason"):
+        text += f". {safe(str(response['reason']).rstrip('.'))}"
     if rules:
         text += f'. <font color="#566472">Rules: {safe(rules)}.</font>'
     quality = comparison.get("registration") or {}

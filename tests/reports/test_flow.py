@@ -203,6 +203,8 @@ def test_sign_off_makes_a_new_final_version(issued: ReportVersion, radiologist: 
     assert (issued.status, load_pdf(issued)) == ("preliminary", kept)
     assert load_content(signed)["signature"]["name"] == "Rahel Sommer"
     assert Event.objects.filter(kind="report.issued").count() == 2
+    report.order.refresh_from_db()
+    assert report.order.status == "completed"
     row = AuditRow.objects.get(event="report.sign")
     assert (row.outcome, row.actor_id) == (0, str(radiologist.pk))
 
