@@ -12,4 +12,5 @@ class WebConfig(AppConfig):
 
     def ready(self) -> None:
         import_module("oncoflow_site.api.audit_codes")
+        import_module("oncoflow_site.web.audit_codes")
         import_module("oncoflow_site.workflow").install()

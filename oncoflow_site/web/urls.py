@@ -1,15 +1,34 @@
 """Addresses of the pages."""
 
-from django.contrib.auth.views import LoginView, LogoutView
-from django.urls import path
+from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeDoneView, PasswordChangeView
+from django.urls import path, reverse_lazy
 
-from oncoflow_site.web import views
+from oncoflow_site.web import reading, records, system, views
 
 app_name = "web"
 urlpatterns = [
     path("", views.home, name="home"),
     path("login/", LoginView.as_view(template_name="web/login.html"), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
+    path(
+        "password/",
+        PasswordChangeView.as_view(template_name="web/password.html", success_url=reverse_lazy("web:password-changed")),
+        name="password",
+    ),
+    path(
+        "password/changed/",
+        PasswordChangeDoneView.as_view(template_name="web/password_changed.html"),
+        name="password-changed",
+    ),
+    path("notices/<uuid:notice_id>/seen", views.notice_seen, name="notice-seen"),
+    path("patients/<uuid:patient_id>/", records.patient_page, name="patient"),
+    path("studies/<uuid:study_id>/", records.study_page, name="study"),
+    path("documents/<uuid:document_id>/", records.document_page, name="document"),
+    path("reports/<uuid:report_id>/", reading.report_page, name="report"),
+    path("reports/<uuid:report_id>/sign", reading.sign, name="sign"),
+    path("system/", system.system_page, name="system"),
+    path("system/deliveries/<uuid:delivery_id>/resend", system.resend_delivery, name="resend"),
+    path("system/jobs/<uuid:job_id>/retry", system.retry_job, name="retry"),
     path("health/live", views.health_live, name="health-live"),
     path("health/ready", views.health_ready, name="health-ready"),
 ]

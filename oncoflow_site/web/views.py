@@ -1,18 +1,75 @@
-"""Overview, sign-in and health."""
+"""Overview, notices and health."""
 
 from __future__ import annotations
 
-from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
+import uuid
 
+from django.contrib.auth.decorators import login_required
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_POST
+
+from audit.services import record
+from clinical.access import patients_for
+from clinical.notices import notices_for, see_notice
+from clinical.registry import reveal_identity
+from clinical.roles import can
+from imaging.models import Instance, Study
 from oncoflow_site.foundation import health
+
+MOST_PATIENTS = 100
 
 
 @login_required
 def home(request: HttpRequest) -> HttpResponse:
-    """What waits for this person."""
-    return render(request, "web/home.html", {})
+    """What waits for this person: notices, their patients, the studies under way."""
+    user = request.user
+    may_see = can(user, "view_patient")
+    with transaction.atomic():
+        patients = list(patients_for(user).order_by("pseudonym")[:MOST_PATIENTS]) if may_see else []
+        reveals = may_see and can(user, "reveal_identity")
+        studies = (
+            Study.objects.filter(patient__in=patients).select_related("patient", "report").order_by("-performed_at")
+            if patients
+            else Study.objects.none()
+        )
+        by_patient: dict[uuid.UUID, list[Study]] = {}
+        for study in studies:
+            by_patient.setdefault(study.patient_id, []).append(study)
+        rows = [
+            {
+                "patient": patient,
+                "identity": reveal_identity(patient, purpose="overview") if reveals else None,
+                "studies": by_patient.get(patient.pk, []),
+                "last": next(iter(by_patient.get(patient.pk, [])), None),
+            }
+            for patient in patients
+        ]
+        context = {
+            "rows": rows,
+            "may_see": may_see,
+            "notices": list(notices_for(user).filter(seen_at__isnull=True)[:30]),
+            "under_way": [one for one in studies if one.state in {"receiving", "complete", "preparing"}],
+            "quarantined": Instance.objects.filter(state="quarantined").count() if can(user, "upload_study") else 0,
+            "may_manage": can(user, "manage_system"),
+        }
+        record("web.overview", action="R", resource="overview", detail={"patients": len(rows)})
+        return render(request, "web/home.html", context)
+
+
+@login_required
+@require_POST
+def notice_seen(request: HttpRequest, notice_id: uuid.UUID) -> HttpResponse:
+    """Take a notice off this person's overview."""
+    notice = notices_for(request.user).filter(pk=notice_id).first()
+    if notice is None:
+        raise Http404
+    with transaction.atomic():
+        see_notice(notice, request.user)
+        record("web.notice", action="U", resource=f"notice:{notice.pk}")
+    return HttpResponseRedirect(reverse("web:home"))
 
 
 def health_live(request: HttpRequest) -> HttpResponse:

@@ -1,0 +1,93 @@
+"""The report's page, and signing it."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.clickjacking import xframe_options_sameorigin
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_POST
+
+from audit.services import record
+from clinical.roles import can
+from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.models import Delivery
+from oncoflow_site.web.records import identity_of, visible_patient
+from reports.models import Report
+from reports.services import current_version, load_content, sign_off, why_not_sign
+
+
+def visible_report(request: HttpRequest, report_id: uuid.UUID, event: str) -> Report:
+    """The report if its patient is this person's; else 404."""
+    report = Report.objects.select_related("study", "patient", "order").filter(pk=report_id).first()
+    if report is None:
+        raise Http404
+    visible_patient(request, report.patient_id, event)
+    return report
+
+
+@login_required
+@xframe_options_sameorigin
+def report_page(request: HttpRequest, report_id: uuid.UUID) -> HttpResponse:
+    """Versions, the PDF, the narrative with its sources, deliveries, and the form to sign."""
+    report = visible_report(request, report_id, "web.report")
+    with transaction.atomic():
+        versions = list(report.versions.select_related("signer").order_by("-number"))
+        current = current_version(report)
+        shown = next((one for one in versions if str(one.number) == request.GET.get("version")), current)
+        signer = can(request.user, "sign_report")
+        context = {
+            "report": report,
+            "study": report.study,
+            "patient": report.patient,
+            "identity": identity_of(request, report.patient),
+            "versions": versions,
+            "shown": shown,
+            "content": load_content(shown) if shown else None,
+            "deliveries": list(Delivery.objects.filter(subject=report.subject).order_by("created_at")),
+            "current": current,
+            "may_sign": signer,
+            "why_not": why_not_sign(request.user, current) if signer and current else "",
+        }
+        record(
+            "web.report",
+            action="R",
+            resource=report.subject,
+            patient_id=report.patient_id,
+            detail={"version": shown.number if shown else None},
+        )
+        return render(request, "web/report.html", context)
+
+
+@login_required
+@require_POST
+@sensitive_post_parameters("password")
+def sign(request: HttpRequest, report_id: uuid.UUID) -> HttpResponse:
+    """Sign the version that was read, with the password that opens the signer's own key."""
+    report = visible_report(request, report_id, "report.sign")
+    version = report.versions.filter(pk=_uuid(request.POST.get("version", ""))).first()
+    if version is None:
+        raise Http404
+    try:
+        signed = sign_off(version, request.user, request.POST.get("password", ""))
+    except UserVisibleError as error:
+        messages.error(request, str(error))
+    except PermissionDenied:
+        messages.error(request, "Your account does not sign reports.")
+    else:
+        messages.success(request, f"Version {signed.number} is signed and on its way to the EMR.")
+    return HttpResponseRedirect(reverse("web:report", args=[report.pk]))
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None

@@ -1,0 +1,156 @@
+"""Pages of a patient, a study and a document."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from audit.services import record
+from clinical.access import require_patient
+from clinical.models import CareAssignment, ClinicalDocument, Patient
+from clinical.registry import reveal_identity
+from clinical.roles import can
+from imaging.models import Comparison, Measurement, Study
+from imaging.render import PLANES, slice_count
+from imaging.segmentations import current_segmentation, grid_of
+from imaging.volumes import latest_volume_set
+from inference.panel import latest_panel, panel_summary
+from oncoflow_site.api.studies import default_slices, study_steps, visible_study
+from oncoflow_site.foundation import objects
+from oncoflow_site.web.plot import Point, volume_plot
+
+REGIONS = (("ET", "Enhancing tumour"), ("TC", "Tumour core"), ("WT", "Whole tumour"))
+
+
+def visible_patient(request: HttpRequest, patient_id: uuid.UUID, event: str) -> Patient:
+    """The patient, or 404 after a recorded refusal: an answer that tells a stranger nothing."""
+    try:
+        return require_patient(request.user, patient_id, event=event)
+    except PermissionDenied as error:
+        raise Http404 from error
+
+
+def identity_of(request: HttpRequest, patient: Patient) -> Any:
+    """The patient's identity for the heading of a page (recorded), or None where the role sees none."""
+    return reveal_identity(patient, purpose="page") if can(request.user, "reveal_identity") else None
+
+
+def newest_measurements(studies: list[Study]) -> dict[uuid.UUID, Measurement]:
+    """The newest measurement of each study."""
+    found: dict[uuid.UUID, Measurement] = {}
+    for one in Measurement.objects.filter(study__in=studies).order_by("created_at", "id"):
+        found[one.study_id] = one
+    return found
+
+
+@login_required
+def patient_page(request: HttpRequest, patient_id: uuid.UUID) -> HttpResponse:
+    """Orders, studies, volumes over time, documents, reports and care team of one patient."""
+    patient = visible_patient(request, patient_id, "web.patient")
+    with transaction.atomic():
+        studies = list(Study.objects.filter(patient=patient).select_related("report").order_by("performed_at"))
+        measured = newest_measurements(studies)
+        rows = [
+            {"study": study, "regions": measured[study.pk].regions if study.pk in measured else None}
+            for study in studies
+        ]
+        points = [
+            Point(row["study"].performed_at, {name: row["regions"][name]["volume_mm3"] for name, _ in REGIONS})  # type: ignore[attr-defined, index]
+            for row in rows
+            if row["regions"]
+        ]
+        last = measured.get(studies[-1].pk) if studies else None
+        context = {
+            "patient": patient,
+            "identity": identity_of(request, patient),
+            "orders": list(patient.orders.order_by("-requested_at")),
+            "rows": list(reversed(rows)),
+            "plot": volume_plot(points),
+            "points": points,
+            "regions": REGIONS,
+            "comparison": Comparison.objects.filter(measurement=last, prior_study__isnull=False)
+            .order_by("-prior_study__performed_at")
+            .first()
+            if last
+            else None,
+            "documents": list(ClinicalDocument.objects.filter(patient=patient).order_by("-authored_on")),
+            "team": list(CareAssignment.objects.current().filter(patient=patient).select_related("user")),
+        }
+        record("web.patient", action="R", resource=f"patient:{patient.pk}", patient_id=patient.pk)
+        return render(request, "web/patient.html", context)
+
+
+@login_required
+def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
+    """Images with outlines, the panel, measurements, progress."""
+    study = visible_study(request.user, study_id, "web.study")
+    with transaction.atomic():
+        volume_set = latest_volume_set(study)
+        slices = default_slices(study)
+        grid = grid_of(volume_set) if volume_set else None
+        panel = latest_panel(study)
+        measurement = Measurement.objects.filter(study=study).order_by("-created_at", "-id").first()
+        steps = study_steps(study)
+        context = {
+            "study": study,
+            "patient": study.patient,
+            "identity": identity_of(request, study.patient),
+            "series": list(study.series.all()),
+            "sequences": [one.sequence for one in volume_set.volumes.all()] if volume_set else [],
+            "planes": [
+                {"name": plane, "index": slices[plane], "last": slice_count(grid, plane) - 1}
+                for plane in PLANES
+                if grid is not None and plane in slices
+            ],
+            "segmentation": current_segmentation(study),
+            "panel": panel_summary(panel) if panel else None,
+            "measurement": measurement,
+            "regions": REGIONS,
+            "comparisons": list(Comparison.objects.filter(measurement=measurement, prior_study__isnull=False))
+            if measurement
+            else [],
+            "steps": steps,
+            "under_way": any(step["state"] in {"waiting", "running"} for step in steps)
+            or study.state in {"receiving", "complete", "preparing"},
+            "report": getattr(study, "report", None),
+            "demo": settings.ONCOFLOW_DEMO_MODE,
+        }
+        record("web.study", action="R", resource=study.subject, patient_id=study.patient_id)
+        return render(request, "web/study.html", context)
+
+
+@login_required
+def document_page(request: HttpRequest, document_id: uuid.UUID) -> HttpResponse:
+    """The stored text of a document, with one span marked where ``?start=&end=`` (byte offsets) name it."""
+    document = ClinicalDocument.objects.select_related("patient").filter(pk=document_id).first()
+    if document is None:
+        raise Http404
+    patient = visible_patient(request, document.patient_id, "web.document")
+    with transaction.atomic():
+        text = objects.get(document.text) if document.text_id else b""
+        start, end = _span(request, len(text))
+        context = {
+            "document": document,
+            "patient": patient,
+            "identity": identity_of(request, patient),
+            "before": text[:start].decode("utf-8", "replace"),
+            "marked": text[start:end].decode("utf-8", "replace"),
+            "after": text[end:].decode("utf-8", "replace"),
+        }
+        record("web.document", action="R", resource=f"document:{document.pk}", patient_id=patient.pk)
+        return render(request, "web/document.html", context)
+
+
+def _span(request: HttpRequest, size: int) -> tuple[int, int]:
+    try:
+        start, end = int(request.GET.get("start", "0")), int(request.GET.get("end", "0"))
+    except ValueError:
+        return 0, 0
+    return (start, end) if 0 <= start <= end <= size else (0, 0)

@@ -1,0 +1,91 @@
+"""What is on, what is healthy, what waits for an administrator."""
+
+from __future__ import annotations
+
+import uuid
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.db import connection, transaction
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_POST
+
+from audit.services import record, record_refusal
+from clinical.roles import can
+from imaging.models import Instance
+from inference.models import ModelVersion
+from oncoflow_site.foundation import health, jobs, outbox
+from oncoflow_site.foundation.errors import IllegalMove
+from oncoflow_site.foundation.models import Delivery, Job
+
+
+def _require_manager(request: HttpRequest, event: str, resource: str) -> None:
+    if not can(request.user, "manage_system"):
+        record_refusal(event, action="R", resource=resource, detail={"why": "role"})
+        raise PermissionDenied
+
+
+@login_required
+def system_page(request: HttpRequest) -> HttpResponse:
+    """What is switched on, the checks, the experts' standing, dead deliveries, failed jobs, quarantine."""
+    _require_manager(request, "web.system", "system")
+    with transaction.atomic():
+        parts = [
+            ("Database", connection.vendor),
+            ("Queue", "Redis" if settings.REDIS_URL else "SQLite"),
+            ("Objects", settings.STORAGES["objects"]["BACKEND"].rsplit(".", 1)[-1]),
+            ("Retrieval", settings.ONCOFLOW_RETRIEVAL),
+            ("Elasticsearch", urlsplit(settings.ELASTICSEARCH_URL or "").hostname or "not used"),
+            ("Narrator", "extractive, every sentence cited"),
+            ("Fusion", settings.ONCOFLOW_FUSION),
+            ("Demo mode", "on" if settings.ONCOFLOW_DEMO_MODE else "off"),
+        ]
+        context = {
+            "parts": parts,
+            "checks": health.ready(),
+            "gate": settings.ONCOFLOW_GATE,
+            "thresholds": settings.ONCOFLOW_VOTE_THRESHOLDS,
+            "models": list(ModelVersion.objects.order_by("name", "-registered_at")),
+            "deliveries": list(Delivery.objects.filter(state__in=["failed", "dead"]).order_by("-created_at")[:100]),
+            "jobs": list(Job.objects.filter(state__in=["failed", "dead"]).order_by("-created_at")[:100]),
+            "quarantine": list(Instance.objects.filter(state="quarantined").order_by("-received_at")[:100]),
+        }
+        record("web.system", action="R", resource="system")
+        return render(request, "web/system.html", context)
+
+
+@login_required
+@require_POST
+def resend_delivery(request: HttpRequest, delivery_id: uuid.UUID) -> HttpResponse:
+    """Send a dead delivery again."""
+    _require_manager(request, "web.resend", f"delivery:{delivery_id}")
+    if not Delivery.objects.filter(pk=delivery_id).exists():
+        raise Http404
+    try:
+        with transaction.atomic():
+            outbox.resend(delivery_id)
+            record("web.resend", action="U", resource=f"delivery:{delivery_id}")
+        messages.success(request, "The delivery waits to be sent again.")
+    except IllegalMove:
+        messages.warning(request, "This delivery is not waiting for anybody.")
+    return HttpResponseRedirect(reverse("web:system"))
+
+
+@login_required
+@require_POST
+def retry_job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
+    """Let a failed job run again."""
+    _require_manager(request, "web.retry", f"job:{job_id}")
+    with transaction.atomic():
+        started = jobs.retry(job_id)
+        record("web.retry", action="U", resource=f"job:{job_id}", outcome=0 if started else 4)
+    if started:
+        messages.success(request, "The job waits to run again.")
+    else:
+        messages.warning(request, "There is no such job to start again.")
+    return HttpResponseRedirect(reverse("web:system"))
