@@ -1,5 +1,8 @@
 """Application configuration of the imaging room."""
 
+import logging
+import warnings
+
 from django.apps import AppConfig
 
 
@@ -12,5 +15,8 @@ class ImagingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Declare events and jobs, so that every process knows them."""
-        from imaging import events, tasks  # noqa: F401
+        """Declare events and jobs, so that every process knows them; keep values out of the logs."""
+        # pydicom quotes the values it doubts, in warnings and in its log: names and numbers of patients.
+        warnings.filterwarnings("ignore", module=r"pydicom(\..*)?$")
+        logging.getLogger("pydicom").addFilter(lambda record: False)
+        from imaging import audit_codes, events, tasks  # noqa: F401

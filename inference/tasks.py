@@ -7,9 +7,10 @@ at a time, and nothing else waits behind it.
 from __future__ import annotations
 
 from imaging.models import Study
-from inference import concluding, convening, running
 from inference.models import ExpertRun, PanelRun
 from oncoflow_site.foundation.jobs import JobContext, job
+
+# What does the work is imported when it is done: most processes know these jobs by name only, and start sooner.
 
 __all__ = ["conclude_panel", "convene_panel", "run_expert"]
 
@@ -17,6 +18,8 @@ __all__ = ["conclude_panel", "convene_panel", "run_expert"]
 @job("inference.convene_panel", queue="default")
 def convene_panel(ctx: JobContext, *, study_id: str) -> None:
     """Before: study ready. After: a panel with one waiting run for each expert, each with its job."""
+    from inference import convening
+
     convening.convene(ctx, Study.objects.get(pk=study_id))
 
 
@@ -24,6 +27,8 @@ def convene_panel(ctx: JobContext, *, study_id: str) -> None:
 def run_expert(ctx: JobContext, *, expert_run_id: str) -> None:
     """Before: waiting. After: done with a segmentation, or failed with a reason."""
     runs = ExpertRun.objects.select_related("panel_run__study__patient", "panel_run__volume_set", "model_version")
+    from inference import running
+
     running.run_expert(ctx, runs.get(pk=expert_run_id))
 
 
@@ -31,4 +36,6 @@ def run_expert(ctx: JobContext, *, expert_run_id: str) -> None:
 def conclude_panel(ctx: JobContext, *, panel_run_id: str) -> None:
     """Before: every expert has ended, or the panel's time is up. After: concluded (event panel.concluded) or failed."""
     panels = PanelRun.objects.select_related("study__patient", "volume_set")
+    from inference import concluding
+
     concluding.conclude(ctx, panels.get(pk=panel_run_id))

@@ -13,4 +13,4 @@ class ReportsConfig(AppConfig):
 
     def ready(self) -> None:
         """Make the room's events and jobs known to the process."""
-        from reports import events, tasks  # noqa: F401
+        from reports import audit_codes, events, tasks  # noqa: F401
