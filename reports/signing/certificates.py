@@ -105,6 +105,8 @@ def _encrypt_pkcs8(der: bytes, password: bytes) -> str:
 
 def load_encrypted_key(pem: str, password: str) -> ec.EllipticCurvePrivateKey:
     """Open a PKCS#8 PEM key; raises `WrongPassword`."""
+    if not password:
+        raise WrongPassword  # an empty password reads as "no password", which is another error further down
     try:
         key = serialization.load_pem_private_key(pem.encode("ascii"), password=password.encode("utf-8"))
     except ValueError as error:

@@ -96,7 +96,8 @@ def _verify(pdf: bytes, authority: asn1_x509.Certificate) -> VerifyResult:
         problems.append("the signed bytes were altered")
     if not status.valid:
         problems.append("the signature value is wrong")
-    if not status.trusted:
+    trusted = bool(status.trusted) and _may_sign_documents(status.signing_cert)
+    if not trusted:
         problems.append("the certificate was not issued by the expected authority, or is not valid for signing")
     whole = status.coverage is SignatureCoverageLevel.ENTIRE_FILE
     if not whole:
@@ -115,7 +116,7 @@ def _verify(pdf: bytes, authority: asn1_x509.Certificate) -> VerifyResult:
     subject = status.signing_cert.subject.native
     return VerifyResult(
         intact=bool(status.intact and status.valid),
-        trusted=bool(status.trusted),
+        trusted=trusted,
         covers_whole_file=whole,
         no_changes_allowed=locked,
         unmodified=unmodified,
@@ -127,6 +128,15 @@ def _verify(pdf: bytes, authority: asn1_x509.Certificate) -> VerifyResult:
         certificate_fingerprint=status.signing_cert.sha256.hex(),
         problems=tuple(problems),
     )
+
+
+def _may_sign_documents(certificate: asn1_x509.Certificate) -> bool:
+    """Whether the certificate is one for signing documents: no authority, digital signature and content commitment.
+
+    Asked here as well, since path validation does not look at the usage of a certificate that is itself the trust anchor.
+    """
+    usage = certificate.key_usage_value.native if certificate.key_usage_value else set()
+    return not certificate.ca and {"digital_signature", "non_repudiation"} <= usage
 
 
 def _container_problems(pdf: bytes, signature: EmbeddedPdfSignature) -> list[str]:

@@ -58,13 +58,14 @@ def test_flipped_bytes_are_refused() -> None:
     pdf = signed()
     start = pdf.index(b"/Contents <") + len(b"/Contents <")
     generator = random.Random(7)
-    places = set(generator.sample(range(len(pdf)), 30)) | set(generator.sample(range(start, start + 1700), 50))
-    places |= {start + 2600, 0, len(pdf) - 1}
-    for place in sorted(places):
-        for flip in (0x01, 0x20):
-            bad = bytearray(pdf)
-            bad[place] ^= flip
-            assert not verify(bytes(bad), TRUST).valid, (place, flip)
+    places = set(generator.sample(range(len(pdf)), 15)) | {start + 2600, 0, len(pdf) - 1}
+    flips = [(place, 0x01) for place in sorted(places)]
+    # 0x20 turns a hexadecimal letter into the same digit in the other case.
+    flips += [(place, flip) for place in generator.sample(range(start, start + 1700), 25) for flip in (0x01, 0x20)]
+    for place, flip in flips:
+        bad = bytearray(pdf)
+        bad[place] ^= flip
+        assert not verify(bytes(bad), TRUST).valid, (place, flip)
 
 
 def test_another_authority_of_the_same_name_is_refused() -> None:
