@@ -19,13 +19,14 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from clinical.identity import IdentityData
 from fhir_api.facts import ReportFacts, read_facts
 from fhir_api.r4 import codes
 from fhir_api.r4.observations import Links, observations
 from fhir_api.systems import own, patient_system
 from reports.models import ReportVersion
 
-__all__ = ["build_transaction", "report_transaction"]
+__all__ = ["build_transaction", "patient_resource", "report_transaction"]
 
 Resource = dict[str, Any]
 
@@ -84,7 +85,7 @@ class _Builder:
     def bundle(self) -> Resource:
         """Everything, referred to before it is referred from."""
         facts = self.facts
-        patient = self._create(_patient(facts), "patient")
+        patient = self._create(patient_resource(facts.identity, facts.pseudonym, facts.authority), "patient")
         organization = self._create(_organization(facts), "organization")
         practitioner = self._create(_practitioner(facts), "practitioner") if facts.signer else ""
         device = self._device(organization)
@@ -238,11 +239,10 @@ class _Builder:
         }
 
 
-def _patient(facts: ReportFacts) -> Resource:
-    identity = facts.identity
+def patient_resource(identity: IdentityData, pseudonym: str, authority: str) -> Resource:
+    """A Patient; the medical record number of ``authority`` comes first. Without any number it has the pseudonym."""
     numbers = sorted(
-        identity.identifiers,
-        key=lambda one: (one.kind != "MR", one.authority != facts.authority, one.authority, one.value),
+        identity.identifiers, key=lambda one: (one.kind != "MR", one.authority != authority, one.authority, one.value)
     )
     resource: Resource = {
         "resourceType": "Patient",
@@ -257,11 +257,11 @@ def _patient(facts: ReportFacts) -> Resource:
         "gender": _GENDER.get(identity.sex, "unknown"),
     }
     if not numbers:
-        resource["identifier"] = [{"system": own("pseudonym"), "value": facts.pseudonym}]
+        resource["identifier"] = [{"system": own("pseudonym"), "value": pseudonym}]
     name: Resource = {"use": "official"}
     if identity.family:
         name["family"] = identity.family
-    if identity.given:
+    if identity.given.split():
         name["given"] = identity.given.split()
     if len(name) > 1:
         resource["name"] = [name]
