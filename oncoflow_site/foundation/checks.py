@@ -15,7 +15,7 @@ from oncoflow_site.foundation.errors import EngineError
 __all__: list[str] = []
 
 
-@register()
+@register("foundation")
 def check_keyset(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """foundation.W001: no usable master keyset. A warning, for ``init_keys`` itself runs the checks first."""
     try:
@@ -28,7 +28,7 @@ def check_keyset(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     return []
 
 
-@register()
+@register("foundation")
 def check_database(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """foundation.E001, E002: what the durability of jobs and messages rests on."""
     found: list[CheckMessage] = []
@@ -47,7 +47,7 @@ def check_database(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
     return found
 
 
-@register()
+@register("foundation")
 def check_data_folder(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """foundation.E003: the data folder cannot be written."""
     folder = Path(settings.ONCOFLOW_DATA_DIR)

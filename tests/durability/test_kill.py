@@ -88,7 +88,12 @@ def stop(*workers: subprocess.Popen[bytes]) -> None:
             pytest.fail("a worker did not stop on SIGTERM")
 
 
-@pytest.fixture(params=["sqlite", "postgres-redis"])
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgres-redis", marks=[pytest.mark.peer("postgresql"), pytest.mark.peer("redis")])]
+)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     environment = {
         **{

@@ -15,6 +15,8 @@ from oncoflow_site.foundation.models import Delivery, DeliveryState
 class Command(BaseCommand):
     """Look at deliveries from a terminal."""
 
+    # The other checks import every page and every FHIR model, which takes long and is not needed here.
+    requires_system_checks = ["foundation"]
     help = "List deliveries, newest first."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

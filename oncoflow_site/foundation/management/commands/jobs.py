@@ -14,6 +14,8 @@ from oncoflow_site.foundation.models import Job, JobState
 class Command(BaseCommand):
     """Look at jobs from a terminal."""
 
+    # The other checks import every page and every FHIR model, which takes long and is not needed here.
+    requires_system_checks = ["foundation"]
     help = "List background jobs, newest first."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -14,6 +14,8 @@ from oncoflow_site.foundation.errors import EngineError, UserVisibleError
 class Command(BaseCommand):
     """Rotation of the master key."""
 
+    # The other checks import every page and every FHIR model, which takes long and is not needed here.
+    requires_system_checks = ["foundation"]
     help = "Add a new master key, wrap every data key with it; with --retire also remove unused old master keys."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

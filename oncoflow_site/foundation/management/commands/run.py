@@ -16,6 +16,8 @@ from oncoflow_site.foundation.process_manager import ProcessManager
 class Command(BaseCommand):
     """Start every process of ``settings.ONCOFLOW_PROCESSES`` and keep it running."""
 
+    # The other checks import every page and every FHIR model, which takes long and is not needed here.
+    requires_system_checks = ["foundation"]
     help = "Run web, listeners, supervisor and workers; restart what dies; stop all on SIGINT or SIGTERM."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -14,6 +14,8 @@ from oncoflow_site.foundation import huey_app, worker
 class Command(BaseCommand):
     """Consume one queue until SIGTERM or SIGINT."""
 
+    # The other checks import every page and every FHIR model, which takes long and is not needed here.
+    requires_system_checks = ["foundation"]
     help = "Work on the jobs of one queue."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
