@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ __all__ = [
 
 BANDS = ("issue", "hold", "manual")
 DEFAULT_THRESHOLDS: Mapping[str, float] = {"issue": 0.90, "hold": 0.75, "adviser_floor": 0.50}
-DEFAULT_VOTE_THRESHOLDS: Mapping[str, float] = {"mean": 0.85, "p10": 0.70, "cases": 20}
+DEFAULT_VOTE_THRESHOLDS: Mapping[str, float] = {"cases": 20, "mean_dice": 0.85, "p10_dice": 0.70}
 EMPTY_MM3 = 50.0
 """A region counts as empty when neither the consensus nor any voter has more than this: a few stray voxels are no
 
@@ -40,8 +40,7 @@ class GateDecision:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class VoteDecision:
+class VoteDecision(NamedTuple):
     """role "voter" or "adviser", with the reasons for people."""
 
     role: str
@@ -57,9 +56,9 @@ def decide(
     a is the mean over the voters of Dice against the consensus, in the worst region that is not empty. a >= issue:
     "issue"; a >= hold: "hold"; below: "manual". An adviser below adviser_floor in that sense lowers the band by one, once
     however many there are. Fewer than two voters never reach "issue", nor does a panel with `flags` (an expert failed, a
-    sequence is missing, the images look unlike the training's) or one that found no tumour. Without a voter the consensus
-    is the advisers' and is held. Without any answer a person has to segment. `voters` and `advisers` are those who
-    answered; names without a place in `agreement` are ignored.
+    sequence is missing, the images look unlike the training's) or one that found no tumour; an adviser lowers what is
+    left. Without a voter the consensus is the advisers' and is held. Without any answer a person has to segment. Names
+    in `voters` and `advisers` without a place in `agreement` did not answer and count for nothing.
     """
     limits = {**DEFAULT_THRESHOLDS, **(thresholds or {})}
     answered_voters = [v for v in voters if v in agreement.vs_consensus]
@@ -82,12 +81,6 @@ def decide(
         else:
             a = 1.0
         band = "issue" if a >= limits["issue"] else "hold" if a >= limits["hold"] else "manual"
-        for name in answered_advisers:
-            low = [r for r in filled if agreement.vs_consensus[name][r].dice < limits["adviser_floor"]]
-            if low:
-                reasons.append(f"adviser {name} is below {limits['adviser_floor']:.2f} in {', '.join(low)}")
-        if any(reason.startswith("adviser ") for reason in reasons):
-            band = BANDS[min(BANDS.index(band) + 1, len(BANDS) - 1)]
     capped: list[str] = list(flags)
     if answered_voters and len(answered_voters) < 2:
         capped.append("fewer than two experts with a vote answered")
@@ -95,7 +88,15 @@ def decide(
         capped.append("no expert found a tumour")
     if capped and band == "issue":
         band = "hold"
-    return GateDecision(band, a, region, (*reasons, *capped))
+    lowered: list[str] = []
+    if answered_voters:
+        for name in answered_advisers:
+            low = [r for r in filled if agreement.vs_consensus[name][r].dice < limits["adviser_floor"]]
+            if low:
+                lowered.append(f"adviser {name} is below {limits['adviser_floor']:.2f} in {', '.join(low)}")
+        if lowered:
+            band = BANDS[min(BANDS.index(band) + 1, len(BANDS) - 1)]
+    return GateDecision(band, a, region, (*reasons, *capped, *lowered))
 
 
 def _filled(agreement: Agreement, region: str, names: Sequence[str]) -> bool:
@@ -106,7 +107,7 @@ def _filled(agreement: Agreement, region: str, names: Sequence[str]) -> bool:
 def votes_from_evaluation(
     evaluation: Mapping[str, Any] | None, thresholds: Mapping[str, float] | None = None
 ) -> VoteDecision:
-    """Voter when at least `cases` held-out cases were evaluated and every region reaches `mean` and `p10` Dice.
+    """Voter when at least `cases` held-out cases were evaluated and every region reaches `mean_dice` and `p10_dice`.
 
     `evaluation` is evaluation.json's content; None or an incomplete one makes an adviser. Whether an evaluation on
     simulated patients counts is the caller's decision.
@@ -127,10 +128,11 @@ def votes_from_evaluation(
             failed.append(f"{region} was not evaluated")
             continue
         text = f"{region}: mean Dice {mean:.3f}, 10th percentile {p10:.3f}, {n} cases"
-        good = n >= limits["cases"] and mean >= limits["mean"] and p10 >= limits["p10"]
+        good = n >= limits["cases"] and mean >= limits["mean_dice"] and p10 >= limits["p10_dice"]
         (passed if good else failed).append(text)
     wanted = (
-        f"a vote needs {limits['cases']:.0f} cases, mean {limits['mean']:.2f} and 10th percentile {limits['p10']:.2f} "
+        f"a vote needs {limits['cases']:.0f} cases, mean {limits['mean_dice']:.2f} and 10th percentile "
+        f"{limits['p10_dice']:.2f} "
         "in every region"
     )
     if failed:

@@ -1,0 +1,192 @@
+"""Ask the supervisor for an expert's answer. Needs numpy, never torch: web and worker processes import this."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..experts.base import (
+    REGIONS, ExpertError, ExpertFailed, ExpertOutput, InvalidVolumes, MissingSequence, ModelVersion, Progress, Prompt,
+    Volumes,
+)
+from .wire import Channel, Closed, Message, ProtocolError, open_channel
+
+__all__ = [
+    "ExpertFailed", "ExpertTimeout", "ExpertUnavailable", "SupervisorClient", "connect", "create_key", "read_key",
+]
+
+T = TypeVar("T")
+
+SILENCE_S = 60.0
+"""The supervisor says something at least every few seconds while it works: a longer silence means it is gone."""
+
+
+class ExpertTimeout(ExpertError):
+    """The expert did not answer within the deadline and was stopped."""
+
+
+class ExpertUnavailable(ExpertError):
+    """The supervisor cannot be reached, does not know the expert, or the expert does not start. Trying later may help."""
+
+
+ERRORS: dict[str, type[ExpertError]] = {
+    "failed": ExpertFailed, "timeout": ExpertTimeout, "unavailable": ExpertUnavailable,
+    "missing_sequence": MissingSequence, "invalid": InvalidVolumes,
+}
+
+
+def read_key(path: Path) -> bytes:
+    """The shared key. Raises ExpertUnavailable when it is absent, short, or readable by others than its owner."""
+    try:
+        mode = path.stat().st_mode
+        key = path.read_bytes()
+    except OSError as error:
+        raise ExpertUnavailable("the supervisor's key file cannot be read: is the supervisor running?") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ExpertUnavailable("the supervisor's key file is open to other users: set its mode to 0600")
+    if len(key) < 32:
+        raise ExpertUnavailable("the supervisor's key file is too short")
+    return key
+
+
+def create_key(path: Path) -> bytes:
+    """The key of `path`, made with mode 0600 if there is none. Raises ExpertUnavailable as read_key does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    if not path.exists():
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(secrets.token_bytes(32))
+            handle.flush()
+            os.fsync(handle.fileno())
+        try:
+            os.link(partial, path)  # fails if another process was first: its key stands
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
+    return read_key(path)
+
+
+def connect(address: str, timeout_s: float) -> socket.socket:
+    """A stream to "HOST:PORT" on the loopback or to the path of a Unix socket. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in address:
+        return socket.create_connection((host or "127.0.0.1", int(port)), timeout_s)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(address.removeprefix("unix:"))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+class SupervisorClient:
+    """One request a connection; safe to share between threads.
+
+    address: path of the Unix socket or "127.0.0.1:PORT"; key: content of the key file.
+    """
+
+    def __init__(self, address: str, key: bytes, connect_timeout_s: float = 5.0, silence_s: float = SILENCE_S) -> None:
+        self.address = str(address)
+        self.key = key
+        self.connect_timeout_s = connect_timeout_s
+        self.silence_s = silence_s
+
+    def run(
+        self, expert_name: str, volumes: Volumes, deadline_s: float, on_progress: Progress | None = None,
+        prompt: Prompt | None = None,
+    ) -> ExpertOutput:
+        """Segment one study with one expert.
+
+        deadline_s counts from the moment the expert starts, not while the request queues. A request with a prompt
+        overtakes those without. Exceptions from `on_progress` end the wait and are passed on; the supervisor then drops
+        the request. Raises ExpertFailed, ExpertTimeout, ExpertUnavailable, MissingSequence, InvalidVolumes.
+        """
+        request = Message(
+            "run",
+            {
+                "expert": expert_name, "deadline_s": float(deadline_s), "spacing": [float(s) for s in volumes.spacing],
+                "sequences": list(volumes.images),
+                "prompt": None if prompt is None else {
+                    "region": prompt.region, "points": [list(p) for p in prompt.points],
+                    "box": None if prompt.box is None else [list(c) for c in prompt.box],
+                },
+            },
+            {"brain_mask": np.asarray(volumes.brain_mask, bool)}
+            | {f"image:{n}": np.asarray(image, np.float32) for n, image in volumes.images.items()},
+        )
+        channel = self._open()
+        try:
+            self._exchange(channel, lambda: channel.send(request))
+            while True:
+                answer = self._exchange(channel, channel.receive)
+                if answer.kind == "progress":
+                    fraction, text = answer.values.get("fraction", 0.0), answer.values.get("text", "")
+                    if on_progress is not None:
+                        on_progress(float(fraction), str(text))
+                elif answer.kind == "result":
+                    return self._exchange(channel, lambda answered=answer: _output(answered, volumes.shape))
+                elif answer.kind == "error":
+                    raise ERRORS.get(str(answer.values.get("code")), ExpertFailed)(str(answer.values.get("message")))
+        finally:
+            channel.close()
+
+    @staticmethod
+    def _exchange(channel: Channel, action: Callable[[], T]) -> T:
+        """Run one step of the conversation; what goes wrong with it becomes ExpertUnavailable."""
+        try:
+            return action()
+        except (Closed, TimeoutError) as error:
+            raise ExpertUnavailable("the connection to the supervisor was lost") from error
+        except (ProtocolError, KeyError, ValueError, TypeError) as error:
+            name = type(error).__name__
+            raise ExpertUnavailable(f"the supervisor gave an answer that was not understood: {name}") from error
+
+    def health(self) -> dict[str, Any]:
+        """{"pid", "uptime_s", "experts": {name: {"state", "pid", "restarts", "queued", "model", "error"}}}.
+
+        state is starting, ready, busy or failed. Raises ExpertUnavailable.
+        """
+        channel = self._open()
+        try:
+            channel.send(Message("health"))
+            answer = channel.receive()
+        except (Closed, TimeoutError, ProtocolError) as error:
+            raise ExpertUnavailable("the supervisor does not answer") from error
+        finally:
+            channel.close()
+        return answer.values
+
+    def _open(self) -> Channel:
+        try:
+            connection = connect(self.address, self.connect_timeout_s)
+        except OSError as error:
+            raise ExpertUnavailable("the supervisor cannot be reached") from error
+        try:
+            channel = open_channel(connection, self.key)
+        except (Closed, TimeoutError) as error:
+            connection.close()
+            raise ExpertUnavailable("the supervisor does not answer") from error
+        connection.settimeout(self.silence_s)
+        return channel
+
+
+def _output(answer: Message, shape: tuple[int, int, int]) -> ExpertOutput:
+    probabilities = {r: answer.arrays[r] for r in REGIONS}
+    if any(p.shape != shape or p.dtype != np.float16 for p in probabilities.values()):
+        raise ProtocolError("the answer has another shape than the question")
+    model = answer.values["model"]
+    return ExpertOutput(
+        probabilities, ModelVersion(*(str(model[k]) for k in ("name", "version", "sha256", "architecture"))),
+        float(answer.values["runtime_s"]), str(answer.values["device"]), tuple(map(str, answer.values["notes"])),
+    )

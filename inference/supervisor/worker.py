@@ -1,0 +1,271 @@
+"""One expert's child process and the queue in front of it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..experts.factory import ExpertSpec
+from .wire import Channel, Closed, Message, ProtocolError
+
+__all__ = ["Request", "Worker"]
+
+INTERACTIVE, ROUTINE = 0, 1
+BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
+MINIMUM_RETRY_S = 10.0
+
+
+@dataclass
+class Request:
+    """One question. `tell` gets every message for the client and raises Closed when it has gone."""
+
+    message: Message
+    deadline_s: float
+    tell: Callable[[Message], None]
+    interactive: bool = False
+    cancelled: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def finish(self, answer: Message) -> None:
+        """The last message; the client may be gone by now."""
+        try:
+            if not self.cancelled:
+                self.tell(answer)
+        except Closed:
+            self.cancelled = True
+        finally:
+            self.done.set()
+
+
+def failure(code: str, text: str) -> Message:
+    """An error for the client; the code is one of client.ERRORS."""
+    return Message("error", {"code": code, "message": text})
+
+
+class Worker:
+    """Runs requests one at a time, those of people first; kills a child that is late, restarts one that is gone."""
+
+    def __init__(self, spec: ExpertSpec, load_timeout_s: float = 300.0) -> None:
+        self.spec = spec
+        self.load_timeout_s = load_timeout_s
+        self.state = "starting"
+        self.error = ""
+        self.model: dict[str, Any] | None = None
+        self.restarts = -1
+        self._queue: list[tuple[int, int, Request]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._failures = 0
+        self._next_start = 0.0
+        self._thread = threading.Thread(target=self._loop, name=f"expert-{spec.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the child in the background."""
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; its `finish` is called exactly once."""
+        with self._changed:
+            if self._stopping:
+                request.finish(failure("unavailable", "the supervisor is stopping"))
+                return
+            rank = INTERACTIVE if request.interactive else ROUTINE
+            heapq.heappush(self._queue, (rank, next(self._order), request))
+            self._changed.notify()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Refuse what waits, end the child, join the thread."""
+        with self._changed:
+            self._stopping = True
+            waiting = [r for _, _, r in self._queue]
+            self._queue.clear()
+            self._changed.notify()
+        for request in waiting:
+            request.finish(failure("unavailable", "the supervisor is stopping"))
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+        self._thread.join(timeout_s)
+        self._end_child()
+
+    def health(self) -> dict[str, Any]:
+        """State for people and readiness checks."""
+        process = self._process
+        return {
+            "state": self.state, "pid": process.pid if process and process.poll() is None else None,
+            "restarts": max(self.restarts, 0), "queued": len(self._queue), "model": self.model, "error": self.error,
+        }
+
+    # The rest runs in the worker's own thread.
+
+    def _loop(self) -> None:
+        while True:
+            if self._process is None and not self._stopping and time.monotonic() >= self._next_start:
+                self._start_child()
+            with self._changed:
+                if self._stopping:
+                    break
+                if not self._queue:
+                    self._changed.wait(0.5)
+                entry = heapq.heappop(self._queue) if self._queue else None
+            if entry is None:
+                if self._process is not None and self._process.poll() is not None:
+                    self._lost("ended while idle")
+                continue
+            self._serve(entry[2])
+        self._end_child()
+
+    def _start_child(self) -> None:
+        self.state, self.restarts = "starting", self.restarts + 1
+        ours, theirs = socket.socketpair()
+        threads = str(self.spec.threads)
+        environment = {
+            **os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1",
+            "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
+        command = [
+            sys.executable, "-m", "inference.supervisor.child", str(theirs.fileno()), json.dumps(asdict(self.spec)),
+        ]
+        try:
+            self._process = subprocess.Popen(
+                command, env=environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            self._failed_start(f"the process did not start: {type(error).__name__}")
+            return
+        finally:
+            theirs.close()
+        self._channel = Channel(ours)
+        try:
+            answer = self._receive_until(time.monotonic() + self.load_timeout_s)
+        except TimeoutError:
+            self._failed_start(f"loading took longer than {self.load_timeout_s:.0f} s")
+        except (Closed, ProtocolError):
+            self._failed_start("the process ended while loading")
+        else:
+            if answer.kind == "ready":
+                self.model, self.state, self.error, self._failures = answer.values["model"], "ready", "", 0
+            else:
+                self._failed_start(str(answer.values.get("message", "loading failed")))
+
+    def _failed_start(self, text: str) -> None:
+        self._end_child()
+        self._failures += 1
+        self._next_start = time.monotonic() + max(
+            MINIMUM_RETRY_S, BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+        )
+        self.state, self.error = "failed", text
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        with self._changed:
+            waiting = [r for _, _, r in self._queue]
+            self._queue.clear()
+        for request in waiting:
+            request.finish(failure("unavailable", f"{self.spec.name} is not available: {self.error}"))
+
+    def _lost(self, text: str) -> None:
+        self._end_child()
+        self._failures += 1
+        self.error = text
+        self.state = "starting"
+        self._next_start = time.monotonic() + BACKOFF_S[min(self._failures - 1, len(BACKOFF_S) - 1)]
+
+    def _end_child(self) -> None:
+        process, channel = self._process, self._channel
+        self._process = self._channel = None
+        if channel is not None:
+            channel.close()
+        if process is not None:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def _serve(self, request: Request) -> None:
+        if request.cancelled:
+            request.done.set()
+            return
+        while self._process is None:
+            if self.state == "failed" or self._stopping:
+                request.finish(failure("unavailable", f"{self.spec.name} is not available: {self.error}"))
+                return
+            time.sleep(max(0.0, min(self._next_start - time.monotonic(), 0.2)))
+            if time.monotonic() >= self._next_start:
+                self._start_child()
+        channel = self._channel
+        assert channel is not None
+        self.state = "busy"
+        ends = time.monotonic() + request.deadline_s
+        try:
+            channel.connection.settimeout(request.deadline_s)
+            channel.send(request.message)
+            while True:
+                answer = self._receive_until(ends)
+                if answer.kind == "progress":
+                    self._tell(request, answer)
+                else:
+                    break
+        except TimeoutError:
+            self._lost("exceeded its deadline and was stopped")
+            self._failures = 0
+            self._next_start = 0.0
+            request.finish(failure("timeout", f"{self.spec.name} did not answer within {request.deadline_s:.0f} s"))
+        except (Closed, ProtocolError, OSError):
+            process = self._process
+            code = None
+            if process is not None:
+                try:
+                    code = process.wait(2.0)
+                except subprocess.TimeoutExpired:
+                    code = None
+            self._lost("crashed")
+            how = f" (signal {-code})" if code is not None and code < 0 else f" (exit code {code})" if code else ""
+            request.finish(failure("failed", f"{self.spec.name} crashed{how}"))
+        else:
+            self.state, self._failures = "ready", 0
+            request.finish(answer)
+
+    @staticmethod
+    def _tell(request: Request, message: Message) -> None:
+        """Pass a message on; a client that went away changes nothing for the expert, which finishes its work."""
+        if not request.cancelled:
+            try:
+                request.tell(message)
+            except Closed:
+                request.cancelled = True
+
+    def _receive_until(self, ends: float) -> Message:
+        """The child's next message before the monotonic time `ends`; TimeoutError after it.
+
+        The wait is for the first byte; a message that has begun is read to its end, within the same limit a chunk.
+        """
+        channel = self._channel
+        if channel is None:
+            raise Closed
+        while True:
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if self._stopping:
+                raise Closed
+            ready, _, _ = select.select([channel.connection], [], [], min(left, 1.0))
+            if ready:
+                channel.connection.settimeout(max(left, 1.0))
+                return channel.receive()

@@ -1,0 +1,249 @@
+"""The interface, intensity preparation, the trivial rule, slices for SAM, and the experts with their committed weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from inference.agreement import dice
+from inference.experts.base import (
+    REGIONS, InvalidVolumes, MissingSequence, Prompt, Volumes, WeightsMismatch, WeightsMissing, labels_from_regions,
+    nest, regions_from_labels, sha256_of, verify_weights,
+)
+from inference.experts.factory import ExpertSpec, expert_for_folder, make_expert
+from inference.experts.nnunet.expert import region_channels
+from inference.experts.prepare import clip_in_brain, stack_channels
+from inference.experts.saliency import rule_regions
+from inference.experts.sam.slices import Window, box_of, slice_boxes, window_for
+from inference.fusion import masks_of
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "inference" / "weights"
+
+
+def phantom(spacing: float = 2.0, seed: int = 1) -> tuple[Volumes, dict[str, NDArray[np.bool_]]]:
+    """A head of ellipsoids with one ring-enhancing tumour; truth beside it."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(round(n * 2 / spacing) for n in (72, 90, 74))
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    brain = (z / 0.92) ** 2 + (y / 0.94) ** 2 + (x / 0.92) ** 2 < 1
+    texture = gaussian_filter(rng.normal(size=shape), 4 / spacing)
+    texture = texture / texture.std()
+    grey = gaussian_filter(rng.normal(size=shape), 6 / spacing) > 0
+    r = np.sqrt(((z - 0.2) * 72) ** 2 + ((y + 0.1) * 90) ** 2 + ((x - 0.35) * 74) ** 2) + texture
+    labels = np.zeros(shape, np.uint8)
+    labels[(r < 26) & brain] = 2
+    labels[(r < 15) & brain] = 3
+    labels[(r < 9) & brain] = 1
+    base = {"T1": (1.0, 0.75), "T1c": (1.0, 0.8), "T2": (1.0, 1.4), "FLAIR": (1.0, 1.2)}
+    tumour = {"T1": (0.6, 0.8, 0.8), "T1c": (0.6, 0.75, 1.6), "T2": (2.6, 2.4, 1.6), "FLAIR": (1.5, 2.0, 1.6)}
+    images = {}
+    for name, (white, gray) in base.items():
+        image = np.where(grey, gray, white) + 0.03 * texture
+        for label, value in zip((1, 2, 3), tumour[name], strict=True):
+            image[labels == label] = value + 0.03 * texture[labels == label]
+        image = gaussian_filter(image, 0.5) + rng.normal(size=shape) * 0.03
+        images[name] = np.where(brain, np.maximum(image, 0.01) * 300, 0).astype(np.float32)
+    return Volumes(images, (spacing,) * 3, brain), regions_from_labels(labels)
+
+
+def test_volumes_refuse_what_does_not_belong_together() -> None:
+    mask = np.ones((2, 3, 4), bool)
+    good = np.ones(mask.shape, np.float32)
+    Volumes({"T1": good}, (1, 1, 1), mask)
+    for images, spacing, brain in (
+        ({}, (1, 1, 1), mask), ({"T1": good[:1]}, (1, 1, 1), mask), ({"T1": good * np.nan}, (1, 1, 1), mask),
+        ({"T1": good}, (1, 0, 1), mask), ({"T1": good}, (1, 1, 1), ~mask), ({"T1": good}, (1, 1, float("nan")), mask),
+    ):
+        with pytest.raises(InvalidVolumes):
+            Volumes(images, spacing, brain)
+
+
+def test_labels_and_regions_are_inverse() -> None:
+    labels = np.array([[[0, 1, 2, 3]]], np.uint8)
+    regions = regions_from_labels(labels)
+    assert [int(regions[r].sum()) for r in REGIONS] == [1, 2, 3]
+    assert np.array_equal(labels_from_regions(regions), labels)
+
+
+def test_nest_orders_probabilities_and_clears_the_outside() -> None:
+    mask = np.array([[[True, False]]])
+    out = nest({"ET": np.full((1, 1, 2), 0.9), "TC": np.full((1, 1, 2), 0.5), "WT": np.full((1, 1, 2), 2.0)}, mask)
+    assert [float(out[r][0, 0, 0]) for r in REGIONS] == [0.5, 0.5, 1.0]
+    assert all(float(out[r][0, 0, 1]) == 0 for r in REGIONS)
+    assert out["WT"].dtype == np.float16
+
+
+def test_clipping_ignores_the_outside_and_a_spike() -> None:
+    image = np.zeros((10, 10, 10), np.float32)
+    mask = np.zeros(image.shape, bool)
+    mask[2:8] = True
+    image[mask] = np.random.default_rng(0).normal(100, 5, int(mask.sum()))
+    image[3, 3, 3] = 1e6
+    clipped = clip_in_brain(image, mask)
+    assert clipped.max() < 150
+    assert not clipped[~mask].any()
+
+
+def test_missing_sequence_is_named() -> None:
+    volumes, _ = phantom(4.0)
+    images = {k: v for k, v in volumes.images.items() if k != "FLAIR"}
+    with pytest.raises(MissingSequence, match="FLAIR"):
+        stack_channels(Volumes(images, volumes.spacing, volumes.brain_mask))
+
+
+def test_rule_finds_the_phantoms_tumour_and_is_nested() -> None:
+    volumes, truth = phantom()
+    found = rule_regions(volumes)
+    assert dice(found["WT"], truth["WT"]) > 0.8
+    assert not (found["ET"] & ~found["TC"]).any()
+    assert not (found["TC"] & ~found["WT"]).any()
+
+
+@pytest.mark.parametrize(("labels", "expected"), [
+    ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, (True, {"ET": (2,), "TC": (1,), "WT": (0,)})),
+    ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, (False, {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})),
+])
+def test_channels_of_region_and_label_models(labels: dict[str, object], expected: object) -> None:
+    assert region_channels(labels) == expected
+
+
+def test_model_without_our_regions_is_refused() -> None:
+    with pytest.raises(WeightsMismatch, match="labels"):
+        region_channels({"background": 0, "liver": 1})
+
+
+def write_folder(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"abc")
+    (folder / "model.json").write_text(json.dumps({
+        "name": "m", "version": "1", "architecture": "a", "kind": "nnunet",
+        "files": {"weights.bin": sha256_of(folder / "weights.bin")},
+    }))
+    return folder
+
+
+def test_weights_are_verified(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    model = verify_weights(folder)
+    assert (model.name, model.sha256) == ("m", sha256_of(folder / "model.json"))
+    with pytest.raises(WeightsMismatch, match="pinned"):
+        verify_weights(folder, "0" * 64)
+    (folder / "weights.bin").write_bytes(b"abd")
+    with pytest.raises(WeightsMismatch, match=r"weights\.bin"):
+        verify_weights(folder)
+    (folder / "weights.bin").unlink()
+    with pytest.raises(WeightsMissing, match=r"weights\.bin"):
+        verify_weights(folder)
+    with pytest.raises(WeightsMissing, match=r"model\.json"):
+        verify_weights(tmp_path / "absent")
+
+
+def test_model_json_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m")
+    (tmp_path / "other").write_bytes(b"x")
+    data = json.loads((folder / "model.json").read_text())
+    data["files"] = {"../other": sha256_of(tmp_path / "other")}
+    (folder / "model.json").write_text(json.dumps(data))
+    with pytest.raises(WeightsMismatch, match="outside"):
+        verify_weights(folder)
+
+
+def test_unknown_kind() -> None:
+    with pytest.raises(ValueError, match="unknown kind"):
+        make_expert(ExpertSpec("x", "oracle", "w"))
+
+
+def test_window_cut_and_paste_are_inverse_also_beyond_the_slice() -> None:
+    image = np.arange(2 * 10 * 12, dtype=np.float32).reshape(2, 10, 12)
+    for window in (Window(2, 3, 5), Window(-3, -4, 8), Window(7, 8, 9), Window(-5, -5, 30), Window(50, 50, 4)):
+        target = np.full_like(image, -1)
+        window.paste(target, window.cut(image))
+        touched = target >= 0
+        assert np.array_equal(target[touched], image[touched])
+    assert Window(-5, -5, 30).cut(image).sum() == image.sum()
+
+
+def test_boxes_and_windows() -> None:
+    mask = np.zeros((20, 30, 40), bool)
+    mask[5:9, 10:16, 20:32] = True
+    assert box_of(mask[6]) == (20.0, 10.0, 32.0, 16.0)
+    assert box_of(mask[0]) is None
+    boxes = slice_boxes(mask, 0, margin=2)
+    assert sorted(boxes) == list(range(3, 11))
+    assert boxes[3] == box_of(mask[6])
+    assert slice_boxes(np.zeros_like(mask), 1) == {}
+    window = window_for((20.0, 10.0, 32.0, 16.0))
+    assert window.side == 64
+    assert (window.x + 32, window.y + 32) == (26, 13)
+
+
+def committed(name: str) -> Path:
+    folder = WEIGHTS / name
+    if not (folder / "model.json").is_file():
+        pytest.skip(f"the weights {name} are not in the repository yet")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["nnunet-plain", "nnunet-residual", "sam2-small"])
+def test_committed_weights_are_intact_small_and_described(name: str) -> None:
+    folder = committed(name)
+    assert verify_weights(folder).name == name
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 12_000_000
+    assert "simulated" in json.loads((folder / "model.json").read_text())["trained_on"]
+    assert "simulated" in (folder / "MODEL_CARD.md").read_text()
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert set(evaluation["regions"]) == set(REGIONS)
+    assert set(evaluation["baseline"]["regions"]) == set(REGIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("nnunet-plain", 0.6), ("nnunet-residual", 0.6), ("sam2-small", 0.3)])
+def test_committed_expert_finds_the_phantoms_tumour(name: str, least: float) -> None:
+    expert = expert_for_folder(committed(name))
+    volumes, truth = phantom()
+    seen: list[float] = []
+    output = expert.predict(volumes, progress=lambda fraction, text: seen.append(fraction))
+    assert set(output.probabilities) == set(REGIONS)
+    assert output.probabilities["WT"].shape == volumes.shape
+    assert (output.probabilities["ET"] <= output.probabilities["WT"]).all()
+    assert not output.probabilities["WT"][~volumes.brain_mask].any()
+    assert dice(masks_of(output.probabilities)["WT"], truth["WT"]) > least
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    with pytest.raises(MissingSequence, match="FLAIR"):
+        expert.predict(Volumes({"T1": volumes.images["T1"]}, volumes.spacing, volumes.brain_mask))
+
+
+@pytest.mark.slow
+def test_prompt_changes_sams_answer_where_it_points() -> None:
+    expert = expert_for_folder(committed("sam2-small"))
+    volumes, _ = phantom(seed=3)
+    prompt = Prompt("WT", box=((10, 10, 40), (20, 24, 56)))
+    before = expert.predict(volumes).probabilities["WT"][10:21, 10:25, 40:57]
+    output = expert.predict(volumes, prompt)
+    after = output.probabilities["WT"][10:21, 10:25, 40:57]
+    assert float(after.mean()) > float(before.mean())
+    assert any("prompt" in note for note in output.notes)
+
+
+@pytest.mark.slow
+def test_tampered_checkpoint_is_refused_before_it_is_unpickled(tmp_path: Path) -> None:
+    import torch
+
+    folder = tmp_path / "nnunet-plain"
+    shutil.copytree(committed("nnunet-plain"), folder)
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save({"network_weights": {}, "evil": Path("/")}, path)
+    with pytest.raises(WeightsMismatch, match="SHA-256"):
+        expert_for_folder(folder).load()
+    data = json.loads((folder / "model.json").read_text())
+    data["files"]["fold_0/checkpoint_final.pth"] = sha256_of(path)
+    (folder / "model.json").write_text(json.dumps(data))
+    with pytest.raises(WeightsMismatch, match="plain tensors"):
+        expert_for_folder(folder).load()

@@ -1,0 +1,119 @@
+"""Fusion against SimpleITK and against what it promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from inference.experts.base import REGIONS
+from inference.fusion import disagreement_map, fuse, masks_of, staple
+
+
+def raters(seed: int, count: int, shape: tuple[int, int, int] = (14, 18, 16)) -> list[NDArray[np.bool_]]:
+    rng = np.random.default_rng(seed)
+    truth = gaussian_filter(rng.normal(size=shape), 2.5)
+    return [truth + gaussian_filter(rng.normal(size=shape), 1.0) * rng.uniform(0.02, 0.25) > 0.06 for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_staple_equals_simpleitk(seed: int, count: int) -> None:
+    votes = raters(seed, count)
+    itk = sitk.STAPLEImageFilter()
+    itk.SetForegroundValue(1)
+    expected = sitk.GetArrayFromImage(itk.Execute([sitk.GetImageFromArray(v.astype(np.uint8)) for v in votes]))
+    found = staple(votes)
+    np.testing.assert_allclose(found.posterior, expected, atol=2e-5)
+    np.testing.assert_allclose(found.sensitivity, itk.GetSensitivity(), atol=1e-5)
+    np.testing.assert_allclose(found.specificity, itk.GetSpecificity(), atol=1e-5)
+
+
+def test_staple_of_agreement_and_of_nothing() -> None:
+    vote = raters(5, 1)[0]
+    assert np.array_equal(staple([vote, vote, vote]).posterior >= 0.5, vote)
+    nothing = np.zeros((3, 3, 3), bool)
+    assert not staple([nothing, nothing]).posterior.any()
+    assert staple([~nothing, ~nothing]).posterior.all()
+    with pytest.raises(ValueError, match="raters"):
+        staple([])
+    with pytest.raises(ValueError, match="shapes"):
+        staple([nothing, np.zeros((2, 2, 2), bool)])
+
+
+def output(seed: int, shape: tuple[int, int, int] = (6, 7, 8)) -> dict[str, NDArray[np.float16]]:
+    rng = np.random.default_rng(seed)
+    whole = rng.random(shape).astype(np.float16)
+    core = np.minimum(whole, rng.random(shape).astype(np.float16))
+    return {"ET": np.minimum(core, rng.random(shape).astype(np.float16)), "TC": core, "WT": whole}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.sampled_from(["auto", "majority", "staple", "weighted", "confidence"]), st.integers(0, 999))
+def test_regions_stay_nested_and_maps_in_range(count: int, method: str, seed: int) -> None:
+    outputs = {f"e{i}": output(seed * 10 + i) for i in range(count)}
+    fused = fuse(outputs, method, weights={n: 0.5 + i for i, n in enumerate(outputs)})
+    assert not (fused.masks["ET"] & ~fused.masks["TC"]).any()
+    assert not (fused.masks["TC"] & ~fused.masks["WT"]).any()
+    assert (fused.probability["ET"] <= fused.probability["TC"]).all()
+    assert (fused.probability["TC"] <= fused.probability["WT"]).all()
+    assert 0 <= float(fused.disagreement.min()) <= float(fused.disagreement.max()) <= 1
+
+
+def constant(p: float) -> dict[str, NDArray[np.float16]]:
+    return {r: np.full((2, 2, 2), p, np.float16) for r in REGIONS}
+
+
+def test_two_voters_are_decided_by_the_mean_probability() -> None:
+    assert fuse({"a": constant(0.9), "b": constant(0.2)}).masks["WT"].all()
+    assert not fuse({"a": constant(0.6), "b": constant(0.3)}).masks["WT"].any()
+    assert fuse({"a": constant(0.9), "b": constant(0.2)}).method == "majority"
+
+
+def test_majority_of_three_counts_votes_and_four_break_ties_by_the_mean() -> None:
+    three = {"a": constant(0.99), "b": constant(0.4), "c": constant(0.45)}
+    assert not fuse(three, "majority").masks["WT"].any()
+    four = {**three, "d": constant(0.9)}
+    assert fuse(four, "majority").masks["WT"].all()
+
+
+def test_weights_and_confidence_matter() -> None:
+    two = {"sure": constant(0.95), "unsure": constant(0.45)}
+    assert fuse(two, "weighted", {"sure": 1.0, "unsure": 99.0}).masks["WT"].any() is np.False_
+    assert fuse({"sure": constant(0.05), "unsure": constant(0.7)}, "confidence").masks["WT"].any() is np.False_
+    assert fuse(two, "confidence").masks["WT"].all()
+    with pytest.raises(ValueError, match="positive weight"):
+        fuse(two, "weighted", {"sure": 1.0})
+    with pytest.raises(ValueError, match="unknown"):
+        fuse(two, "magic")
+    with pytest.raises(ValueError, match="no expert"):
+        fuse({})
+
+
+def test_three_experts_use_staple_and_tell_performance() -> None:
+    votes = raters(9, 3)
+    outputs = {f"e{i}": {r: v.astype(np.float16) for r in REGIONS} for i, v in enumerate(votes)}
+    fused = fuse(outputs)
+    assert fused.method == "staple"
+    assert np.array_equal(fused.masks["WT"], staple(votes).posterior >= 0.5)
+    assert set(fused.performance["ET"]) == {"e0", "e1", "e2"}
+
+
+def test_disagreement_is_where_experts_contradict() -> None:
+    a, b = constant(1.0), constant(1.0)
+    b["ET"] = b["ET"].copy()
+    b["ET"][0, 0, 0] = 0
+    found = disagreement_map([a, b])
+    assert found[0, 0, 0] == 1
+    assert found.sum() == 1
+    assert not disagreement_map([a]).any()
+
+
+def test_masks_of_an_expert_are_nested() -> None:
+    masks = masks_of({"ET": np.ones((2, 2, 2), np.float16), "TC": np.zeros((2, 2, 2), np.float16),
+                      "WT": np.ones((2, 2, 2), np.float16)})
+    assert not masks["ET"].any()
