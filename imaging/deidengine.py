@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
@@ -43,11 +44,13 @@ _LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "
 _UNDEFINED = 0xFFFFFFFF
 _MAX_DEPTH = 8
 _SCHEME = BaseTag(0x00080102)
+_SAFE_GROUPS = frozenset(group for _, group, _ in RULES.private)
+_Raws = Mapping[BaseTag, Any]
 _SCT = re.compile(r"\d{6,18}\Z")
 _WRITTEN_BY_US = {0x00120062, 0x00120063, 0x00120064, 0x00280302, 0x00280303}
 
 
-class DeidentificationRefused(EngineError):  # noqa: N818
+class DeidentificationRefused(EngineError):
     """The data set cannot be de-identified; the message holds nothing of it."""
 
 
@@ -197,26 +200,30 @@ class _Walk:
         """Serialised elements that survive, by tag."""
         if depth > _MAX_DEPTH:
             raise DeidentificationRefused("sequences are nested too deep")
-        for tag in sorted(dataset.keys()):
+        # Taken before anything is looked at: pydicom decodes an element (and its neighbours) on first access.
+        raws: _Raws = {tag: dataset.get_item(tag) for tag in sorted(dataset.keys())}
+        for tag in raws:
             number = int(tag)
             if number in _WRITTEN_BY_US or number & 0xFFFF == 0:
                 continue
             if tag.is_private:
-                yield from self._private(dataset, tag)
+                yield from self._private(raws, tag)
                 continue
             rule = RULES.by_tag.get(number)
             if rule is None:
                 self.actions["X"] += 1
                 continue
             written = (
-                self._sequence(dataset, tag, depth) if rule.action == "sequence" else self._one(dataset, tag, rule)
+                self._sequence(dataset, tag, depth)
+                if rule.action == "sequence"
+                else self._one(dataset, raws, tag, rule)
             )
             if written is not None:
                 yield number, written
 
-    def _raw(self, dataset: Dataset, tag: BaseTag) -> tuple[str, bytes, bool]:
+    def _raw(self, raws: _Raws, tag: BaseTag) -> tuple[str, bytes, bool]:
         """(VR, bytes, undefined length) as stored. An element pydicom has decoded already is of no use here."""
-        raw = dataset.get_item(tag)
+        raw = raws[tag]
         if not getattr(raw, "is_raw", False):
             return "", b"", False
         vr = raw.VR or ""
@@ -225,8 +232,8 @@ class _Walk:
             vr = dictionary_VR(tag).split(" or ")[0] if dictionary_has_tag(tag) else ""
         return vr, raw.value or b"", raw.length == _UNDEFINED
 
-    def _one(self, dataset: Dataset, tag: BaseTag, rule: Rule) -> bytes | None:
-        vr, value, undefined = self._raw(dataset, tag)
+    def _one(self, dataset: Dataset, raws: _Raws, tag: BaseTag, rule: Rule) -> bytes | None:
+        vr, value, undefined = self._raw(raws, tag)
         number = int(tag)
         if rule.action.startswith("D:"):
             self.actions["D"] += 1
@@ -243,11 +250,11 @@ class _Walk:
             return self.writer.element(
                 number, vr, value if undefined else _trimmed(dataset, value), undefined=undefined
             )
-        new = self._changed(dataset, rule, vr, value)
+        new = self._changed(raws, rule, vr, value)
         self.actions[action if new is not None else "V"] += 1
         return None if new is None else self.writer.element(number, vr, new)
 
-    def _changed(self, dataset: Dataset, rule: Rule, vr: str, value: bytes) -> bytes | None:
+    def _changed(self, raws: _Raws, rule: Rule, vr: str, value: bytes) -> bytes | None:
         if rule.action == "K":
             return value_allowed(rule, vr, value, self.writer.little)
         if vr not in rule.vrs:
@@ -259,7 +266,7 @@ class _Walk:
         if rule.action == "A":
             return clean_age(value)
         if rule.action == "C:code":
-            scheme = self._raw(dataset, _SCHEME)[1] if _SCHEME in dataset else b""
+            scheme = self._raw(raws, _SCHEME)[1] if _SCHEME in raws else b""
             return _clean_code(scheme.decode("latin-1").strip(" \0"), value)
         cleaned = clean_text(value)
         if rule.action == "C:contrast" and not cleaned and value.strip(b" \0"):
@@ -284,16 +291,19 @@ class _Walk:
         self.actions["K"] += 1
         return self.writer.element(int(tag), "SQ", b"".join(items))
 
-    def _private(self, dataset: Dataset, tag: BaseTag) -> Iterator[tuple[int, bytes]]:
+    def _private(self, raws: _Raws, tag: BaseTag) -> Iterator[tuple[int, bytes]]:
         """A private attribute survives only if (creator, group, element) is on the safe list and its value a number."""
         if tag.element < 0x1000:
             return  # a creator is written with the attribute that needs it
-        creator_tag = (tag.group << 16) | (tag.element >> 8)
+        if tag.group not in _SAFE_GROUPS:
+            self.actions["P"] += 1
+            return
+        creator_tag = BaseTag((tag.group << 16) | (tag.element >> 8))
         creator = ""
-        if creator_tag in dataset:
-            creator = self._raw(dataset, BaseTag(creator_tag))[1].decode("latin-1").strip(" \0")
+        if creator_tag in raws:
+            creator = self._raw(raws, creator_tag)[1].decode("latin-1").strip(" \0")
         wanted = RULES.private.get((creator, tag.group, tag.element & 0xFF))
-        vr, value, undefined = self._raw(dataset, tag)
+        vr, value, undefined = self._raw(raws, tag)
         vr = wanted if wanted and not vr else vr
         if wanted is None or vr != wanted or undefined:
             self.actions["P"] += 1
