@@ -34,6 +34,9 @@ _MAX_ELEMENTS = 100_000
 _MAX_DEPTH = 60
 _MODELS: dict[str, Any] = {"DocumentReference": DocumentReference, "ServiceRequest": ServiceRequest}
 
+# Checked before fhir.resources does, whose errors about these do not say "missing".
+_REQUIRED = {"DocumentReference": ("status", "content"), "ServiceRequest": ("status", "intent", "subject")}
+
 # Required bindings of the elements that are read or stored (R4 4.0.1).
 _BINDINGS: dict[str, dict[str, frozenset[str]]] = {
     "DocumentReference": {
@@ -119,6 +122,9 @@ def read_json(body: bytes, kind: str) -> dict[str, Any]:
     _walk(resource)
     if "id" in resource:
         raise FhirError(400, "A new resource gets its id from the server.", code="invalid", expression=f"{kind}.id")
+    for name in _REQUIRED[kind]:
+        if name not in resource:
+            raise FhirError(400, "A required element is missing.", code="required", expression=f"{kind}.{name}")
     try:
         _MODELS[kind].model_validate(resource)
     except ValidationError as error:

@@ -28,6 +28,7 @@ from fhir_api.r4.capability import capability_statement
 from fhir_api.r4.outcome import FhirError, answer, exception_handler
 from fhir_api.r4.search import SEARCHABLE, search
 from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.keys import keyed_hash
 from reports.models import Report, ReportVersion
 from reports.services import load_pdf
@@ -249,8 +250,8 @@ class CreateSearchView(FhirView):
         with acting_as(Actor.user(request.user), source="fhir"):
             try:
                 return self._create(request, kind, body)
-            except FhirError as error:
-                detail = {"reason": error.code, "status": error.status}
+            except (FhirError, UserVisibleError) as error:
+                detail = {"reason": error.code[:60], "status": getattr(error, "status", 422)}
                 record_refusal("fhir.refuse", action="C", resource=f"fhir:{kind}", detail=detail)
                 raise
 
