@@ -86,11 +86,14 @@ class Stage:
     def environment(self) -> dict[str, str]:
         """Environment of every process of the service: the embedded default, in demo mode, in this run's own folder."""
         env = {name: value for name, value in os.environ.items() if not name.startswith(("ONCOFLOW_", "DJANGO_"))}
-        for name in ("DATABASE_URL", "REDIS_URL"):
-            if value := os.environ.get(f"ONCOFLOW_DEMO_{name}"):
+        for name, given in (
+            ("DATABASE_URL", "ONCOFLOW_DEMO_DATABASE_URL"),
+            ("REDIS_URL", "ONCOFLOW_DEMO_REDIS_URL"),
+            ("ONCOFLOW_WEIGHTS_DIR", "ONCOFLOW_DEMO_WEIGHTS_DIR"),
+        ):
+            env.pop(name, None)
+            if value := os.environ.get(given):
                 env[name] = value
-            else:
-                env.pop(name, None)
         env |= {
             "DJANGO_SETTINGS_MODULE": "oncoflow_site.settings",
             "ONCOFLOW_DATA_DIR": str(self.folder),
