@@ -10,11 +10,18 @@ import os
 import signal
 import threading
 
-__all__ = ["hit"]
+__all__ = ["arm", "hit"]
 
-_armed, _, _count = os.environ.get("ONCOFLOW_FAILPOINT", "").partition(":")
-_left = int(_count or "1")
+_armed = ""
+_left = 0
 _lock = threading.Lock()
+
+
+def arm(text: str) -> None:
+    """Arm the point ``name`` or ``name:count``; empty disarms."""
+    global _armed, _left
+    _armed, _, count = text.partition(":")
+    _left = int(count or "1")
 
 
 def hit(name: str) -> None:
@@ -27,3 +34,6 @@ def hit(name: str) -> None:
         if _left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
             signal.pause()
+
+
+arm(os.environ.get("ONCOFLOW_FAILPOINT", ""))

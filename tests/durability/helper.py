@@ -1,9 +1,15 @@
-"""The tests' own process inside an installation: reads commands as JSON lines, answers each with one JSON line."""
+"""The tests' own process inside an installation: reads commands as JSON lines, answers each with one JSON line.
+
+It also starts the workers, by fork: they are processes like any other to the kernel, the database and SIGKILL, but do
+not take seconds to import Django each time.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -12,9 +18,9 @@ import django
 django.setup()
 
 from django.core.management import call_command  # noqa: E402
-from django.db import transaction  # noqa: E402
+from django.db import connections, transaction  # noqa: E402
 
-from oncoflow_site.foundation import jobs, objects  # noqa: E402
+from oncoflow_site.foundation import failpoints, jobs, objects, worker  # noqa: E402
 from oncoflow_site.foundation.models import Delivery, Event, Job, StoredObject  # noqa: E402
 from tests.durability.effects.models import Effect  # noqa: E402
 
@@ -56,12 +62,50 @@ def prepare() -> None:
     call_command("init_keys", stdout=sys.stderr)
 
 
-COMMANDS = {"produce": produce, "enqueue": enqueue, "look": look, "prepare": prepare}
+def start(kind: str, failpoint: str, *arguments: Any) -> int:
+    """Fork a process that works on a queue (kind ``work``) or produces jobs; returns its id."""
+    connections.close_all()
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        os.setsid()
+        # The parent's pipes are the parent's: only its log is shared.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)
+        failpoints.arm(failpoint)
+        if kind == "work":
+            status = worker.serve(*arguments)
+        else:
+            produce(*arguments)
+            status = 0
+    finally:
+        os._exit(status)
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """Exit status of ``child``, the negative signal number when one killed it; None when it still runs after that time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.02)
+
+
+COMMANDS = {
+    "produce": produce,
+    "enqueue": enqueue,
+    "look": look,
+    "prepare": prepare,
+    "start": start,
+    "wait": wait,
+}
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        produce(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-        sys.exit()
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         name, arguments = json.loads(line)
         print(json.dumps(COMMANDS[name](*arguments)), flush=True)  # type: ignore[operator]

@@ -7,6 +7,7 @@ the peer knows it by its key.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -24,12 +25,35 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+class Process:
+    """A process that the helper forked."""
+
+    def __init__(self, site: Site, pid: int) -> None:
+        self.site, self.pid = site, pid
+        self.status: int | None = None
+
+    def wait(self, seconds: float = 120.0) -> int | None:
+        if self.status is None:
+            self.status = self.site.tell("wait", self.pid, seconds)
+        return self.status
+
+    def signal(self, number: int) -> None:
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+
 class Site:
     """One installation in a folder of its own, and a process inside it that does what the test says."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder, self.environment = folder, environment
         self.peer = folder / "peer.txt"
+        self.started: list[Process] = []
         with (folder / "log").open("ab") as log:
             self.helper = subprocess.Popen(
                 [sys.executable, "-m", "tests.durability.helper"],
@@ -48,59 +72,59 @@ class Site:
         self.helper.stdin.write(json.dumps([command, arguments]) + "\n")
         self.helper.stdin.flush()
         answer = self.helper.stdout.readline()
-        assert answer, (self.folder / "log").read_text(errors="replace")[-3000:]
+        assert answer, self.log()
         return json.loads(answer)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
 
     def look(self) -> dict[str, Any]:
         return dict(self.tell("look"))
 
-    def start(self, *arguments: str, failpoint: str = "") -> subprocess.Popen[bytes]:
-        environment = self.environment | {"ONCOFLOW_FAILPOINT": failpoint}
-        with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
+    def start(self, kind: str, *arguments: object, failpoint: str = "") -> Process:
+        process = Process(self, self.tell("start", kind, failpoint, *arguments))
+        self.started.append(process)
+        return process
 
-    def worker(self, queue: str, failpoint: str = "") -> subprocess.Popen[bytes]:
-        return self.start("-m", "django", "work", "--queue", queue, failpoint=failpoint)
+    def worker(self, queue: str, failpoint: str = "") -> Process:
+        return self.start("work", queue, failpoint=failpoint)
 
-    def wait_for(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 90.0) -> dict[str, Any]:
+    def stop(self, *workers: Process) -> None:
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        for worker in workers:
+            assert worker.wait() == 0, "a worker did not stop well on SIGTERM\n" + self.log()
+
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 180.0) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while not condition(found := self.look()):
             if time.monotonic() > deadline:
-                pytest.fail(f"it did not happen: {found}\n" + (self.folder / "log").read_text(errors="replace")[-3000:])
-            time.sleep(0.2)
+                pytest.fail(f"it did not happen: {found}\n{self.log()}")
+            time.sleep(0.1)
         return found
 
     def settle(self, items: int) -> dict[str, Any]:
         """Wait until ``items`` have gone all the way."""
         return self.wait_for(lambda found: found["done"] == items and not found["open"])
 
-
-def stop(*workers: subprocess.Popen[bytes]) -> None:
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        try:
-            worker.wait(15)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            pytest.fail("a worker did not stop on SIGTERM")
+    def close(self) -> None:
+        for process in self.started:
+            process.kill()
+        self.helper.kill()
+        self.helper.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(
     params=["sqlite", pytest.param("postgres-redis", marks=[pytest.mark.peer("postgresql"), pytest.mark.peer("redis")])]
 )
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    ours = ("ONCOFLOW_", "DATABASE_", "REDIS_")
     environment = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("ONCOFLOW_", "DATABASE_", "REDIS_"))
-        },
+        **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
         "DJANGO_SETTINGS_MODULE": "tests.durability.settings",
         "ONCOFLOW_DATA_DIR": str(tmp_path),
         "ONCOFLOW_TEST_PEER_FILE": str(tmp_path / "peer.txt"),
@@ -112,9 +136,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         environment["REDIS_URL"] = request.getfixturevalue("redis_url")
     one = Site(tmp_path, environment)
     yield one
-    one.helper.kill()
-    one.helper.wait()
-    shutil.rmtree(tmp_path, ignore_errors=True)
+    one.close()
 
 
 def assert_whole(site: Site, found: dict[str, Any], names: list[str]) -> None:
@@ -161,31 +183,23 @@ def test_killed_at_every_boundary(site: Site) -> None:
     count = 2 * len(BOUNDARIES)
     site.tell("produce", "a", 0, count)
     others = []
-    try:
-        for queue, failpoint in BOUNDARIES:
-            if queue == "delivery" and not others:
-                others.append(site.worker("default"))
-            victim = site.worker(queue, failpoint)
-            try:
-                assert victim.wait(60) == -signal.SIGKILL, f"{failpoint} was not passed"
-            finally:
-                victim.kill()
-        others.append(site.worker("delivery"))
-        found = site.settle(count)
-    finally:
-        stop(*others)
+    for queue, failpoint in BOUNDARIES:
+        if queue == "delivery" and not others:
+            others.append(site.worker("default"))
+        assert site.worker(queue, failpoint).wait() == -signal.SIGKILL, f"{failpoint} was not passed\n{site.log()}"
+    others.append(site.worker("delivery"))
+    found = site.settle(count)
+    site.stop(*others)
     assert_whole(site, found, [f"a{n:03d}" for n in range(count)])
 
 
 def test_a_producer_killed_between_commit_and_wake_up(site: Site) -> None:
     """The row is committed, nobody was told: the reaper finds it. What was not committed is not there."""
-    producer = site.start("-m", "tests.durability.helper", "a", "0", "5", failpoint="jobs.before_wake:3")
-    assert producer.wait(60) == -signal.SIGKILL
+    producer = site.start("produce", "a", 0, 5, failpoint="jobs.before_wake:3")
+    assert producer.wait() == -signal.SIGKILL
     workers = [site.worker("default"), site.worker("delivery")]
-    try:
-        found = site.settle(3)
-    finally:
-        stop(*workers)
+    found = site.settle(3)
+    site.stop(*workers)
     assert_whole(site, found, ["a000", "a001", "a002"])
 
 
@@ -194,35 +208,28 @@ def test_killed_at_random_times(site: Site) -> None:
     seed = random.randrange(1 << 30)
     print("seed", seed)
     dice = random.Random(seed)
-    names = [f"{lane}{n:03d}" for lane in "abc" for n in range(30)]
+    names = [f"{lane}{n:03d}" for lane in "abc" for n in range(25)]
     for lane in "abc":
-        site.tell("produce", lane, 0, 30)
-    workers = [site.worker("default"), site.worker("delivery")]
-    try:
-        for _ in range(8):
-            # A worker takes a second or several to start: wait until there is something to interrupt.
-            before = site.look()
-            site.wait_for(lambda found, before=before: found != before)  # type: ignore[misc]
-            time.sleep(dice.uniform(0.0, 0.5))
-            at = dice.randrange(len(workers))
-            workers[at].kill()
-            workers[at].wait()
-            workers[at] = site.worker(("default", "delivery")[at])
-        found = site.settle(len(names))
-    finally:
-        stop(*workers)
+        site.tell("produce", lane, 0, 25)
+    queues = ("default", "delivery")
+    workers = [site.worker(queue) for queue in queues]
+    for _ in range(15):
+        time.sleep(dice.uniform(0.05, 0.6))
+        at = dice.randrange(len(workers))
+        workers[at].kill()
+        workers[at] = site.worker(queues[at])
+    found = site.settle(len(names))
+    site.stop(*workers)
     assert_whole(site, found, names)
 
 
 def test_a_hung_job_ends_its_worker_and_is_done_by_the_next(site: Site) -> None:
     """The heartbeat of a hanging job lives; only its progress deadline can end it."""
     site.tell("enqueue", "effects.hang")
-    assert site.worker("default").wait(60) == 75
+    assert site.worker("default").wait() == 75
     second = site.worker("default")
-    try:
-        site.wait_for(lambda found: found["jobs"] == {"effects.hang done": 1})
-    finally:
-        stop(second)
+    site.wait_for(lambda found: found["jobs"] == {"effects.hang done": 1})
+    site.stop(second)
 
 
 def test_a_stopping_worker_hands_its_job_back(site: Site) -> None:
@@ -230,13 +237,34 @@ def test_a_stopping_worker_hands_its_job_back(site: Site) -> None:
     site.tell("enqueue", "effects.long")
     worker = site.worker("default")
     site.wait_for(lambda found: found["jobs"] == {"effects.long running": 1})
-    started = time.monotonic()
-    worker.terminate()
-    assert worker.wait(30) == 0
-    assert time.monotonic() - started < 15
+    site.stop(worker)
     assert site.look()["jobs"] == {"effects.long waiting": 1}
     second = site.worker("default")
+    site.wait_for(lambda found: found["jobs"] == {"effects.long done": 1})
+    site.stop(second)
+
+
+def test_the_command_itself(site: Site) -> None:
+    """``manage.py work`` as it is run in production does the same work."""
+    site.tell("produce", "a", 0, 2)
+    with (site.folder / "log").open("ab") as log:
+        commands = [
+            subprocess.Popen(
+                [sys.executable, "-m", "django", "work", "--queue", queue],
+                cwd=ROOT,
+                env=site.environment,
+                stdout=log,
+                stderr=log,
+            )
+            for queue in ("default", "delivery")
+        ]
     try:
-        site.wait_for(lambda found: found["jobs"] == {"effects.long done": 1})
+        found = site.settle(2)
+        for command in commands:
+            command.terminate()
+        assert [command.wait(120) for command in commands] == [0, 0]
     finally:
-        stop(second)
+        for command in commands:
+            command.kill()
+            command.wait()
+    assert_whole(site, found, ["a000", "a001"])
