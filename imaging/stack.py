@@ -31,7 +31,7 @@ TILT_TOLERANCE_DEG = 0.5
 MAX_VOXELS = 512 * 512 * 1024
 
 
-class VolumeRefused(UserVisibleError):  # noqa: N818
+class VolumeRefused(UserVisibleError):
     """A series that is not a volume. ``code`` names why; the message is for a radiologist."""
 
     def __init__(self, code: str, message: str) -> None:

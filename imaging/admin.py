@@ -1,0 +1,193 @@
+"""Administration of imaging: look, filter, and a few named actions. No page shows identity, pixels or ciphertext."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from pydicom.uid import UID
+
+from clinical.access import patients_for
+from clinical.roles import can
+from imaging.models import (
+    Comparison,
+    DicomPeer,
+    Instance,
+    Measurement,
+    Segmentation,
+    Sequence,
+    Series,
+    Study,
+    Volume,
+    VolumeSet,
+)
+from imaging.overrides import override_sequence
+from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.jobs import enqueue
+
+HIDDEN = ("ciphertext", "uid_index", "accession_index")
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows of the patients that this person may see (superusers: all, under pseudonyms); written by services only."""
+
+    patient_lookup = "study__patient"
+    list_per_page = 50
+    exclude = HIDDEN
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        """Every field but the hidden ones."""
+        return [field.name for field in self.model._meta.fields if field.name not in HIDDEN]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Filtered to the patients of the person."""
+        rows = super().get_queryset(request)
+        if getattr(request.user, "is_superuser", False):
+            return rows
+        return rows.filter(**{f"{self.patient_lookup}__in": patients_for(request.user)})
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never."""
+        return False
+
+
+@admin.register(DicomPeer)
+class DicomPeerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """The allow-list of the DICOM door."""
+
+    list_display = ["ae_title", "host", "port", "check_host", "active", "created_at"]
+    list_filter = ["active"]
+    search_fields = ["ae_title"]
+    readonly_fields = ["created_at"]
+
+
+@admin.register(Study)
+class StudyAdmin(ReadOnlyAdmin):
+    """Studies; "prepare again" takes one up where it stands."""
+
+    patient_lookup = "patient"
+    list_display = ["performed_at", "patient", "modality", "state", "flag_code", "unsolicited", "source", "generation"]
+    list_filter = ["state", "unsolicited", "source", "modality", "spacing_known", "flag_code"]
+    search_fields = ["id", "patient__pseudonym"]
+    date_hierarchy = "performed_at"
+    list_select_related = ["patient"]
+    actions = ["prepare_again"]
+
+    @admin.action(description="Prepare the selected studies again", permissions=["change"])
+    def prepare_again(self, request: HttpRequest, queryset: QuerySet[Study]) -> None:
+        """Enqueue the preparation; a study that is still receiving stays as it is."""
+        for study in queryset:
+            enqueue(
+                "imaging.prepare_study",
+                subject=study.subject,
+                key=f"admin:{study.pk}:{new_id()}",
+                kwargs={"study_id": str(study.pk)},
+            )
+        self.message_user(request, f"{len(queryset)} studies will be prepared again.")
+
+
+@admin.register(Series)
+class SeriesAdmin(ReadOnlyAdmin):
+    """Series and what they show; the actions let a person say it."""
+
+    list_display = ["study", "number", "modality", "sequence", "sequence_confidence", "description", "overridden_by"]
+    list_filter = ["sequence", "modality", ("overridden_by", admin.EmptyFieldListFilter)]
+    search_fields = ["id", "study__id", "study__patient__pseudonym"]
+    list_select_related = ["study"]
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """One action a sequence, for those whose role may override."""
+        actions = super().get_actions(request)
+        if can(request.user, "override_sequence"):
+            for value in (Sequence.T1, Sequence.T1C, Sequence.T2, Sequence.FLAIR, Sequence.OTHER):
+                name = f"says_{value}"
+                actions[name] = (_override_action(value.value), name, f"The selected series show: {value.label}")
+        return actions
+
+
+def _override_action(sequence: str) -> Any:
+    def action(modeladmin: SeriesAdmin, request: HttpRequest, queryset: QuerySet[Series]) -> None:
+        done = 0
+        for series in queryset.select_related("study__patient"):
+            try:
+                override_sequence(series, sequence, by=request.user)  # type: ignore[arg-type]
+                done += 1
+            except PermissionDenied:
+                modeladmin.message_user(request, "One series was left: you may not change it.", messages.WARNING)
+            except UserVisibleError as error:
+                modeladmin.message_user(request, str(error), messages.ERROR)
+        modeladmin.message_user(request, f"{done} series changed; their studies will be prepared again.")
+
+    return action
+
+
+@admin.register(Instance)
+class InstanceAdmin(ReadOnlyAdmin):
+    """Instances; filter by "quarantined" to see what was kept apart and why."""
+
+    list_display = ["received_at", "state", "reason", "sop_class", "study", "number", "peer"]
+    list_filter = ["state", ("conflicts_with", admin.EmptyFieldListFilter), "peer", "sop_class_uid"]
+    search_fields = ["id", "study__id", "study__patient__pseudonym", "reason"]
+    list_select_related = ["study"]
+    raw_id_fields = ["original", "deidentified", "conflicts_with"]
+
+    @admin.display(description="SOP class")
+    def sop_class(self, row: Instance) -> str:
+        """Its name in the standard."""
+        return UID(row.sop_class_uid).name
+
+
+@admin.register(VolumeSet)
+class VolumeSetAdmin(ReadOnlyAdmin):
+    """Preparations of studies."""
+
+    list_display = ["created_at", "study", "version", "shape", "spacing"]
+    search_fields = ["id", "study__id"]
+
+
+@admin.register(Volume)
+class VolumeAdmin(ReadOnlyAdmin):
+    """Volumes of preparations, with registration quality."""
+
+    patient_lookup = "volume_set__study__patient"
+    list_display = ["volume_set", "sequence", "quality"]
+    list_filter = ["sequence"]
+    search_fields = ["id", "volume_set__study__id"]
+
+
+@admin.register(Segmentation)
+class SegmentationAdmin(ReadOnlyAdmin):
+    """Label maps: who made them, from what."""
+
+    list_display = ["created_at", "study", "version", "kind", "author", "reason"]
+    list_filter = ["kind", "author"]
+    search_fields = ["id", "study__id"]
+
+
+@admin.register(Measurement)
+class MeasurementAdmin(ReadOnlyAdmin):
+    """Measured regions and lesions."""
+
+    list_display = ["created_at", "study", "segmentation"]
+    search_fields = ["id", "study__id"]
+
+
+@admin.register(Comparison)
+class ComparisonAdmin(ReadOnlyAdmin):
+    """Comparisons over time."""
+
+    list_display = ["created_at", "study", "prior_study", "category"]
+    search_fields = ["id", "study__id"]
+
+    @admin.display(description="response")
+    def category(self, row: Comparison) -> str:
+        """Response category, or that it was not assessed."""
+        return str(row.result.get("response", {}).get("category", "not assessed"))
