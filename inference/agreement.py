@@ -105,7 +105,9 @@ def measure_agreement(
     """
     voxel = float(np.prod(spacing))
     names = sorted(experts)
-    volumes = {n: {r: float(m[r].sum()) * voxel for r in REGIONS} for n, m in (*experts.items(), ("consensus", consensus))}
+    volumes = {
+        n: {r: float(m[r].sum()) * voxel for r in REGIONS} for n, m in (*experts.items(), ("consensus", consensus))
+    }
     spread: dict[str, float | None] = {}
     for region in REGIONS:
         values = [volumes[n][region] for n in names]
@@ -117,5 +119,6 @@ def measure_agreement(
             (a, b): {r: overlap(experts[a][r], experts[b][r], spacing, distances) for r in REGIONS}
             for a, b in combinations(names, 2)
         },
-        volumes, spread,
+        volumes,
+        spread,
     )

@@ -92,5 +92,8 @@ def summarise(scores: Sequence[CaseScore]) -> dict[str, Any]:
             "cases_over_1_ml": int((false_ml > 1).sum()),
         }
     return {
-        "n": len(scores), "regions": regions, "tumour_free": tumour_free, "cases": [s.as_json() for s in scores],
+        "n": len(scores),
+        "regions": regions,
+        "tumour_free": tumour_free,
+        "cases": [s.as_json() for s in scores],
     }

@@ -62,9 +62,7 @@ def nest_masks(masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.b
     return {"ET": masks["ET"] & core, "TC": core, "WT": whole}
 
 
-def staple(
-    votes: Sequence[NDArray[np.bool_]], *, maximum_iterations: int = 10_000, tolerance: float = 1e-14
-) -> Staple:
+def staple(votes: Sequence[NDArray[np.bool_]], *, maximum_iterations: int = 10_000, tolerance: float = 1e-14) -> Staple:
     """STAPLE over binary votes of one shape. Same start, prior and stopping rule as ITK's STAPLEImageFilter.
 
     Where nobody, or everybody, marked every voxel there is nothing to estimate: the votes are returned as they are, with

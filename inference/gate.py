@@ -16,7 +16,12 @@ from .agreement import Agreement
 from .experts.base import REGIONS
 
 __all__ = [
-    "BANDS", "DEFAULT_THRESHOLDS", "DEFAULT_VOTE_THRESHOLDS", "GateDecision", "VoteDecision", "decide",
+    "BANDS",
+    "DEFAULT_THRESHOLDS",
+    "DEFAULT_VOTE_THRESHOLDS",
+    "GateDecision",
+    "VoteDecision",
+    "decide",
     "votes_from_evaluation",
 ]
 
@@ -48,8 +53,11 @@ class VoteDecision(NamedTuple):
 
 
 def decide(
-    agreement: Agreement, voters: Sequence[str], advisers: Sequence[str],
-    thresholds: Mapping[str, float] | None = None, flags: Sequence[str] = (),
+    agreement: Agreement,
+    voters: Sequence[str],
+    advisers: Sequence[str],
+    thresholds: Mapping[str, float] | None = None,
+    flags: Sequence[str] = (),
 ) -> GateDecision:
     """The band of a panel.
 

@@ -18,9 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "REGIONS", "REGION_LABELS", "SEQUENCES", "Expert", "ExpertError", "ExpertFailed", "ExpertOutput", "InvalidVolumes",
-    "MissingSequence", "ModelVersion", "Progress", "Prompt", "Volumes", "WeightsMismatch", "WeightsMissing",
-    "labels_from_regions", "nest", "read_model_json", "regions_from_labels", "sha256_of", "verify_weights",
+    "REGIONS",
+    "REGION_LABELS",
+    "SEQUENCES",
+    "Expert",
+    "ExpertError",
+    "ExpertFailed",
+    "ExpertOutput",
+    "InvalidVolumes",
+    "MissingSequence",
+    "ModelVersion",
+    "Progress",
+    "Prompt",
+    "Volumes",
+    "WeightsMismatch",
+    "WeightsMissing",
+    "labels_from_regions",
+    "nest",
+    "read_model_json",
+    "regions_from_labels",
+    "sha256_of",
+    "verify_weights",
 ]
 
 REGIONS: tuple[str, str, str] = ("ET", "TC", "WT")
@@ -158,7 +176,9 @@ def labels_from_regions(masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.ui
     return labels
 
 
-def nest(probabilities: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None = None) -> dict[str, NDArray[np.float16]]:
+def nest(
+    probabilities: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None = None
+) -> dict[str, NDArray[np.float16]]:
     """Make ET <= TC <= WT by taking the smaller, and 0 outside `mask`.
 
     The inner region never exceeds the outer: a voxel is no enhancing tumour with more certainty than it is tumour.

@@ -10,10 +10,18 @@ import sys
 import threading
 import time
 
-from ..experts.base import (
-    Expert, ExpertError, InvalidVolumes, MissingSequence, Prompt, Volumes, WeightsMismatch, WeightsMissing,
+from inference.experts.base import (
+    Expert,
+    ExpertError,
+    InvalidVolumes,
+    MissingSequence,
+    Prompt,
+    Volumes,
+    WeightsMismatch,
+    WeightsMissing,
 )
-from ..experts.factory import ExpertSpec, make_expert
+from inference.experts.factory import ExpertSpec, make_expert
+
 from .wire import Channel, Closed, Message
 
 __all__ = ["main"]
@@ -34,9 +42,19 @@ def main() -> int:
             text = str(error) if known else f"loading failed: {type(error).__name__}"
             channel.send(Message("load_failed", {"message": text}))
             return 1
-        channel.send(Message("ready", {"model": {
-            "name": model.name, "version": model.version, "sha256": model.sha256, "architecture": model.architecture,
-        }}))
+        channel.send(
+            Message(
+                "ready",
+                {
+                    "model": {
+                        "name": model.name,
+                        "version": model.version,
+                        "sha256": model.sha256,
+                        "architecture": model.architecture,
+                    }
+                },
+            )
+        )
         while True:
             _answer(expert, channel, channel.receive())
     except Closed:
@@ -79,17 +97,23 @@ def _answer(expert: Expert, channel: Channel, request: Message) -> None:
         channel.send(Message("error", {"code": "failed", "message": f"the expert failed: {type(error).__name__}"}))
     else:
         model = output.model
-        channel.send(Message(
-            "result",
-            {
-                "model": {
-                    "name": model.name, "version": model.version, "sha256": model.sha256,
-                    "architecture": model.architecture,
+        channel.send(
+            Message(
+                "result",
+                {
+                    "model": {
+                        "name": model.name,
+                        "version": model.version,
+                        "sha256": model.sha256,
+                        "architecture": model.architecture,
+                    },
+                    "runtime_s": output.runtime_s,
+                    "device": output.device,
+                    "notes": list(output.notes),
                 },
-                "runtime_s": output.runtime_s, "device": output.device, "notes": list(output.notes),
-            },
-            {region: p for region, p in output.probabilities.items()},
-        ))
+                dict(output.probabilities),
+            )
+        )
 
 
 def request_volumes(request: Message) -> tuple[Volumes, Prompt | None]:
@@ -97,7 +121,8 @@ def request_volumes(request: Message) -> tuple[Volumes, Prompt | None]:
     try:
         z, y, x = (float(s) for s in request.values["spacing"])
         volumes = Volumes(
-            {str(n): request.arrays[f"image:{n}"] for n in request.values["sequences"]}, (z, y, x),
+            {str(n): request.arrays[f"image:{n}"] for n in request.values["sequences"]},
+            (z, y, x),
             request.arrays["brain_mask"],
         )
         asked = request.values.get("prompt")

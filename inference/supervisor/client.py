@@ -7,19 +7,35 @@ import secrets
 import socket
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..experts.base import (
-    REGIONS, ExpertError, ExpertFailed, ExpertOutput, InvalidVolumes, MissingSequence, ModelVersion, Progress, Prompt,
+from inference.experts.base import (
+    REGIONS,
+    ExpertError,
+    ExpertFailed,
+    ExpertOutput,
+    InvalidVolumes,
+    MissingSequence,
+    ModelVersion,
+    Progress,
+    Prompt,
     Volumes,
 )
+
 from .wire import Channel, Closed, Message, ProtocolError, open_channel
 
 __all__ = [
-    "ExpertFailed", "ExpertTimeout", "ExpertUnavailable", "SupervisorClient", "connect", "create_key", "read_key",
+    "ExpertFailed",
+    "ExpertTimeout",
+    "ExpertUnavailable",
+    "SupervisorClient",
+    "connect",
+    "create_key",
+    "read_key",
 ]
 
 T = TypeVar("T")
@@ -37,8 +53,11 @@ class ExpertUnavailable(ExpertError):
 
 
 ERRORS: dict[str, type[ExpertError]] = {
-    "failed": ExpertFailed, "timeout": ExpertTimeout, "unavailable": ExpertUnavailable,
-    "missing_sequence": MissingSequence, "invalid": InvalidVolumes,
+    "failed": ExpertFailed,
+    "timeout": ExpertTimeout,
+    "unavailable": ExpertUnavailable,
+    "missing_sequence": MissingSequence,
+    "invalid": InvalidVolumes,
 }
 
 
@@ -59,19 +78,19 @@ def read_key(path: Path) -> bytes:
 def create_key(path: Path) -> bytes:
     """The key of `path`, made with mode 0600 if there is none. Raises ExpertUnavailable as read_key does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
     if not path.exists():
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(secrets.token_bytes(32))
             handle.flush()
             os.fsync(handle.fileno())
         try:
-            os.link(partial, path)  # fails if another process was first: its key stands
+            os.link(fresh, path)  # fails if another process was first: its key stands
         except FileExistsError:
             pass
         finally:
-            partial.unlink()
+            fresh.unlink()
     return read_key(path)
 
 
@@ -103,7 +122,11 @@ class SupervisorClient:
         self.silence_s = silence_s
 
     def run(
-        self, expert_name: str, volumes: Volumes, deadline_s: float, on_progress: Progress | None = None,
+        self,
+        expert_name: str,
+        volumes: Volumes,
+        deadline_s: float,
+        on_progress: Progress | None = None,
         prompt: Prompt | None = None,
     ) -> ExpertOutput:
         """Segment one study with one expert.
@@ -115,10 +138,15 @@ class SupervisorClient:
         request = Message(
             "run",
             {
-                "expert": expert_name, "deadline_s": float(deadline_s), "spacing": [float(s) for s in volumes.spacing],
+                "expert": expert_name,
+                "deadline_s": float(deadline_s),
+                "spacing": [float(s) for s in volumes.spacing],
                 "sequences": list(volumes.images),
-                "prompt": None if prompt is None else {
-                    "region": prompt.region, "points": [list(p) for p in prompt.points],
+                "prompt": None
+                if prompt is None
+                else {
+                    "region": prompt.region,
+                    "points": [list(p) for p in prompt.points],
                     "box": None if prompt.box is None else [list(c) for c in prompt.box],
                 },
             },
@@ -135,7 +163,7 @@ class SupervisorClient:
                     if on_progress is not None:
                         on_progress(float(fraction), str(text))
                 elif answer.kind == "result":
-                    return self._exchange(channel, lambda answered=answer: _output(answered, volumes.shape))
+                    return self._exchange(channel, partial(_output, answer, volumes.shape))
                 elif answer.kind == "error":
                     raise ERRORS.get(str(answer.values.get("code")), ExpertFailed)(str(answer.values.get("message")))
         finally:
@@ -187,6 +215,9 @@ def _output(answer: Message, shape: tuple[int, int, int]) -> ExpertOutput:
         raise ProtocolError("the answer has another shape than the question")
     model = answer.values["model"]
     return ExpertOutput(
-        probabilities, ModelVersion(*(str(model[k]) for k in ("name", "version", "sha256", "architecture"))),
-        float(answer.values["runtime_s"]), str(answer.values["device"]), tuple(map(str, answer.values["notes"])),
+        probabilities,
+        ModelVersion(*(str(model[k]) for k in ("name", "version", "sha256", "architecture"))),
+        float(answer.values["runtime_s"]),
+        str(answer.values["device"]),
+        tuple(map(str, answer.values["notes"])),
     )

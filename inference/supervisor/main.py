@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..experts.factory import ExpertSpec
+from inference.experts.factory import ExpertSpec
+
 from .client import connect, create_key
 from .wire import Channel, Closed, Message, ProtocolError, accept_channel
 from .worker import Request, Worker, failure
@@ -103,7 +104,8 @@ class Supervisor:
     def health(self) -> dict[str, Any]:
         """What SupervisorClient.health gives."""
         return {
-            "pid": os.getpid(), "uptime_s": round(time.monotonic() - self.started, 1),
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self.started, 1),
             "experts": {name: worker.health() for name, worker in self.workers.items()},
         }
 

@@ -56,7 +56,9 @@ class Channel:
     Not safe for two threads sending at once; one sender and one receiver are fine.
     """
 
-    def __init__(self, connection: socket.socket, key: bytes | None = None, nonce: bytes = b"", server: bool = False) -> None:
+    def __init__(
+        self, connection: socket.socket, key: bytes | None = None, nonce: bytes = b"", server: bool = False
+    ) -> None:
         self.connection = connection
         self.key = key
         self.nonce = nonce
@@ -64,7 +66,7 @@ class Channel:
         self._sent = self._received = 0
         self.maximum_body = MAXIMUM_BODY
 
-    def _code(self, direction: bytes, counter: int, *parts: bytes | memoryview) -> bytes:
+    def _code(self, direction: bytes, counter: int, *parts: bytes | bytearray | memoryview) -> bytes:
         if self.key is None:
             return bytes(CODE_LENGTH)
         code = hmac.new(self.key, self.nonce + direction + struct.pack(">Q", counter), hashlib.sha256)
@@ -174,4 +176,3 @@ def open_channel(connection: socket.socket, key: bytes) -> Channel:
     channel.nonce = bytes(channel._read(NONCE_LENGTH)) + own
     channel.send(Message("hello"))
     return channel
-

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..experts.factory import ExpertSpec
+from inference.experts.factory import ExpertSpec
+
 from .wire import Channel, Closed, Message, ProtocolError
 
 __all__ = ["Request", "Worker"]
@@ -106,8 +107,12 @@ class Worker:
         """State for people and readiness checks."""
         process = self._process
         return {
-            "state": self.state, "pid": process.pid if process and process.poll() is None else None,
-            "restarts": max(self.restarts, 0), "queued": len(self._queue), "model": self.model, "error": self.error,
+            "state": self.state,
+            "pid": process.pid if process and process.poll() is None else None,
+            "restarts": max(self.restarts, 0),
+            "queued": len(self._queue),
+            "model": self.model,
+            "error": self.error,
         }
 
     # The rest runs in the worker's own thread.
@@ -134,16 +139,29 @@ class Worker:
         ours, theirs = socket.socketpair()
         threads = str(self.spec.threads)
         environment = {
-            **os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1",
-            "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            **os.environ,
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_n_proc_DA": "1",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }
         command = [
-            sys.executable, "-m", "inference.supervisor.child", str(theirs.fileno()), json.dumps(asdict(self.spec)),
+            sys.executable,
+            "-m",
+            "inference.supervisor.child",
+            str(theirs.fileno()),
+            json.dumps(asdict(self.spec)),
         ]
         try:
             self._process = subprocess.Popen(
-                command, env=environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                command,
+                env=environment,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
         except OSError as error:
@@ -168,9 +186,7 @@ class Worker:
     def _failed_start(self, text: str) -> None:
         self._end_child()
         self._failures += 1
-        self._next_start = time.monotonic() + max(
-            MINIMUM_RETRY_S, BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
-        )
+        self._next_start = time.monotonic() + max(MINIMUM_RETRY_S, BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)])
         self.state, self.error = "failed", text
         self._refuse_waiting()
 

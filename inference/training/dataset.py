@@ -18,8 +18,8 @@ import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from ..experts.base import REGION_LABELS, SEQUENCES, Volumes
-from ..experts.prepare import clip_in_brain
+from inference.experts.base import REGION_LABELS, SEQUENCES, Volumes
+from inference.experts.prepare import clip_in_brain
 
 __all__ = ["DatasetError", "RawCase", "RawDataset"]
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation import CaseScore, score_case, summarise
-from ..experts.base import REGIONS, Expert, read_model_json, regions_from_labels
-from ..experts.factory import expert_for_folder
-from ..experts.saliency import rule_regions
-from ..fusion import masks_of
+from inference.evaluation import CaseScore, score_case, summarise
+from inference.experts.base import REGIONS, Expert, read_model_json, regions_from_labels
+from inference.experts.factory import expert_for_folder
+from inference.experts.saliency import rule_regions
+from inference.fusion import masks_of
+
 from .common import set_threads
 from .dataset import RawDataset
 
@@ -59,18 +60,29 @@ def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
     """MODEL_CARD.md: what the model is, what it was trained on, what it can and cannot do."""
     training = model["training"]
     lines = [
-        f"# {model['name']} {model['version']}", "",
+        f"# {model['name']} {model['version']}",
+        "",
         f"{model['architecture']}, {training['parameters'] / 1e6:.1f} million parameters, weights in float16.",
         f"Input: {', '.join(model['channels'])}, brain-masked, on one grid. Output: nested regions "
-        f"{', '.join(model['regions'])} (BraTS).", "",
-        "## Training", "",
-        f"- Data: {training['trained_on']}, {training['cases']} cases, 2 mm.",
-        f"- {training['steps']} steps in {training['seconds'] / 60:.0f} minutes on one CPU core, seed {training['seed']}.",
-        f"- `{training['command']}`", "",
-        "## Evaluation", "",
+        f"{', '.join(model['regions'])} (BraTS).",
+        "",
+        "## Training",
+        "",
+        f"- Data: {training['trained_on']}, {training['cases']} cases.",
+        *(
+            [f"- {training['steps']} steps in {training['seconds'] / 60:.0f} minutes, seed {training['seed']}."]
+            if training["seconds"]
+            else []
+        ),
+        f"- `{training['command']}`",
+        "",
+        "## Evaluation",
+        "",
         f"{evaluation['n']} held-out cases of the same kind, {evaluation['tumour_free']['n']} of them without tumour. Dice of two "
-        "empty masks is 1, of a false tumour in a tumour-free brain 0.", "",
-        "| region | mean | median | 10th percentile | minimum | trivial rule, mean |", "| --- | --- | --- | --- | --- | --- |",
+        "empty masks is 1, of a false tumour in a tumour-free brain 0.",
+        "",
+        "| region | mean | median | 10th percentile | minimum | trivial rule, mean |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for region in model["regions"]:
         own, rule = evaluation["regions"][region], evaluation["baseline"]["regions"][region]
@@ -80,10 +92,13 @@ def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
         )
     free = evaluation["tumour_free"]
     if free["n"]:
-        lines += ["", (
-            f"Tumour-free cases: {free['false_positive_ml_mean']:.2f} ml of false tumour on average, at most "
-            f"{free['false_positive_ml_maximum']:.2f} ml; {free['cases_over_1_ml']} of {free['n']} above 1 ml."
-        )]
+        lines += [
+            "",
+            (
+                f"Tumour-free cases: {free['false_positive_ml_mean']:.2f} ml of false tumour on average, at most "
+                f"{free['false_positive_ml_maximum']:.2f} ml; {free['cases_over_1_ml']} of {free['n']} above 1 ml."
+            ),
+        ]
     lines += ["", f"Median run time {evaluation['runtime_s_median']:.1f} s a case at 2 mm.", "", "## Limits", ""]
     if "simulated" in str(training["trained_on"]):
         lines += [
@@ -97,7 +112,9 @@ def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m inference.training.evaluate", description=(__doc__ or "").split("\n")[0])
+    p = argparse.ArgumentParser(
+        prog="python -m inference.training.evaluate", description=(__doc__ or "").split("\n")[0]
+    )
     p.add_argument("--model", type=Path, required=True, help="weights folder with model.json")
     p.add_argument("--dataset", type=Path, required=True, help="nnU-Net raw dataset folder with imagesTs and labelsTs")
     p.add_argument("--split", choices=("test", "train"), default="test")
@@ -109,9 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset = RawDataset(arguments.dataset)
     if not dataset.names(arguments.split):
         p.error("the dataset has no such cases")
-    result = evaluate(
-        expert_for_folder(arguments.model, arguments.threads), dataset, arguments.split, arguments.limit
-    )
+    result = evaluate(expert_for_folder(arguments.model, arguments.threads), dataset, arguments.split, arguments.limit)
     out = arguments.out or arguments.model
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..experts.base import REGIONS, SEQUENCES, sha256_of
+from inference.experts.base import REGIONS, SEQUENCES, sha256_of
 
 __all__ = ["half_state", "write_model_json", "write_nnunet_folder"]
 
@@ -34,15 +34,21 @@ def half_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_nnunet_folder(
-    folder: Path, state: Mapping[str, torch.Tensor], plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
+    folder: Path,
+    state: Mapping[str, torch.Tensor],
+    plans: Mapping[str, Any],
+    dataset_json: Mapping[str, Any],
+    *,
+    trainer: str = "nnUNetTrainer",
+    configuration: str = "3d_fullres",
 ) -> None:
     """A trained-model folder as nnU-Net's own nnUNetPredictor loads it."""
     fold = folder / "fold_0"
     fold.mkdir(parents=True, exist_ok=True)
     checkpoint = {
         "network_weights": half_state(state),
-        "trainer_name": "nnUNetTrainer",
-        "init_args": {"configuration": "3d_fullres"},
+        "trainer_name": trainer,
+        "init_args": {"configuration": configuration},
         "inference_allowed_mirroring_axes": (0, 1, 2),
     }
     partial = fold / "checkpoint_final.pth.partial"
@@ -53,7 +59,14 @@ def write_nnunet_folder(
 
 
 def write_model_json(
-    folder: Path, *, name: str, version: str, kind: str, architecture: str, files: list[str], training: Mapping[str, Any],
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    kind: str,
+    architecture: str,
+    files: list[str],
+    training: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """model.json: which model this is, what it was trained on, and the SHA-256 of each of its files."""

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..experts.base import REGIONS
+from inference.experts.base import REGIONS
+
 from .common import Average, Budget, Log, WorkingCopy, load_checkpoint, save_checkpoint, set_threads
 from .dataset import RawDataset
 from .export import write_model_json, write_nnunet_folder
@@ -120,10 +121,16 @@ def train(arguments: argparse.Namespace) -> None:
     early = np.minimum(late, arguments.early_patch)
 
     def checkpoint() -> None:
-        save_checkpoint(out / "checkpoint.pt", {
-            "network": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state(),
-            "step": step, "spent_s": budget.spent_s,
-        })
+        save_checkpoint(
+            out / "checkpoint.pt",
+            {
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average.state(),
+                "step": step,
+                "spent_s": budget.spent_s,
+            },
+        )
 
     def export() -> None:
         averaged = copy.deepcopy(network)
@@ -131,15 +138,22 @@ def train(arguments: argparse.Namespace) -> None:
         folder = out / "export"
         write_nnunet_folder(folder, averaged.state_dict(), plans, labels_json)
         write_model_json(
-            folder, name=arguments.name or f"nnunet-{arguments.architecture}", version=arguments.version, kind="nnunet",
+            folder,
+            name=arguments.name or f"nnunet-{arguments.architecture}",
+            version=arguments.version,
+            kind="nnunet",
             architecture=f"nnU-Net {plans['configurations']['3d_fullres']['architecture']['network_class_name'].rsplit('.', 1)[1]}",
             files=["dataset.json", "plans.json", "fold_0/checkpoint_final.pth"],
             training={
                 "command": "python -m inference.training.nnunet "
                 f"--architecture {arguments.architecture} --minutes {arguments.minutes:g} --seed {arguments.seed} "
                 f"--threads {arguments.threads} --batch-size {arguments.batch_size} --patch {arguments.patch}",
-                "seed": arguments.seed, "steps": step, "seconds": round(budget.spent_s), "device": "cpu",
-                "cases": len(training), "parameters": sum(p.numel() for p in network.parameters()),
+                "seed": arguments.seed,
+                "steps": step,
+                "seconds": round(budget.spent_s),
+                "device": "cpu",
+                "cases": len(training),
+                "parameters": sum(p.numel() for p in network.parameters()),
                 "trained_on": arguments.trained_on,
             },
         )
@@ -170,8 +184,14 @@ def train(arguments: argparse.Namespace) -> None:
         step += 1
         now = time.monotonic()
         if now - last_log > 30:
-            log.write(event="train", step=step, minutes=budget.spent_s / 60, loss=float(np.mean(losses)), rate=rate,
-                      s_per_step=(now - last_log) / len(losses))
+            log.write(
+                event="train",
+                step=step,
+                minutes=budget.spent_s / 60,
+                loss=float(np.mean(losses)),
+                rate=rate,
+                s_per_step=(now - last_log) / len(losses),
+            )
             losses, last_log = [], now
         if now - last_save > arguments.save_every * 60:
             checkpoint()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from .preprocess import PreparedCase
 
@@ -27,8 +27,14 @@ class PatchSampler:
     """
 
     def __init__(
-        self, cases: Sequence[PreparedCase], patch: tuple[int, int, int], seed: int, *, empty_share: float = 0.30,
-        background_share: float = 1 / 3, drop_channel: float = 0.06,
+        self,
+        cases: Sequence[PreparedCase],
+        patch: tuple[int, int, int],
+        seed: int,
+        *,
+        empty_share: float = 0.30,
+        background_share: float = 1 / 3,
+        drop_channel: float = 0.06,
     ) -> None:
         self.with_tumour = [c for c in cases if not c.empty]
         self.without = [c for c in cases if c.empty]

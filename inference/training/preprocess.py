@@ -79,19 +79,26 @@ def fingerprint(dataset: RawDataset, limit: int = 40) -> dict[str, Any]:
     for c in range(4):
         v = np.concatenate(values[c]) if values[c] else np.zeros(1, np.float32)
         intensities[str(c)] = {
-            "mean": float(v.mean()), "median": float(np.median(v)), "std": float(v.std()), "min": float(v.min()),
-            "max": float(v.max()), "percentile_99_5": float(np.percentile(v, 99.5)),
+            "mean": float(v.mean()),
+            "median": float(np.median(v)),
+            "std": float(v.std()),
+            "min": float(v.min()),
+            "max": float(v.max()),
+            "percentile_99_5": float(np.percentile(v, 99.5)),
             "percentile_00_5": float(np.percentile(v, 0.5)),
         }
     return {
         "spacing": [float(s) for s in np.median(np.asarray(spacings), axis=0)],
-        "shape": [int(round(s)) for s in np.median(np.asarray(shapes), axis=0)],
+        "shape": [round(float(s)) for s in np.median(np.asarray(shapes), axis=0)],
         "intensities": intensities,
     }
 
 
 def make_plans(
-    dataset: RawDataset, architecture: str, spacing: tuple[float, float, float], patch: tuple[int, int, int],
+    dataset: RawDataset,
+    architecture: str,
+    spacing: tuple[float, float, float],
+    patch: tuple[int, int, int],
     batch_size: int,
 ) -> dict[str, Any]:
     """plans.json as nnU-Net's planner writes it, for one small 3d_fullres configuration."""

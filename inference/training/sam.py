@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
-from ..experts.base import SEQUENCES
-from ..experts.saliency import salient_tumour
-from ..experts.sam.network import BASE_CONFIG, SMALL_OVERRIDES, build
-from ..experts.sam.slices import CHANNELS, Box, Window, box_of, slice_boxes, to_unit, window_for
+from inference.experts.base import SEQUENCES
+from inference.experts.saliency import salient_tumour
+from inference.experts.sam.network import BASE_CONFIG, SMALL_OVERRIDES, build
+from inference.experts.sam.slices import CHANNELS, Box, Window, box_of, slice_boxes, to_unit, window_for
+
 from .common import Average, Budget, Log, load_checkpoint, save_checkpoint, set_threads
 from .dataset import RawDataset
 from .export import half_state, write_model_json
@@ -59,7 +60,8 @@ def slice_case(case: PreparedCase) -> SliceCase:
     b = (slice_boxes(salient, 0), slice_boxes(salient, 1), slice_boxes(salient, 2))
     whole = case.labels > 0
     t = (
-        np.flatnonzero(whole.any(axis=(1, 2))), np.flatnonzero(whole.any(axis=(0, 2))),
+        np.flatnonzero(whole.any(axis=(1, 2))),
+        np.flatnonzero(whole.any(axis=(0, 2))),
         np.flatnonzero(whole.any(axis=(0, 1))),
     )
     return SliceCase(to_unit(stack, brain).astype(np.float16), case.labels, b, t)
@@ -96,7 +98,9 @@ class SliceSampler:
         """n windows with their prompts."""
         parts = [self._one() for _ in range(n)]
         return Batch(
-            torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts]), torch.stack([p[2] for p in parts]),
+            torch.stack([p[0] for p in parts]),
+            torch.stack([p[1] for p in parts]),
+            torch.stack([p[2] for p in parts]),
             (torch.stack([p[3] for p in parts]), torch.tensor([[2, 3]] * n, dtype=torch.int32)),
             (torch.stack([p[4] for p in parts]), torch.stack([p[5] for p in parts])),
         )
@@ -134,7 +138,11 @@ class SliceSampler:
             if rng.random() < 0.5:
                 picture, part = np.flip(picture, flip_axis + 1), np.flip(part, flip_axis)
                 s = window.side
-                box = (box[0], s - box[3], box[2], s - box[1]) if flip_axis == 0 else (s - box[2], box[1], s - box[0], box[3])
+                box = (
+                    (box[0], s - box[3], box[2], s - box[1])
+                    if flip_axis == 0
+                    else (s - box[2], box[1], s - box[0], box[3])
+                )
         regions = np.stack([part > 0, (part == 1) | (part == 3), part == 3])
         target, coordinates, kinds = self._interactive(regions, part)
         scale = self.size / window.side
@@ -144,7 +152,11 @@ class SliceSampler:
         masks = F.interpolate(masks, (LOSS_SIZE, LOSS_SIZE), mode="bilinear", align_corners=False)[0]
         corners = torch.tensor([[box[0], box[1]], [box[2], box[3]]], dtype=torch.float32) * scale
         return (
-            (x - MEAN) / STD, masks[:3], masks[3:], corners, torch.from_numpy(coordinates).float() * scale,
+            (x - MEAN) / STD,
+            masks[:3],
+            masks[3:],
+            corners,
+            torch.from_numpy(coordinates).float() * scale,
             torch.from_numpy(kinds),
         )
 
@@ -203,13 +215,21 @@ def embed(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Te
 
 
 def decode(
-    model: Any, features: tuple[torch.Tensor, list[torch.Tensor]], prompt: tuple[torch.Tensor, torch.Tensor], multimask: bool
+    model: Any,
+    features: tuple[torch.Tensor, list[torch.Tensor]],
+    prompt: tuple[torch.Tensor, torch.Tensor],
+    multimask: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mask logits at a quarter of the image size, predicted IoU, object score logits."""
     sparse, dense = model.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
     masks, iou, _, score = model.sam_mask_decoder(
-        image_embeddings=features[0], image_pe=model.sam_prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense, multimask_output=multimask, repeat_image=False, high_res_features=features[1],
+        image_embeddings=features[0],
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multimask,
+        repeat_image=False,
+        high_res_features=features[1],
     )
     return masks, iou, score
 
@@ -255,7 +275,10 @@ def quick_validation(model: Any, cases: list[SliceCase], image_size: int) -> dic
             corners = torch.tensor([[[box[0] - window.x, box[1] - window.y], [box[2] - window.x, box[3] - window.y]]])
             with torch.inference_mode():
                 logits, _, _ = decode(
-                    model, embed(model, x[None]), (corners.float() * scale, torch.tensor([[2, 3]], dtype=torch.int32)), True
+                    model,
+                    embed(model, x[None]),
+                    (corners.float() * scale, torch.tensor([[2, 3]], dtype=torch.int32)),
+                    True,
                 )
                 logits = F.interpolate(logits.float(), (window.side, window.side), mode="bilinear", align_corners=False)
             part = window.cut(case.labels[index][None].astype(np.float32))[0].astype(np.int8)
@@ -300,10 +323,16 @@ def train(arguments: argparse.Namespace) -> None:
     log.write(event="start", parameters=sum(p.numel() for p in model.parameters()), step=step, spent_s=spent)
 
     def checkpoint() -> None:
-        save_checkpoint(out / "checkpoint.pt", {
-            "model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state(), "step": step,
-            "spent_s": budget.spent_s,
-        })
+        save_checkpoint(
+            out / "checkpoint.pt",
+            {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average.state(),
+                "step": step,
+                "spent_s": budget.spent_s,
+            },
+        )
 
     def export() -> None:
         average.copy_to(averaged)
@@ -313,13 +342,21 @@ def train(arguments: argparse.Namespace) -> None:
         torch.save({"model": half_state(averaged.state_dict())}, partial)
         partial.replace(folder / "sam2.pt")
         write_model_json(
-            folder, name=arguments.name, version=arguments.version, kind="sam", architecture="SAM 2 (Hiera), small",
+            folder,
+            name=arguments.name,
+            version=arguments.version,
+            kind="sam",
+            architecture="SAM 2 (Hiera), small",
             files=["sam2.pt"],
             training={
                 "command": f"python -m inference.training.sam --minutes {arguments.minutes:g} --seed {arguments.seed} "
                 f"--threads {arguments.threads} --batch-size {arguments.batch_size}",
-                "seed": arguments.seed, "steps": step, "seconds": round(budget.spent_s), "device": "cpu",
-                "cases": len(training), "parameters": sum(p.numel() for p in model.parameters()),
+                "seed": arguments.seed,
+                "steps": step,
+                "seconds": round(budget.spent_s),
+                "device": "cpu",
+                "cases": len(training),
+                "parameters": sum(p.numel() for p in model.parameters()),
                 "trained_on": arguments.trained_on,
             },
             extra={"config": BASE_CONFIG, "hydra_overrides": overrides, "mask_tokens": ["WT", "TC", "ET"]},
@@ -343,8 +380,14 @@ def train(arguments: argparse.Namespace) -> None:
         step += 1
         now = time.monotonic()
         if now - last_log > 30:
-            log.write(event="train", step=step, minutes=budget.spent_s / 60, loss=float(np.mean(losses)), rate=rate,
-                      s_per_step=(now - last_log) / len(losses))
+            log.write(
+                event="train",
+                step=step,
+                minutes=budget.spent_s / 60,
+                loss=float(np.mean(losses)),
+                rate=rate,
+                s_per_step=(now - last_log) / len(losses),
+            )
             losses, last_log = [], now
         if now - last_save > arguments.save_every * 60:
             checkpoint()

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from inference.experts.base import (
-    REGIONS, ExpertFailed, ExpertOutput, ModelVersion, Progress, Prompt, Volumes, WeightsMissing,
+    REGIONS,
+    ExpertFailed,
+    ExpertOutput,
+    ModelVersion,
+    Progress,
+    Prompt,
+    Volumes,
+    WeightsMissing,
 )
 from inference.experts.factory import ExpertSpec
 
@@ -50,7 +57,10 @@ class FakeExpert:
         inside = volumes.brain_mask.astype(np.float16)
         probabilities = {r: inside * np.float16(0.75) for r in REGIONS}
         return ExpertOutput(
-            probabilities, ModelVersion(self.name, "1", "0" * 64, "fake"), 0.1, "cpu",
+            probabilities,
+            ModelVersion(self.name, "1", "0" * 64, "fake"),
+            0.1,
+            "cpu",
             (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"], str(os.getpid())),
         )
 

@@ -71,15 +71,21 @@ def test_summary_counts_false_tumours_in_millilitres() -> None:
     empty = np.zeros((20, 20, 20), bool)
     none = dict.fromkeys(REGIONS, empty)
     false = {"ET": empty, "TC": empty, "WT": box(0, 10)}
-    result = summarise([
-        score_case("c1", none, none, (1.0, 1.0, 1.0)), score_case("c2", false, none, (1.0, 1.0, 1.0)),
-        score_case("c3", false, false, (1.0, 1.0, 1.0)),
-    ])
+    result = summarise(
+        [
+            score_case("c1", none, none, (1.0, 1.0, 1.0)),
+            score_case("c2", false, none, (1.0, 1.0, 1.0)),
+            score_case("c3", false, false, (1.0, 1.0, 1.0)),
+        ]
+    )
     assert result["regions"]["WT"]["mean"] == pytest.approx(2 / 3, abs=1e-3)
     assert result["regions"]["WT"]["mean_with_region"] == 1.0
     assert result["regions"]["ET"]["mean"] == 1.0
     assert result["tumour_free"] == {
-        "n": 2, "false_positive_ml_mean": 0.5, "false_positive_ml_median": 0.5, "false_positive_ml_maximum": 1.0,
+        "n": 2,
+        "false_positive_ml_mean": 0.5,
+        "false_positive_ml_median": 0.5,
+        "false_positive_ml_maximum": 1.0,
         "cases_over_1_ml": 0,
     }
     with pytest.raises(ValueError, match="no case"):

@@ -13,11 +13,22 @@ from scipy.ndimage import gaussian_filter
 
 from inference.agreement import dice
 from inference.experts.base import (
-    REGIONS, InvalidVolumes, MissingSequence, Prompt, Volumes, WeightsMismatch, WeightsMissing, labels_from_regions,
-    nest, regions_from_labels, sha256_of, verify_weights,
+    REGIONS,
+    InvalidVolumes,
+    MissingSequence,
+    Prompt,
+    Volumes,
+    WeightsMismatch,
+    WeightsMissing,
+    labels_from_regions,
+    nest,
+    regions_from_labels,
+    sha256_of,
+    verify_weights,
 )
 from inference.experts.factory import ExpertSpec, expert_for_folder, make_expert
 from inference.experts.nnunet.expert import region_channels
+from inference.experts.postprocess import minimum_volumes, suppress_small
 from inference.experts.prepare import clip_in_brain, stack_channels
 from inference.experts.saliency import rule_regions
 from inference.experts.sam.slices import Window, box_of, slice_boxes, window_for
@@ -57,8 +68,12 @@ def test_volumes_refuse_what_does_not_belong_together() -> None:
     good = np.ones(mask.shape, np.float32)
     Volumes({"T1": good}, (1, 1, 1), mask)
     for images, spacing, brain in (
-        ({}, (1, 1, 1), mask), ({"T1": good[:1]}, (1, 1, 1), mask), ({"T1": good * np.nan}, (1, 1, 1), mask),
-        ({"T1": good}, (1, 0, 1), mask), ({"T1": good}, (1, 1, 1), ~mask), ({"T1": good}, (1, 1, float("nan")), mask),
+        ({}, (1, 1, 1), mask),
+        ({"T1": good[:1]}, (1, 1, 1), mask),
+        ({"T1": good * np.nan}, (1, 1, 1), mask),
+        ({"T1": good}, (1, 0, 1), mask),
+        ({"T1": good}, (1, 1, 1), ~mask),
+        ({"T1": good}, (1, 1, float("nan")), mask),
     ):
         with pytest.raises(InvalidVolumes):
             Volumes(images, spacing, brain)
@@ -105,10 +120,13 @@ def test_rule_finds_the_phantoms_tumour_and_is_nested() -> None:
     assert not (found["TC"] & ~found["WT"]).any()
 
 
-@pytest.mark.parametrize(("labels", "expected"), [
-    ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, (True, {"ET": (2,), "TC": (1,), "WT": (0,)})),
-    ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, (False, {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})),
-])
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, (True, {"ET": (2,), "TC": (1,), "WT": (0,)})),
+        ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, (False, {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})),
+    ],
+)
 def test_channels_of_region_and_label_models(labels: dict[str, object], expected: object) -> None:
     assert region_channels(labels) == expected
 
@@ -121,10 +139,17 @@ def test_model_without_our_regions_is_refused() -> None:
 def write_folder(folder: Path) -> Path:
     folder.mkdir()
     (folder / "weights.bin").write_bytes(b"abc")
-    (folder / "model.json").write_text(json.dumps({
-        "name": "m", "version": "1", "architecture": "a", "kind": "nnunet",
-        "files": {"weights.bin": sha256_of(folder / "weights.bin")},
-    }))
+    (folder / "model.json").write_text(
+        json.dumps(
+            {
+                "name": "m",
+                "version": "1",
+                "architecture": "a",
+                "kind": "nnunet",
+                "files": {"weights.bin": sha256_of(folder / "weights.bin")},
+            }
+        )
+    )
     return folder
 
 
@@ -247,3 +272,17 @@ def test_tampered_checkpoint_is_refused_before_it_is_unpickled(tmp_path: Path) -
     (folder / "model.json").write_text(json.dumps(data))
     with pytest.raises(WeightsMismatch, match="plain tensors"):
         expert_for_folder(folder).load()
+
+
+def test_small_islands_are_capped_and_large_ones_stay() -> None:
+    p = np.zeros((20, 20, 20), np.float16)
+    p[2:10, 2:10, 2:10] = 0.9
+    p[15, 15, 15] = 0.8
+    regions = {"ET": np.where(p > 0.85, 0, p).astype(np.float16), "TC": p, "WT": p}
+    out = suppress_small(regions, (2.0, 2.0, 2.0), {"WT": 100.0})
+    assert float(out["WT"][15, 15, 15]) < 0.5
+    assert float(out["ET"][15, 15, 15]) < 0.5, "an inner region cannot stay where the outer left"
+    assert float(out["WT"][5, 5, 5]) == pytest.approx(0.9, abs=1e-3)
+    assert float(suppress_small(regions, (5.0, 5.0, 5.0), {"WT": 100.0})["WT"][15, 15, 15]) > 0.5
+    assert minimum_volumes({"minimum_mm3": {"WT": 5, "ET": 0}}) == {"WT": 5.0}
+    assert minimum_volumes({}) == {}

@@ -53,7 +53,9 @@ def output(seed: int, shape: tuple[int, int, int] = (6, 7, 8)) -> dict[str, NDAr
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 5), st.sampled_from(["auto", "majority", "staple", "weighted", "confidence"]), st.integers(0, 999))
+@given(
+    st.integers(1, 5), st.sampled_from(["auto", "majority", "staple", "weighted", "confidence"]), st.integers(0, 999)
+)
 def test_regions_stay_nested_and_maps_in_range(count: int, method: str, seed: int) -> None:
     outputs = {f"e{i}": output(seed * 10 + i) for i in range(count)}
     fused = fuse(outputs, method, weights={n: 0.5 + i for i, n in enumerate(outputs)})
@@ -114,6 +116,11 @@ def test_disagreement_is_where_experts_contradict() -> None:
 
 
 def test_masks_of_an_expert_are_nested() -> None:
-    masks = masks_of({"ET": np.ones((2, 2, 2), np.float16), "TC": np.zeros((2, 2, 2), np.float16),
-                      "WT": np.ones((2, 2, 2), np.float16)})
+    masks = masks_of(
+        {
+            "ET": np.ones((2, 2, 2), np.float16),
+            "TC": np.zeros((2, 2, 2), np.float16),
+            "WT": np.ones((2, 2, 2), np.float16),
+        }
+    )
     assert not masks["ET"].any()

@@ -11,35 +11,42 @@ from inference.experts.base import REGIONS
 from inference.gate import GateDecision, decide, votes_from_evaluation
 
 
-def agreement(scores: dict[str, tuple[float, float, float]], volumes: tuple[float, float, float] = (900, 2000, 9000)) -> Agreement:
+def agreement(
+    scores: dict[str, tuple[float, float, float]], volumes: tuple[float, float, float] = (900, 2000, 9000)
+) -> Agreement:
     """scores: expert -> Dice against the consensus of ET, TC, WT; volumes of every mask in mm3."""
     by_region = dict(zip(REGIONS, volumes, strict=True))
     return Agreement(
-        {n: {r: Overlap(s, s, None) for r, s in zip(REGIONS, v, strict=True)} for n, v in scores.items()}, {},
-        {n: dict(by_region) for n in (*scores, "consensus")}, dict.fromkeys(REGIONS),
+        {n: {r: Overlap(s, s, None) for r, s in zip(REGIONS, v, strict=True)} for n, v in scores.items()},
+        {},
+        {n: dict(by_region) for n in (*scores, "consensus")},
+        dict.fromkeys(REGIONS),
     )
 
 
 HIGH, MIDDLE, LOW = (0.95, 0.96, 0.97), (0.80, 0.90, 0.95), (0.70, 0.90, 0.95)
 
 
-@pytest.mark.parametrize(("a", "b", "adviser", "flags", "band"), [
-    (HIGH, HIGH, None, (), "issue"),
-    ((0.90, 0.9, 0.9), (0.90, 0.9, 0.9), None, (), "issue"),
-    ((0.899, 0.9, 0.9), (0.90, 0.9, 0.9), None, (), "hold"),
-    (HIGH, MIDDLE, None, (), "hold"),
-    ((0.75, 0.9, 0.9), (0.75, 0.9, 0.9), None, (), "hold"),
-    ((0.749, 0.9, 0.9), (0.75, 0.9, 0.9), None, (), "manual"),
-    (LOW, LOW, None, (), "manual"),
-    (HIGH, HIGH, HIGH, (), "issue"),
-    (HIGH, HIGH, (0.5, 0.5, 0.5), (), "issue"),
-    (HIGH, HIGH, (0.95, 0.49, 0.9), (), "hold"),
-    (MIDDLE, MIDDLE, (0.1, 0.1, 0.1), (), "manual"),
-    (LOW, LOW, (0.1, 0.1, 0.1), (), "manual"),
-    (HIGH, HIGH, None, ("an expert failed",), "hold"),
-    (MIDDLE, MIDDLE, None, ("an expert failed",), "hold"),
-    (LOW, LOW, HIGH, ("T2 is missing",), "manual"),
-])
+@pytest.mark.parametrize(
+    ("a", "b", "adviser", "flags", "band"),
+    [
+        (HIGH, HIGH, None, (), "issue"),
+        ((0.90, 0.9, 0.9), (0.90, 0.9, 0.9), None, (), "issue"),
+        ((0.899, 0.9, 0.9), (0.90, 0.9, 0.9), None, (), "hold"),
+        (HIGH, MIDDLE, None, (), "hold"),
+        ((0.75, 0.9, 0.9), (0.75, 0.9, 0.9), None, (), "hold"),
+        ((0.749, 0.9, 0.9), (0.75, 0.9, 0.9), None, (), "manual"),
+        (LOW, LOW, None, (), "manual"),
+        (HIGH, HIGH, HIGH, (), "issue"),
+        (HIGH, HIGH, (0.5, 0.5, 0.5), (), "issue"),
+        (HIGH, HIGH, (0.95, 0.49, 0.9), (), "hold"),
+        (MIDDLE, MIDDLE, (0.1, 0.1, 0.1), (), "manual"),
+        (LOW, LOW, (0.1, 0.1, 0.1), (), "manual"),
+        (HIGH, HIGH, None, ("an expert failed",), "hold"),
+        (MIDDLE, MIDDLE, None, ("an expert failed",), "hold"),
+        (LOW, LOW, HIGH, ("T2 is missing",), "manual"),
+    ],
+)
 def test_bands(a: Any, b: Any, adviser: Any, flags: tuple[str, ...], band: str) -> None:
     scores = {"a": a, "b": b} | ({"s": adviser} if adviser else {})
     found = decide(agreement(scores), ["a", "b"], ["s"] if adviser else [], None, flags)

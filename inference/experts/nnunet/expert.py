@@ -18,17 +18,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import (
-    REGION_LABELS, REGIONS, ExpertFailed, ExpertOutput, MissingSequence, ModelVersion, Progress, Prompt, Volumes,
-    WeightsMismatch, WeightsMissing, nest, verify_weights,
+from inference.experts.base import (
+    REGION_LABELS,
+    REGIONS,
+    ExpertFailed,
+    ExpertOutput,
+    MissingSequence,
+    ModelVersion,
+    Progress,
+    Prompt,
+    Volumes,
+    WeightsMismatch,
+    WeightsMissing,
+    nest,
+    read_model_json,
+    verify_weights,
 )
-from ..prepare import stack_channels
+from inference.experts.postprocess import minimum_volumes, suppress_small
+from inference.experts.prepare import stack_channels
 
 __all__ = ["CHANNEL_NAMES", "NnUNetExpert", "region_channels"]
 
 CHANNEL_NAMES: dict[str, str] = {
-    "t1": "T1", "t1n": "T1", "t1w": "T1", "t1c": "T1c", "t1ce": "T1c", "t1gd": "T1c", "t1cw": "T1c",
-    "t2": "T2", "t2w": "T2", "flair": "FLAIR", "t2f": "FLAIR", "t2-flair": "FLAIR", "t2flair": "FLAIR",
+    "t1": "T1",
+    "t1n": "T1",
+    "t1w": "T1",
+    "t1c": "T1c",
+    "t1ce": "T1c",
+    "t1gd": "T1c",
+    "t1cw": "T1c",
+    "t2": "T2",
+    "t2w": "T2",
+    "flair": "FLAIR",
+    "t2f": "FLAIR",
+    "t2-flair": "FLAIR",
+    "t2flair": "FLAIR",
 }
 """How datasets name their channels (BraTS 2017 to 2024) -> the sequence of this project."""
 
@@ -66,8 +90,15 @@ class NnUNetExpert:
     """
 
     def __init__(
-        self, name: str, weights_dir: Path | str, *, pinned_sha256: str | None = None, device: str = "cpu",
-        threads: int = 1, mirroring: bool = False, step_size: float = 0.5,
+        self,
+        name: str,
+        weights_dir: Path | str,
+        *,
+        pinned_sha256: str | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+        mirroring: bool = False,
+        step_size: float = 0.5,
     ) -> None:
         self.name = name
         self.folder = Path(weights_dir)
@@ -80,16 +111,18 @@ class NnUNetExpert:
         self._predictor: Any = None
         self._channels: list[str] = []
         self._regions: dict[str, tuple[int, ...]] = {}
+        self._minimum: dict[str, float] = {}
 
     def load(self) -> ModelVersion:
         """Verify, then load. Raises WeightsMissing, WeightsMismatch."""
         if self.model is not None:
             return self.model
         model = verify_weights(self.folder, self.pinned_sha256)
+        self._minimum = minimum_volumes(read_model_json(self.folder))
         path = self.folder / CHECKPOINT
         if not path.is_file():
             raise WeightsMissing(f"{self.folder.name}: {CHECKPOINT} is missing")
-        os.environ["nnUNet_def_n_proc"] = os.environ["nnUNet_n_proc_DA"] = "1"
+        os.environ |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1"}
         import torch
 
         torch.set_num_threads(self.threads)
@@ -108,8 +141,11 @@ class NnUNetExpert:
             from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
             predictor = nnUNetPredictor(
-                tile_step_size=self.step_size, use_mirroring=self.mirroring, allow_tqdm=False,
-                perform_everything_on_device=self.device.startswith("cuda"), device=torch.device(self.device),
+                tile_step_size=self.step_size,
+                use_mirroring=self.mirroring,
+                allow_tqdm=False,
+                perform_everything_on_device=self.device.startswith("cuda"),
+                device=torch.device(self.device),
             )
             predictor.initialize_from_trained_model_folder(
                 str(self.folder), use_folds=(0,), checkpoint_name=Path(CHECKPOINT).name
@@ -125,12 +161,10 @@ class NnUNetExpert:
         """
         model = self.load()
         tell = progress or (lambda fraction, text: None)
-        notes = ("the prompt was ignored: this model takes none",) if prompt is not None else ()
+        notes: tuple[str, ...] = ("the prompt was ignored: this model takes none",) if prompt is not None else ()
         started = time.perf_counter()
         stack = stack_channels(volumes, self._channels)
-        notes += tuple(
-            f"{name} holds no signal" for i, name in enumerate(self._channels) if not stack[i].any()
-        )
+        notes += tuple(f"{name} holds no signal" for i, name in enumerate(self._channels) if not stack[i].any())
         tell(0.02, "preparing")
         try:
             probabilities = self._run(stack, volumes, tell)
@@ -139,7 +173,7 @@ class NnUNetExpert:
         except Exception as error:
             raise ExpertFailed(f"{self.name} failed: {type(error).__name__}") from error
         regions = {r: sum(probabilities[c] for c in self._regions[r]) for r in REGIONS}
-        output = nest(regions, volumes.brain_mask)
+        output = suppress_small(nest(regions, volumes.brain_mask), volumes.spacing, self._minimum)
         tell(1.0, "done")
         return ExpertOutput(output, model, time.perf_counter() - started, self.device, notes)
 

@@ -16,12 +16,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import (
-    REGIONS, ExpertFailed, ExpertOutput, ModelVersion, Progress, Prompt, Volumes, WeightsMismatch, WeightsMissing, nest,
-    read_model_json, verify_weights,
+from inference.experts.base import (
+    REGIONS,
+    ExpertFailed,
+    ExpertOutput,
+    ModelVersion,
+    Progress,
+    Prompt,
+    Volumes,
+    WeightsMismatch,
+    WeightsMissing,
+    nest,
+    read_model_json,
+    verify_weights,
 )
-from ..prepare import stack_channels, zscore_in_brain
-from ..saliency import salient_tumour
+from inference.experts.postprocess import minimum_volumes, suppress_small
+from inference.experts.prepare import stack_channels, zscore_in_brain
+from inference.experts.saliency import salient_tumour
+
 from .slices import CHANNELS, WORKING_SPACING, Box, box_of, slice_boxes, to_unit, window_for
 
 __all__ = ["SamExpert"]
@@ -38,7 +50,12 @@ class SamExpert:
     """
 
     def __init__(
-        self, name: str, weights_dir: Path | str, *, pinned_sha256: str | None = None, device: str = "cpu",
+        self,
+        name: str,
+        weights_dir: Path | str,
+        *,
+        pinned_sha256: str | None = None,
+        device: str = "cpu",
         threads: int = 1,
     ) -> None:
         self.name = name
@@ -48,6 +65,7 @@ class SamExpert:
         self.threads = threads
         self.model: ModelVersion | None = None
         self._predictor: Any = None
+        self._minimum: dict[str, float] = {}
 
     def load(self) -> ModelVersion:
         """Verify, build with build_sam2, load plain tensors. Raises WeightsMissing, WeightsMismatch."""
@@ -55,8 +73,11 @@ class SamExpert:
             return self.model
         model = verify_weights(self.folder, self.pinned_sha256)
         data = read_model_json(self.folder)
+        self._minimum = minimum_volumes(data)
         if data.get("mask_tokens") != list(TOKEN_REGIONS):
-            raise WeightsMismatch(f"{self.folder.name}: the mask tokens were not trained for {', '.join(TOKEN_REGIONS)}")
+            raise WeightsMismatch(
+                f"{self.folder.name}: the mask tokens were not trained for {', '.join(TOKEN_REGIONS)}"
+            )
         path = self.folder / "sam2.pt"
         if not path.is_file():
             raise WeightsMissing(f"{self.folder.name}: sam2.pt is missing")
@@ -65,7 +86,9 @@ class SamExpert:
         from . import network
 
         torch.set_num_threads(self.threads)
-        built = network.build(list(data.get("hydra_overrides", [])), str(data.get("config", network.BASE_CONFIG)), self.device)
+        built = network.build(
+            list(data.get("hydra_overrides", [])), str(data.get("config", network.BASE_CONFIG)), self.device
+        )
         try:
             network.load_state(built, path)
         except Exception as error:  # the unpickler and load_state_dict raise many types
@@ -85,7 +108,7 @@ class SamExpert:
             probabilities, notes = self._run(stack, volumes, prompt, tell)
         except Exception as error:
             raise ExpertFailed(f"{self.name} failed: {type(error).__name__}") from error
-        output = nest(probabilities, volumes.brain_mask)
+        output = suppress_small(nest(probabilities, volumes.brain_mask), volumes.spacing, self._minimum)
         tell(1.0, "done")
         return ExpertOutput(output, model, time.perf_counter() - started, self.device, notes)
 
@@ -107,7 +130,9 @@ class SamExpert:
         result = np.zeros((3, *shape), np.float32)
         if salient.any():
             for part, axis in enumerate(range(3)):
-                result += self._automatic(unit, salient, axis, lambda f, p=part: tell(0.05 + 0.3 * (p + f), "segmenting"))
+                result += self._automatic(
+                    unit, salient, axis, lambda f, p=part: tell(0.05 + 0.3 * (p + f), "segmenting")
+                )
             result /= 3
         else:
             notes += ("no salient region in FLAIR, so nothing was prompted",)
@@ -130,12 +155,16 @@ class SamExpert:
         logits, _, _ = self._predictor.predict(
             point_coords=np.array([[p[0], p[1]] for p in points], np.float32) if points else None,
             point_labels=np.array([int(p[2]) for p in points], np.int32) if points else None,
-            box=np.array(box, np.float32) if box is not None else None, multimask_output=multimask, return_logits=True,
+            box=np.array(box, np.float32) if box is not None else None,
+            multimask_output=multimask,
+            return_logits=True,
         )
         probabilities: NDArray[np.float32] = (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.float32)
         return probabilities
 
-    def _automatic(self, unit: NDArray[np.float32], salient: NDArray[np.bool_], axis: int, tell: Any) -> NDArray[np.float32]:
+    def _automatic(
+        self, unit: NDArray[np.float32], salient: NDArray[np.bool_], axis: int, tell: Any
+    ) -> NDArray[np.float32]:
         """WT, TC, ET probabilities (3, z, y, x) from slices along one axis."""
         result = np.zeros((3, *unit.shape[1:]), np.float32)
         slices, target = np.moveaxis(unit, axis + 1, 1), np.moveaxis(result, axis + 1, 1)
@@ -164,7 +193,9 @@ class SamExpert:
                 x, y, _ = next((p for p in points if p[2]), points[0])
                 anchor = (x - 10, y - 10, x + 10, y + 10)
             window = window_for(anchor)
-            local = None if box is None else (box[0] - window.x, box[1] - window.y, box[2] - window.x, box[3] - window.y)
+            local = (
+                None if box is None else (box[0] - window.x, box[1] - window.y, box[2] - window.x, box[3] - window.y)
+            )
             shifted = [(x - window.x, y - window.y, positive) for x, y, positive in points]
             window.paste(result[:, index], self._ask(window.cut(unit[:, index]), local, shifted, False))
             return box_of(result[0, index] > 0.5)
@@ -173,8 +204,13 @@ class SamExpert:
             (z0, y0, x0), (z1, y1, x1) = prompt.box
             first, last = int(z0 * factor[0]), min(int((z1 + 1) * factor[0] - 1e-6), shape[0] - 1)
             for index in range(max(first, 0), last + 1):
-                ask(index, _shrunk((x0 * factor[2], y0 * factor[1], (x1 + 1) * factor[2], (y1 + 1) * factor[1]),
-                                   (index - (first + last) / 2) / max((last - first + 1) / 2, 0.5)))
+                ask(
+                    index,
+                    _shrunk(
+                        (x0 * factor[2], y0 * factor[1], (x1 + 1) * factor[2], (y1 + 1) * factor[1]),
+                        (index - (first + last) / 2) / max((last - first + 1) / 2, 0.5),
+                    ),
+                )
             return result[0]
         for start in [i for i, points in clicks.items() if any(p[2] for p in points)]:
             seed = ask(start, None)

@@ -85,12 +85,12 @@ def slice_boxes(salient: NDArray[np.bool_], axis: int, margin: int = 4) -> dict[
     for index in range(max(0, first - margin), min(moved.shape[0], last + margin + 1)):
         nearest = int(np.clip(index, first, last))
         low, high = max(nearest - 1, 0), nearest + 2
-        box = box_of(moved[low:high].any(axis=0))
+        box = box_of(np.any(moved[low:high], axis=0, keepdims=True)[0])
         boxes[index] = box if box is not None else _whole(moved)
     return boxes
 
 
 def _whole(moved: NDArray[np.bool_]) -> Box:
-    box = box_of(moved.any(axis=0))
+    box = box_of(np.any(moved, axis=0, keepdims=True)[0])
     assert box is not None
     return box
