@@ -135,14 +135,23 @@ def scan(image: Floats, to_voxel: NDArray[np.float64], grid: ScanGrid, working: 
 
     to_voxel: scanner voxel (column, row, slice) to voxel of `image`, 4 x 4; working: spacing of `image`, mm.
     """
+    import SimpleITK as sitk  # noqa: N813  (its own convention; half a second that only scanning should pay)
+
+    source = sitk.GetImageFromArray(image)
+    filter_ = sitk.ResampleImageFilter()
+    filter_.SetInterpolator(sitk.sitkLinear)
+    filter_.SetOutputPixelType(sitk.sitkFloat32)
+    # Both images stay in voxel units; SimpleITK's index order is the reverse of the array's.
+    filter_.SetSize(grid.shape[::-1])
     samples = max(1, round(grid.slice_thickness / working))
     total: Floats | None = None
     for k in range(samples):
         across = ((k + 0.5) / samples - 0.5) * grid.slice_thickness / grid.spacing[2]
         matrix, offset = to_voxel[:3, :3], to_voxel[:3, 3] + to_voxel[:3, 2] * across
-        part = ndimage.affine_transform(
-            image, matrix, offset, grid.shape, order=1, mode="constant", cval=0.0, output=np.float32
-        )
+        transform = sitk.AffineTransform(matrix[::-1, ::-1].ravel().tolist(), offset[::-1].tolist())
+        filter_.SetTransform(transform)
+        sampled = filter_.Execute(source)  # kept by name: a view does not keep a temporary image's memory alive
+        part = sitk.GetArrayViewFromImage(sampled).copy()
         total = part if total is None else total + part
     if total is None:
         raise ValueError("a slice needs at least one sample")

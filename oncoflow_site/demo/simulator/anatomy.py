@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from .fields import FieldSource, Floats, Grid, soft_step
 
-__all__ = ["Anatomy", "Maps", "MassEffect", "Template", "load_template"]
+__all__ = ["Anatomy", "Maps", "MassEffect", "Place", "Template", "load_template"]
 
 # Margin (mm) around the MNI grid, so that signed distances reach to the scalp.
 _MARGIN = 44
@@ -42,7 +42,7 @@ def _data_folder() -> Path:
 class Template:
     """The template's maps on one grid (x, y, z), values 0-1, distances in mm (negative inside).
 
-    `spacing` is that of the tissue maps; the distances from the surfaces of brain and ventricles are kept at 2 mm.
+    `spacing` is that of the tissue maps; the distances from the surfaces of brain, ventricles and skull cavity are kept at 2 mm.
     """
 
     spacing: float
@@ -52,11 +52,13 @@ class Template:
     t1: Floats
     brain_distance: Floats
     ventricle_distance: Floats
+    skull_distance: Floats
 
     def sample(self, image: Floats, mni: Floats) -> Floats:
         """Linear interpolation of `image` at MNI coordinates (3, ...), clamped at the border."""
         # Distances are smooth: they stay at 2 mm whatever the spacing of the tissue maps.
-        spacing = 2.0 if image is self.brain_distance or image is self.ventricle_distance else self.spacing
+        distances = (self.brain_distance, self.ventricle_distance, self.skull_distance)
+        spacing = 2.0 if any(image is d for d in distances) else self.spacing
         at = (mni - self.origin.astype(np.float32).reshape(3, *([1] * (mni.ndim - 1)))) / np.float32(spacing)
         return ndimage.map_coordinates(image, at, order=1, mode="nearest", output=np.float32)
 
@@ -67,29 +69,45 @@ def _signed_distance(inside: NDArray[np.bool_], spacing: float) -> Floats:
     return (outer - inner).astype(np.float32)
 
 
+@lru_cache(maxsize=1)
+def _packaged() -> tuple[NDArray[np.float64], Floats, Floats, Floats]:
+    """Origin of the padded grid, and T1, grey and white matter at 1 mm without padding, scaled to 1."""
+    images = [nib.load(_data_folder() / _FILE.format(tissue)) for tissue in _TISSUES]
+    t1, grey, white = (np.asarray(i.dataobj, np.float32) for i in images)
+    return images[0].affine[:3, 3] - _MARGIN, t1 / t1.max(), grey / grey.max(), white / white.max()
+
+
+@lru_cache(maxsize=1)
+def _distances() -> tuple[Floats, Floats, Floats]:
+    """Signed distances (mm, negative inside) from brain, ventricles (known to 40 mm) and skull cavity, at 2 mm."""
+    origin, t1, grey, white = _packaged()
+    brain = ndimage.gaussian_filter(_signed_distance(np.pad(t1 > 0, _MARGIN)[::2, ::2, ::2], 2.0), 1.0)
+    csf = np.pad(1.0 - grey - white, _MARGIN, constant_values=1.0)[::2, ::2, ::2]
+    x, y, z = np.meshgrid(*(origin[a] + 2.0 * np.arange(csf.shape[a]) for a in range(3)), indexing="ij", sparse=True)
+    # Deep cerebrospinal fluid near the midline: lateral, third and fourth ventricles, without cisterns and fissures.
+    deep = (csf > 0.5) & (brain < -12.0) & (np.abs(x) < 40) & (y > -75) & (y < 45) & (z > -45) & (z < 36)
+    deep &= ~((np.abs(x) > 27) & (y > -20) & (z > -12)) & ~((np.abs(x) < 13) & (y < -30) & (z > -18) & (z < 12))
+    near = tuple(slice(max(int(i.min()) - 20, 0), int(i.max()) + 21) for i in np.nonzero(deep))
+    labels, count = ndimage.label(deep[near])
+    sizes = ndimage.sum_labels(deep[near], labels, np.arange(1, count + 1))
+    ventricles = np.full(csf.shape, 40.0, np.float32)
+    part = _signed_distance(np.isin(labels, 1 + np.flatnonzero(sizes > 60)), 2.0)
+    ventricles[near] = np.minimum(ndimage.gaussian_filter(part, 0.6), 40.0)
+    # The skull spans what the brain's surface folds into: the brain, closed by 12 mm.
+    within = brain < 12.0
+    skull = np.where(within, 12.0 - ndimage.distance_transform_edt(within, sampling=2.0), brain)
+    return brain, ventricles, ndimage.gaussian_filter(skull.astype(np.float32), 1.5)
+
+
 @lru_cache(maxsize=2)
 def load_template(step: int) -> Template:
-    """The template at `step` mm (1 or 2). Cached per process; about a second the first time."""
-    images = [
-        nib.load(_data_folder() / name.format(tissue)) for name, tissue in zip([_FILE] * 3, _TISSUES, strict=True)
-    ]
-    origin = images[0].affine[:3, 3] - _MARGIN
-    raw = [np.asarray(i.dataobj, np.float32) for i in images]
-    t1, grey, white = (a / a.max() for a in raw)
-    distance2 = ndimage.gaussian_filter(_signed_distance(np.pad(t1 > 0, _MARGIN)[::2, ::2, ::2], 2.0), 1.0)
-    csf2 = np.pad(1.0 - grey - white, _MARGIN, constant_values=1.0)[::2, ::2, ::2]
+    """The template at `step` mm (1 or 2). Cached per process; some seconds the first time."""
+    origin, *tissues = _packaged()
     if step > 1:
-        t1, grey, white = (ndimage.gaussian_filter(a, 0.5) for a in (t1, grey, white))
-    t1, grey, white = (np.pad(a, _MARGIN)[::step, ::step, ::step] for a in (t1, grey, white))
-    x, y, z = np.meshgrid(*(origin[a] + 2.0 * np.arange(csf2.shape[a]) for a in range(3)), indexing="ij", sparse=True)
-    # Deep cerebrospinal fluid near the midline: lateral, third and fourth ventricles, without cisterns and fissures.
-    deep = (csf2 > 0.5) & (distance2 < -12.0) & (np.abs(x) < 40) & (y > -75) & (y < 45) & (z > -45) & (z < 36)
-    deep &= ~((np.abs(x) > 27) & (y > -20) & (z > -12)) & ~((np.abs(x) < 13) & (y < -30) & (z > -18) & (z < 12))
-    labels, count = ndimage.label(deep)
-    sizes = ndimage.sum_labels(deep, labels, np.arange(1, count + 1))
-    ventricles = np.isin(labels, 1 + np.flatnonzero(sizes > 60))
-    ventricle2 = ndimage.gaussian_filter(_signed_distance(ventricles, 2.0), 0.6)
-    return Template(float(step), origin, grey, white, t1, distance2.astype(np.float32), ventricle2.astype(np.float32))
+        tissues = [ndimage.gaussian_filter(a, 0.5) for a in tissues]
+    t1, grey, white = (np.pad(a, _MARGIN)[::step, ::step, ::step] for a in tissues)
+    brain, ventricles, skull = _distances()
+    return Template(float(step), origin, grey, white, t1, brain, ventricles, skull)
 
 
 @dataclass(frozen=True)
@@ -101,24 +119,35 @@ class MassEffect:
     share: float
 
 
-@dataclass
-class Maps:
-    """What is where in one head, on one grid (x, y, z).
+@dataclass(kw_only=True)
+class Place:
+    """Where in a head the voxels of a grid (x, y, z) are.
 
-    grey, white, csf are fractions that sum to 1 inside the brain; deep is the part of grey that belongs to nuclei;
-    brain_distance and ventricle_distance in mm, negative inside; sulci is the (unsigned) distance in mm from the
-    nearest procedural sulcus; mni holds MNI coordinates (3, x, y, z); texture is the template's own T1 detail, mean 0.
+    mni holds MNI coordinates (3, x, y, z); distances in mm from the surface of the brain and from the cavity of the
+    skull (None where nothing outside the brain's neighbourhood is wanted), negative inside.
     """
 
     grid: Grid
+    mni: Floats
+    brain_distance: Floats
+    skull_distance: Floats | None = None
+
+
+@dataclass(kw_only=True)
+class Maps(Place):
+    """What is where in one head, on one grid (x, y, z).
+
+    grey, white, csf are fractions that sum to 1 inside the brain; deep is the part of grey that belongs to nuclei;
+    ventricle_distance in mm, negative inside; sulci is the (unsigned) distance in mm from the nearest procedural
+    sulcus; texture is the template's own T1 detail, mean 0.
+    """
+
     grey: Floats
     white: Floats
     csf: Floats
     deep: Floats
-    brain_distance: Floats
     ventricle_distance: Floats
     sulci: Floats
-    mni: Floats
     texture: Floats
 
 
@@ -166,6 +195,13 @@ class Anatomy:
             point = point - self.rotation @ (self.scale * (self.coordinates(probe)[:, 0, 0, 0] - target))
         return point
 
+    def place(self, grid: Grid) -> Place:
+        """Coordinates and distances only, for what surrounds the brain."""
+        template = load_template(2)
+        mni = self.coordinates(grid)
+        brain, skull = (template.sample(d, mni) for d in (template.brain_distance, template.skull_distance))
+        return Place(grid=grid, mni=mni, brain_distance=brain, skull_distance=skull)
+
     def maps(self, grid: Grid, masses: Sequence[MassEffect] = (), mni: Floats | None = None) -> Maps:
         """Sample the anatomy on `grid`, pushed aside by `masses`. `mni` saves recomputing coordinates(grid)."""
         template = load_template(2 if grid.spacing >= 1.5 else 1)
@@ -186,7 +222,18 @@ class Anatomy:
         x, y, z = np.abs(mni[0]), mni[1], mni[2]
         nuclei = soft_step(33 - x, 1.5) * soft_step(24 - y, 2.0) * soft_step(y + 34, 2.0)
         nuclei *= soft_step(z + 14, 2.0) * soft_step(22 - z, 2.0)
-        return Maps(grid, grey, white, csf, grey * nuclei, brain_distance, ventricle, sulci, mni, texture)
+        return Maps(
+            grid=grid,
+            mni=mni,
+            brain_distance=brain_distance,
+            grey=grey,
+            white=white,
+            csf=csf,
+            deep=grey * nuclei,
+            ventricle_distance=ventricle,
+            sulci=sulci,
+            texture=texture,
+        )
 
     def _push(self, grid: Grid, mni: Floats, distance: Floats, masses: Sequence[MassEffect]) -> Floats:
         """Coordinates from which the tissue at each voxel came: outside a mass, volume is conserved."""

@@ -65,8 +65,14 @@ class Grid:
 
 def soft_step(x: Floats, width: float) -> Floats:
     """0 below -2 width, 1 above 2 width, smooth between: a cheap sigmoid with finite support."""
-    t = np.clip(x * np.float32(0.25 / width) + np.float32(0.5), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
+    t = np.asarray(x * np.float32(0.25 / width), np.float32)
+    t += np.float32(0.5)
+    np.clip(t, 0.0, 1.0, out=t)
+    out = t * np.float32(-2.0)
+    out += np.float32(3.0)
+    out *= t
+    out *= t
+    return out
 
 
 def _spline_weights(at: NDArray[np.float64], step: float) -> tuple[Floats, int]:

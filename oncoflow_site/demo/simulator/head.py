@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .anatomy import Maps
+from .anatomy import Place
 from .contrast import Look
 from .fields import FieldSource, Floats, soft_step
 
@@ -45,10 +45,16 @@ def random_shell(rng: np.random.Generator) -> Shell:
     )
 
 
-def head_surface(maps: Maps, shell: Shell) -> Floats:
+def _cavity(maps: Place) -> Floats:
+    if maps.skull_distance is None:
+        raise ValueError("Face and skull need the distance from the skull's cavity: take the place from Anatomy.place.")
+    return maps.skull_distance
+
+
+def head_surface(maps: Place, shell: Shell) -> Floats:
     """Depth below the skin in mm (negative in air): cranium, face and neck together."""
     x, y, z = maps.mni
-    cranium = np.float32(shell.fluid + 1.0 + shell.skull + shell.scalp) - maps.brain_distance
+    cranium = np.float32(shell.fluid + 1.0 + shell.skull + shell.scalp) - _cavity(maps)
     face = 46.0 * (1.0 - np.sqrt((x / 62) ** 2 + ((y - 38) / 66) ** 2 + ((z + 58) / 62) ** 2))
     nose = 14.0 * (1.0 - np.sqrt((x / 14) ** 2 + ((y - 98) / 20) ** 2 + ((z + 52) / 22) ** 2))
     neck = 52.0 - np.sqrt(x * x + ((y + 22) * 0.95) ** 2)
@@ -56,14 +62,14 @@ def head_surface(maps: Maps, shell: Shell) -> Floats:
     return np.maximum(np.maximum(cranium, face), np.maximum(nose, neck)).astype(np.float32)
 
 
-def paint_outside(maps: Maps, images: Floats, look: Look, shell: Shell, source: FieldSource, *, face: bool) -> None:
+def paint_outside(maps: Place, images: Floats, look: Look, shell: Shell, source: FieldSource, *, face: bool) -> None:
     """Paint what lies outside the brain into `images` (4, x, y, z), in place. `face`: also face, eyes, neck and air.
 
     Without `face` only the neighbourhood that an imperfect brain mask could leave in is made.
     """
     far = maps.brain_distance > shell.fluid - 0.6
     where = np.nonzero(far)
-    distance = maps.brain_distance[where]
+    distance = (_cavity(maps) if face else maps.brain_distance)[where]
     x, y, z = (maps.mni[a][where] for a in range(3))
     fine = source.field(maps.grid.axes, 4.0, 60)[where]
     skull_start = np.float32(shell.fluid + 1.0)
@@ -75,7 +81,7 @@ def paint_outside(maps: Maps, images: Floats, look: Look, shell: Shell, source: 
     # Muscle beside the temporal bone and below the skull base, interleaved with fat.
     low = soft_step(-30.0 - z, 5.0)
     muscle = np.clip(low + soft_step(8.0 - z, 6.0) * soft_step(np.abs(x) - 52.0, 3.0), 0, 1)
-    muscle *= soft_step(0.7 - fine, 0.4) * scalp
+    muscle *= soft_step(1.3 - source.field(maps.grid.axes, 8.0, 61)[where] - 0.3 * fine, 0.5) * scalp
     skin = surface = None
     eye = air = np.zeros_like(distance)
     if face:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from .acquisition import ScanGrid
-from .anatomy import Anatomy, Maps
+from .anatomy import Anatomy, Maps, Place
 from .contrast import SEQUENCES, Look, paint_brain, random_look
 from .dataset import REGION_LABELS
 from .fields import FieldSource, Floats, Grid, soft_step
@@ -59,6 +60,11 @@ SCENARIOS: dict[str, Scenario] = {
         (((1.0, 13.0), (1.0, 8.0)), ((1.08, 12.0), (0.0, 0.0)), ((1.15, 14.0), (0.0, 0.0))),
         (0, 63, 126),
     ),
+    "follow-up": Scenario(
+        (("ring", _LEFT_FRONTAL, 17.0), ("solid", _LEFT_OCCIPITAL, 10.0)),
+        (((1.0, 13.0), (1.0, 8.0)), ((0.92, 11.0), (0.0, 0.0))),
+        (0, 91),
+    ),
     "new-lesion": Scenario(
         (("ring", _RIGHT_PARIETAL, 15.0), ("nodule", _LEFT_FRONTAL, 9.0)),
         (((1.0, 12.0), (0.0, 0.0)), ((0.95, 10.0), (1.0, 9.0))),
@@ -82,7 +88,7 @@ class PatientIdentity:
 
 @dataclass(frozen=True)
 class Truth:
-    """The true label map of one visit, 1 mm isotropic.
+    """The true label map of one visit, 1 mm isotropic (or the patient's coarser spacing).
 
     labels (x, y, z) uint8: 1 NCR, 2 ED, 3 ET; lesions (x, y, z) uint8: number of the lesion (1..n, in the scenario's
     order); affine: voxel to RAS mm, of head space or, in an AcquiredStudy, of the world in which T1c was acquired.
@@ -171,6 +177,7 @@ class SyntheticPatient:
     """A synthetic patient; everything follows from `seed` and `scenario` (a key of SCENARIOS).
 
     identity replaces the made-up one (for a patient the EMR already knows); first_visit is when visit 0 took place.
+    spacing (mm, 1 or 2) is that of the truth and of what is scanned; 2 is coarse and ten times as fast.
     """
 
     def __init__(
@@ -180,6 +187,7 @@ class SyntheticPatient:
         *,
         identity: PatientIdentity | None = None,
         first_visit: dt.datetime | None = None,
+        spacing: Literal[1, 2] = 1,
     ) -> None:
         if scenario not in SCENARIOS:
             raise ValueError(f"Unknown scenario {scenario!r}. Known: {', '.join(sorted(SCENARIOS))}.")
@@ -191,14 +199,15 @@ class SyntheticPatient:
         self._source = FieldSource(seed)
         self._anatomy = Anatomy(seed)
         extent = self._anatomy.scale * np.array([[-76.0, -108.0, -76.0], [76.0, 78.0, 88.0]])
-        first = np.floor(extent[0] - 4.0)
-        shape = np.ceil(extent[1] + 4.0 - first).astype(int)
-        self._grid = Grid((first[0], first[1], first[2]), 1.0, (int(shape[0]), int(shape[1]), int(shape[2])))
+        # On even millimetres, where the voxels of the wide grid are too.
+        first = 2.0 * np.floor(extent[0] / 2.0 - 2.0)
+        shape = np.ceil((extent[1] + 4.0 - first) / spacing).astype(int)
+        self._grid = Grid((first[0], first[1], first[2]), float(spacing), (int(shape[0]), int(shape[1]), int(shape[2])))
         self._wide = Grid((-100.0, -132.0, -126.0), 2.0, (101, 128, 122))
         self._mni: Floats | None = None
         self._drawn: tuple[int, Maps, TumourMaps, Truth] | None = None
         self._surroundings: dict[str, Floats] = {}
-        self._wide_maps: Maps | None = None
+        self._wide_place: Place | None = None
         self._shell = random_shell(self._source.rng(330))
         self._base = self._base_lesions()
 
@@ -223,7 +232,7 @@ class SyntheticPatient:
         ]
 
     def visit(self, visit: int) -> Truth:
-        """The truth of a visit in head space, 1 mm."""
+        """The truth of a visit in head space."""
         return self._draw(visit)[2]
 
     def acquire(
@@ -336,6 +345,8 @@ class SyntheticPatient:
         enhancement = (0.9, 1.02) if difficulty == "hard" else (1.35, 1.8)
         look = random_look(self._source.rng(320), enhancement=enhancement, kind=kind)
         look = replace(look, blood_amount=0.0, white_lesions=min(look.white_lesions, 0.4))
+        dura = (look.dura[0], min(look.dura[1], 1.5), look.dura[2], look.dura[3])
+        look = replace(look, dura=dura)
         if difficulty == "hard":
             # Oedema that is hardly brighter than cortex, and fades at its border.
             pairs = zip(look.oedema, look.grey, strict=True)
@@ -346,13 +357,13 @@ class SyntheticPatient:
     def _around(self, difficulty: Difficulty) -> Floats:
         """Skull, scalp, face and neck (4, x, y, z) at 2 mm. A mass moves none of them, so they are made once."""
         if difficulty not in self._surroundings:
-            if self._wide_maps is None:
-                self._wide_maps = self._anatomy.maps(self._wide)
+            if self._wide_place is None:
+                self._wide_place = self._anatomy.place(self._wide)
             look = self._look(difficulty)
             images = np.empty((4, *self._wide.shape), np.float32)
             for image, value in zip(images, look.csf, strict=True):
                 image[...] = value
-            paint_outside(self._wide_maps, images, look, self._shell, self._source, face=True)
+            paint_outside(self._wide_place, images, look, self._shell, self._source, face=True)
             self._surroundings = {difficulty: images}
         return self._surroundings[difficulty]
 
@@ -364,14 +375,16 @@ class SyntheticPatient:
             inside = maps.brain_distance < 0.5
             return np.maximum(brain, 0.01) * inside, self._grid
         around = self._around(difficulty)
-        shape = tuple(2 * n - 1 for n in self._wide.shape)
-        head = Grid(self._wide.origin, 1.0, (shape[0], shape[1], shape[2]))
-        start = [round(b - w) for b, w in zip(self._grid.origin, self._wide.origin, strict=True)]
+        head = self._wide
+        if self._grid.spacing < head.spacing:
+            x, y, z = (2 * n - 1 for n in head.shape)
+            head = Grid(head.origin, head.spacing / 2.0, (x, y, z))
+        start = [round((b - w) / head.spacing) for b, w in zip(self._grid.origin, self._wide.origin, strict=True)]
         box = tuple(slice(s, s + n) for s, n in zip(start, self._grid.shape, strict=True))
         share = soft_step(np.float32(self._shell.fluid + 0.3) - maps.brain_distance, 0.4)
         images = np.empty((4, *head.shape), np.float32)
         for n in range(4):
-            images[n] = _doubled(around[n])
+            images[n] = around[n] if head is self._wide else _doubled(around[n])
             part = images[n][box]
             part += share * (np.maximum(brain[n], 0.0) - part)
         return images, head
