@@ -95,7 +95,8 @@ def gate(play: Play, step: Step) -> None:
         panel = play.studies[key]["panel"]
         voters = [one["name"] for one in panel["experts"] if one["role"] == "voter"]
         band, agreement = panel["gate"]["band"], panel["gate"]["a"]
-        step.say(f"{key}: {len(voters)} voters, a = {agreement:.3f} in {panel['agreement']['region']}: {band}")
+        told = "not assessed" if agreement is None else f"{agreement:.3f} in {panel['agreement']['region']}"
+        step.say(f"{key}: {len(voters)} voters, agreement {told}: {band}")
         expect(len(panel["experts"]) == 3, f"{len(panel['experts'])} experts took part in {key}, not 3.")
         expect(band in bands, f"The gate says {band} for {key}, expected {' or '.join(sorted(bands))}.")
     expect(play.studies["bernd-1"]["report"]["state"] == "held", "The hard study's report is not held.")

@@ -233,7 +233,8 @@ class Play:
         for visit in VISITS:
             detail = self.studies[visit.key] = reader.json(f"/api/studies/{self.studies[visit.key]['id']}/")
             gate = detail["panel"]["gate"]
-            step.say(f"{visit.key}: agreement {gate['a']:.3f} -> {detail['report']['state']}")
+            agreement = "not assessed" if gate["a"] is None else f"{gate['a']:.3f}"
+            step.say(f"{visit.key}: agreement {agreement} -> {detail['report']['state']}")
 
     def _doing(self, reader: Person, row: dict[str, Any]) -> str:
         steps = reader.json(f"/api/studies/{row['id']}/")["steps"]
