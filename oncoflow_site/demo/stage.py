@@ -23,6 +23,7 @@ import httpx
 from oncoflow_site.demo.display import StepFailed
 
 ROOT = Path(__file__).resolve().parents[2]
+OVERRIDE = "ONCOFLOW_DEMO_ENV_"
 WANTED_PORTS = {"web": 8000, "mllp": 2575, "dicom": 11112, "emr_http": 8090, "emr_mllp": 2576}
 
 
@@ -86,14 +87,8 @@ class Stage:
     def environment(self) -> dict[str, str]:
         """Environment of every process of the service: the embedded default, in demo mode, in this run's own folder."""
         env = {name: value for name, value in os.environ.items() if not name.startswith(("ONCOFLOW_", "DJANGO_"))}
-        for name, given in (
-            ("DATABASE_URL", "ONCOFLOW_DEMO_DATABASE_URL"),
-            ("REDIS_URL", "ONCOFLOW_DEMO_REDIS_URL"),
-            ("ONCOFLOW_WEIGHTS_DIR", "ONCOFLOW_DEMO_WEIGHTS_DIR"),
-        ):
+        for name in ("DATABASE_URL", "REDIS_URL"):
             env.pop(name, None)
-            if value := os.environ.get(given):
-                env[name] = value
         env |= {
             "DJANGO_SETTINGS_MODULE": "oncoflow_site.settings",
             "ONCOFLOW_DATA_DIR": str(self.folder),
@@ -108,6 +103,10 @@ class Stage:
             "PYTHONUNBUFFERED": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
+        # To play on PostgreSQL and Redis, or with other weights: ONCOFLOW_DEMO_ENV_DATABASE_URL=... and the like.
+        for name, value in os.environ.items():
+            if name.startswith(OVERRIDE):
+                env[name.removeprefix(OVERRIDE)] = value
         return env
 
     @property
