@@ -106,7 +106,7 @@ def test_findings_are_on_the_page() -> None:
         assert part in text, part
     for part in (
         "nnunet-plain 2026.11",
-        "no answer",
+        "failed: no",
         "Dice ET 0.90",
         "60 Gy in 30 fractions",
         "not a diagnosis",
