@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from fhir_api.hl7v2.ack import build_ack
 from fhir_api.hl7v2.intake import receive, refuse_too_large
 from fhir_api.hl7v2.mllp import Limits, MllpServer
 
@@ -48,6 +49,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve."""
+        build_ack("AA", None)  # loads hl7apy's tables now, so that the first sender does not wait for them
         asyncio.run(self._serve(options))
 
     async def _serve(self, options: dict[str, Any]) -> None:
