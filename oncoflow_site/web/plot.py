@@ -29,12 +29,17 @@ def _nice(top: float) -> float:
     return top
 
 
+def _n(value: float) -> str:
+    """A coordinate; `format_html` takes text only."""
+    return f"{value:.1f}"
+
+
 def _marker(shape: str, x: float, y: float, colour: str, title: str) -> SafeString:
     if shape == "circle":
-        body = format_html('<circle cx="{:.1f}" cy="{:.1f}" r="4.5" fill="{}">', x, y, colour)
+        body = format_html('<circle cx="{}" cy="{}" r="4.5" fill="{}">', _n(x), _n(y), colour)
         return format_html("{}<title>{}</title></circle>", body, title)
-    turn = format_html(' transform="rotate(45 {:.1f} {:.1f})"', x, y) if shape == "diamond" else ""
-    body = format_html('<rect x="{:.1f}" y="{:.1f}" width="8" height="8" fill="{}"{}>', x - 4, y - 4, colour, turn)
+    turn = format_html(' transform="rotate(45 {} {})"', _n(x), _n(y)) if shape == "diamond" else ""
+    body = format_html('<rect x="{}" y="{}" width="8" height="8" fill="{}"{}>', _n(x - 4), _n(y - 4), colour, turn)
     return format_html("{}<title>{}</title></rect>", body, title)
 
 
@@ -57,16 +62,24 @@ def volume_plot(points: list[Point]) -> SafeString:
 
     grid = format_html_join(
         "",
-        '<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="grid"/><text x="{}" y="{:.1f}" text-anchor="end">{:g}</text>',
+        '<line x1="{}" x2="{}" y1="{}" y2="{}" class="grid"/><text x="{}" y="{}" text-anchor="end">{}</text>',
         (
-            (LEFT, WIDTH - RIGHT, y_of(1000 * value), y_of(1000 * value), LEFT - 8, y_of(1000 * value) + 4, value)
+            (
+                LEFT,
+                WIDTH - RIGHT,
+                _n(y_of(1000 * value)),
+                _n(y_of(1000 * value)),
+                LEFT - 8,
+                _n(y_of(1000 * value) + 4),
+                f"{value:g}",
+            )
             for value in (0, top / 4, top / 2, 3 * top / 4, top)
         ),
     )
     dates = format_html_join(
         "",
-        '<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>',
-        ((x_of(one.when), HEIGHT - BOTTOM + 20, one.when.strftime("%d %b %Y")) for one in measured),
+        '<text x="{}" y="{}" text-anchor="middle">{}</text>',
+        ((_n(x_of(one.when)), HEIGHT - BOTTOM + 20, one.when.strftime("%d %b %Y")) for one in measured),
     )
     lines = []
     for number, (region, (colour, shape)) in enumerate(STYLES.items()):
