@@ -1,4 +1,7 @@
-"""Numbers for pages: always with their unit, and words where nothing was assessed."""
+"""Numbers for pages: always with their unit, and words where nothing was assessed.
+
+A template gives the empty text for what a structure does not hold: the same as None here.
+"""
 
 from __future__ import annotations
 
@@ -31,24 +34,24 @@ BADGES = {
 
 
 @register.filter
-def ml(mm3: float | None) -> str:
+def ml(mm3: float | str | None) -> str:
     """Cubic millimetres as millilitres, two decimals."""
-    return NOT_ASSESSED if mm3 is None else f"{float(mm3) / 1000:.2f} mL"
+    return NOT_ASSESSED if mm3 in (None, "") else f"{float(mm3) / 1000:.2f} mL"
 
 
 @register.filter
-def mm(value: float | None) -> str:
-    return NOT_ASSESSED if value is None else f"{float(value):.1f} mm"
+def mm(value: float | str | None) -> str:
+    return NOT_ASSESSED if value in (None, "") else f"{float(value):.1f} mm"
 
 
 @register.filter
-def percent(value: float | None) -> str:
-    return NOT_ASSESSED if value is None else f"{float(value):+.1f} %"
+def percent(value: float | str | None) -> str:
+    return NOT_ASSESSED if value in (None, "") else f"{float(value):+.1f} %"
 
 
 @register.filter
-def dice(value: float | None) -> str:
-    return "–" if value is None else f"{float(value):.3f}"
+def dice(value: float | str | None) -> str:
+    return "–" if value in (None, "") else f"{float(value):.3f}"
 
 
 @register.filter
