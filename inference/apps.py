@@ -14,3 +14,7 @@ class InferenceConfig(AppConfig):
     label = "inference"
     verbose_name = "Inference"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Make the room's audit codes, events and jobs known to every process."""
+        from inference import audit_codes, events, tasks  # noqa: F401

@@ -270,7 +270,7 @@ class SlicePicture(Base):
         grid = grid_of(volume_set)
         if index >= slice_count(grid, plane):
             raise Http404
-        volume = load_volume(study, sequence, volume_set=volume_set)
+        volume, _ = load_volume(study, sequence, volume_set=volume_set)
         overlay = request.query_params.get("overlay", "")
         segmentation = None
         if overlay == "current":
