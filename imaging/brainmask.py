@@ -8,6 +8,7 @@ while brain and cerebrospinal fluid are bright in at least one. Works at 2 mm; t
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -30,6 +31,7 @@ _SEED = 20232
 # Top of the scalp to the middle of the MNI152 brain, RAS z: half the brain's height, 12 mm of skull and scalp.
 _TOP_TO_CENTRE_MM = 90.0
 _BRAIN_ML = (600.0, 2300.0)
+_MOST_GROWTH = 1.3
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class BrainMask:
     :param mask: bool, on the grid of the images.
     :param method: one line for the record.
     :param plausible: False when size or fit speak against it; ``reason`` says what.
-    :param quality: ``volume_ml``, ``atlas_correlation``, ``atlas_dice`` (the final mask against the atlas mask alone).
+    :param quality: ``volume_ml``, ``atlas_ml``, ``atlas_correlation``, ``atlas_dice`` (the final mask against the atlas mask alone).
     """
 
     mask: NDArray[np.bool_]
@@ -101,11 +103,15 @@ def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int =
         empty = np.zeros(grid.shape_zyx, dtype=bool)
         return BrainMask(empty, "MNI152 affine", False, "the atlas brain does not fit onto this head")
     refined = _refine(atlas, coarse)
+    if refined.sum() > _MOST_GROWTH * atlas.sum():
+        # Noise or blur filled the dark gap between brain and scalp: then the atlas alone knows where the brain ends.
+        refined = atlas
     full = resample(ndimage.gaussian_filter(refined.astype(np.float32), 0.7), coarse_grid, grid) >= 0.5
     volume_ml = float(full.sum()) * grid.voxel_volume_mm3() / 1000.0
     dice = 2.0 * float((refined & atlas).sum()) / float(max(1, refined.sum() + atlas.sum()))
     quality = {
         "volume_ml": round(volume_ml, 1),
+        "atlas_ml": round(float(atlas.sum()) * coarse_grid.voxel_volume_mm3() / 1000.0, 1),
         "atlas_correlation": round(correlation, 3),
         "atlas_dice": round(dice, 3),
     }
@@ -177,16 +183,17 @@ def _fit_atlas(
     )
     lps = LPS_FROM_RAS[:3, :3]
     best: tuple[float, Any] | None = None
-    for dz in (0.0, -18.0, 15.0):
-        for pitch in (0.0, 0.2, -0.2):
-            start = sitk.Similarity3DTransform()
-            start.SetCenter(tuple(float(v) for v in lps @ template_centre))
-            start.SetRotation((1.0, 0.0, 0.0), pitch)
-            offset = middle + np.array([0.0, 0.0, dz]) - template_centre
-            start.SetTranslation(tuple(float(v) for v in lps @ offset))
-            value = _descend(*small, start, 0.5, threads, 40)
-            if value is not None and (best is None or value < best[0]):
-                best = (value, start)
+    # From below: MNI152 is larger than most brains, and a start that is too large ends on the scalp instead of the brain.
+    for scale, dz, pitch in itertools.product((0.85, 0.95), (0.0, -18.0, 15.0), (0.0, 0.2, -0.2)):
+        start = sitk.Similarity3DTransform()
+        start.SetCenter(tuple(float(v) for v in lps @ template_centre))
+        start.SetRotation((1.0, 0.0, 0.0), pitch)
+        start.SetScale(scale)
+        offset = middle + np.array([0.0, 0.0, dz]) - template_centre
+        start.SetTranslation(tuple(float(v) for v in lps @ offset))
+        value = _descend(*small, start, 0.5, threads, 40)
+        if value is not None and (best is None or value < best[0]):
+            best = (value, start)
     if best is None:
         return np.eye(4), 0.0
     affine = sitk.AffineTransform(3)
