@@ -97,7 +97,7 @@ class Stage:
             "ONCOFLOW_MLLP_PORT": str(self.ports["mllp"]),
             "ONCOFLOW_DICOM_PORT": str(self.ports["dicom"]),
             "ONCOFLOW_BASE_URL": self.web_url,
-            "ONCOFLOW_STUDY_QUIET_SECONDS": "4",
+            "ONCOFLOW_STUDY_QUIET_SECONDS": "6",
             # A Unix socket's path may have 107 bytes at most; a project's folder may lie deeper.
             "ONCOFLOW_RUN_DIR": self.run_directory,
             "PYTHONUNBUFFERED": "1",
