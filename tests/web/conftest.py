@@ -8,30 +8,29 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from clinical.models import User
 from oncoflow_site.foundation.jobs import run_pending
 from reports.models import Report
-from tests.reports.conftest import (  # noqa: F401  (fixtures)
-    make_measurement,
-    make_study,
-    order,
-    patient,
-    radiologist,
-    signing,
-)
+from tests.reports import conftest as of_reports
+
+# The fixtures of the reports' tests, under their own names here.
+make_measurement = of_reports.make_measurement
+make_study = of_reports.make_study
+order = of_reports.order
+patient = of_reports.patient
+radiologist = of_reports.radiologist
+signing = of_reports.signing
 
 
 @pytest.fixture
-def drafted(
-    db: None, make_study: Callable[..., Any], make_measurement: Callable[..., Any], radiologist: User
-) -> Report:  # noqa: F811
+def drafted(db: None, request: pytest.FixtureRequest) -> Report:
     """A study whose report went out as preliminary."""
     from django.db import transaction
 
     from oncoflow_site.foundation.events import emit
 
-    study = make_study()
-    measurement = make_measurement(study)
+    request.getfixturevalue("radiologist")
+    study = request.getfixturevalue("make_study")()
+    measurement = request.getfixturevalue("make_measurement")(study)
     with transaction.atomic():
         emit("comparison.ready", subject=study.subject, study_id=study.pk, measurement_id=measurement.pk)
     run_pending("default")
