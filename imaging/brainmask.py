@@ -41,7 +41,7 @@ class BrainMask:
     :param mask: bool, on the grid of the images.
     :param method: one line for the record.
     :param plausible: False when size or fit speak against it; ``reason`` says what.
-    :param quality: ``volume_ml``, ``atlas_ml``, ``atlas_correlation``, ``atlas_dice`` (the final mask against the atlas mask alone).
+    :param quality: ``volume_ml``, ``atlas_ml``, ``atlas_correlation``, ``atlas_dice`` (the final mask against the atlas alone).
     """
 
     mask: NDArray[np.bool_]
