@@ -169,9 +169,12 @@ def nnunet_dataset_json(dataset: RawDataset) -> dict[str, Any]:
 
 
 def load_prepared(
-    dataset: RawDataset, plans: dict[str, Any], split: str = "train", cache: Path | None = None
+    dataset: RawDataset, plans: dict[str, Any], split: str = "train", cache: Path | None = None, last: int | None = None
 ) -> list[PreparedCase]:
-    """Every case of a split, preprocessed by nnU-Net's DefaultPreprocessor; from `cache` where it has been done."""
+    """Cases of a split, preprocessed by nnU-Net's DefaultPreprocessor; from `cache` where it has been done.
+
+    `last` takes only so many from the end of the list.
+    """
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -183,7 +186,7 @@ def load_prepared(
         json.dumps([PREPARATION, str(dataset.folder.resolve()), configuration.spacing]).encode()
     ).hexdigest()[:12]
     prepared = []
-    for name in dataset.names(split):
+    for name in dataset.names(split)[-last if last else 0 :]:
         stored = cache / f"{key}-{split}-{name}.npz" if cache else None
         if stored is not None and stored.is_file():
             with np.load(stored) as archive:

@@ -13,6 +13,7 @@ import torch
 from inference.experts.base import REGIONS
 from inference.experts.factory import expert_for_folder
 from inference.training import evaluate, nnunet, sam
+from inference.training.calibrate import best_choice, calibrate
 from inference.training.common import Average, Budget, WorkingCopy
 from inference.training.dataset import DatasetError, RawDataset
 from inference.training.export import half_state
@@ -245,3 +246,37 @@ def test_sam_training_exports_and_answers(dataset: RawDataset, tmp_path: Path) -
     output = expert.predict(dataset.load("test", "c0").volumes())
     assert output.probabilities["WT"].shape == (36, 40, 38)
     assert (output.probabilities["ET"] <= output.probabilities["TC"]).all()
+
+
+def test_calibration_finds_the_shift_and_leaves_islands_out() -> None:
+    truth = np.zeros((20, 20, 20), bool)
+    truth[5:12, 5:12, 5:12] = True
+    logit = np.where(truth, 4.0, -4.0).astype(np.float32)
+    logit[4:13, 4:13, 4:13] = np.maximum(logit[4:13, 4:13, 4:13], 0.6)  # drawn a voxel too large
+    logit[17, 17, 17] = 5.0  # and one island
+    healthy = np.full_like(logit, -4.0)
+    healthy[2, 2, 2] = 5.0
+    nothing = np.zeros_like(truth)
+    choice = best_choice([logit, healthy], [truth, nothing], (0.0, 100.0), 8.0)
+    assert choice.shift == 0.75, "the least shift that is enough"
+    assert choice.limit_mm3 == 100.0
+    assert choice.dice == 1.0
+    untouched = best_choice([np.where(truth, 4.0, -4.0).astype(np.float32)], [truth], (0.0, 100.0), 8.0)
+    assert (untouched.shift, untouched.limit_mm3) == (0.0, 0.0)
+
+
+@pytest.mark.slow
+def test_calibration_moves_the_bias_and_keeps_the_folder_valid(dataset: RawDataset, tmp_path: Path) -> None:
+    nnunet.main([
+        *("--dataset", str(dataset.folder), "--out", str(tmp_path), "--patch", "32", "--early-patch", "16"),
+        *("--batch-size", "1", "--threads", "1", "--minutes", "0.03", "--trained-on", "a tiny test"),
+    ])  # fmt: skip
+    folder = tmp_path / "export"
+    before = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    chosen = calibrate(folder, dataset, 2, 1, None)
+    after = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    for channel, region in enumerate(("WT", "TC", "ET")):
+        moved = float(before["decoder.seg_layers.3.bias"][channel] - after["decoder.seg_layers.3.bias"][channel])
+        assert moved == pytest.approx(chosen["shift"][region], abs=0.01)
+    assert chosen["mean_dice_after"]["WT"] >= chosen["mean_dice_before"]["WT"]
+    assert expert_for_folder(folder).load().name == "nnunet-plain"
