@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote, unquote
+
 from django.conf import settings
 
 __all__ = ["authority_of", "own", "patient_system"]
@@ -18,8 +20,8 @@ def own(name: str) -> str:
 
 def patient_system(authority: str, kind: str = "MR") -> str:
     """FHIR system of a patient number: the configured base, the assigning authority and, but for MR, its type."""
-    tail = "" if kind == "MR" else f"/{kind}"
-    return f"{_base()}/{authority}{tail}"
+    tail = "" if kind == "MR" else f"/{quote(kind, safe='')}"
+    return f"{_base()}/{quote(authority, safe='')}{tail}"
 
 
 def authority_of(system: str) -> tuple[str, str] | None:
@@ -37,5 +39,5 @@ def authority_of(system: str) -> tuple[str, str] | None:
     if system.startswith(f"{base}/"):
         parts = system[len(base) + 1 :].split("/")
         if len(parts) <= 2 and all(parts) and parts[0] != "oncoflow":
-            return parts[0], parts[1] if len(parts) == 2 else "MR"
+            return unquote(parts[0]), unquote(parts[1]) if len(parts) == 2 else "MR"
     return None

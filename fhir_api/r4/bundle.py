@@ -14,6 +14,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -70,7 +71,9 @@ class _Builder:
     def _create(self, resource: Resource, key: str) -> str:
         """Conditional create by the first identifier."""
         kind, identifier = resource["resourceType"], resource["identifier"][0]
-        token = quote(f"{identifier['system']}|{identifier['value']}", safe=":/|.")
+        # Comma, bar, dollar and backslash separate values in a token parameter (R4 search, section 3.1.1.4.0.1).
+        value = re.sub(r"([\\,|$])", r"\\\1", identifier["value"])
+        token = quote(f"{identifier['system']}|{value}", safe=":/|.")
         request = {"method": "POST", "url": kind, "ifNoneExist": f"identifier={token}"}
         return self._add(resource, self._id(key), request)
 

@@ -36,7 +36,7 @@ def omi(
         f"ORC|{code}|{order}^EMR^1.2.9^ISO||||||||||D1^Muster^Eva",
         "TQ1|1||||||20260302||S^Stat^HL70485",
         f"OBR|1|{order}^EMR^1.2.9^ISO||MRBRAIN^MR Schädel^L^24587-8^MR Brain WO and W contrast IV^LN|||||||||||||"
-        "|||||||||||||||^Follow-up \\T\\ staging",
+        "||||||||||||||^Follow-up \\T\\ staging",
         f"IPC|{accession}|RP1|1.2.840.99.{order[1:]}|SPS1|MR",
         "",
     ]

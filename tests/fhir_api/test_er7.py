@@ -81,4 +81,6 @@ def test_identifier_systems_round_trip(settings):
     settings.ONCOFLOW_AUTHORITY_OIDS = {"1.2.3": "DEMOHOSP"}
     assert authority_of("urn:oid:1.2.3") == ("DEMOHOSP", "MR")
     assert authority_of(own("report")) is None
+    assert authority_of(patient_system("A B/c", "X Y")) == ("A B/c", "X Y")
+    assert " " not in patient_system("A B/c")
     assert authority_of("https://elsewhere.example/DEMOHOSP") is None
