@@ -72,7 +72,7 @@ def _signed_distance(inside: NDArray[np.bool_], spacing: float) -> Floats:
 @lru_cache(maxsize=1)
 def _packaged() -> tuple[NDArray[np.float64], Floats, Floats, Floats]:
     """Origin of the padded grid, and T1, grey and white matter at 1 mm without padding, scaled to 1."""
-    images = [nib.load(_data_folder() / _FILE.format(tissue)) for tissue in _TISSUES]
+    images = [nib.Nifti1Image.from_filename(_data_folder() / _FILE.format(tissue)) for tissue in _TISSUES]
     t1, grey, white = (np.asarray(i.dataobj, np.float32) for i in images)
     return images[0].affine[:3, 3] - _MARGIN, t1 / t1.max(), grey / grey.max(), white / white.max()
 
@@ -186,7 +186,7 @@ class Anatomy:
                 mni[row] += np.float32(size) * self.source.field(grid.axes, scale, 2, row, name)
         return mni
 
-    def head_position(self, mni_point: Sequence[float]) -> NDArray[np.float64]:
+    def head_position(self, mni_point: Sequence[float] | Floats) -> NDArray[np.float64]:
         """The head-space point (mm) whose anatomy is that of an MNI point: fixed-point inversion of the warp."""
         target = np.asarray(mni_point, float)
         point = self.rotation @ (self.scale * target) + self.shift

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .anatomy import Maps
 from .fields import FieldSource, Floats, soft_step
@@ -208,14 +209,14 @@ def _enhancing_structures(
     canvas.over(inside * soft_step(place - 0.35, 0.15), look.choroid)
 
 
-def _bounds(mask: Floats) -> tuple[slice, slice, slice]:
+def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     found = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     first, second, third = (slice(int(f[0]), int(f[-1]) + 1) for f in found)
     return first, second, third
 
 
 def _tumour(maps: Maps, tumour: TumourMaps, look: Look, source: FieldSource, canvas: _Canvas) -> None:
-    box = _bounds((tumour.ed + tumour.ncr + tumour.et) > 0.01)
+    box = _bounds(np.asarray((tumour.ed + tumour.ncr + tumour.et) > 0.01))
     axes = maps.grid.crop(box).axes
     coarse = source.field(axes, 9.0, 50)
     detail = source.field(axes, 3.5, 51)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from .fields import FieldSource
 from .patient import AcquiredSeries, AcquiredStudy
 
 __all__ = ["study_instance_uid", "write_study"]
 
-_IMPLEMENTATION_UID = "2.25.269517012043951862713386440936181532211"
+_IMPLEMENTATION_UID = UID("2.25.269517012043951862713386440936181532211")
 # SeriesDescription, ScanningSequence, SequenceVariant, ScanOptions, MRAcquisitionType, TR, TE, TI, FlipAngle, echo train.
 _PROTOCOL: dict[str, dict[str, object]] = {
     "T1": {
@@ -78,10 +78,10 @@ _PROTOCOL: dict[str, dict[str, object]] = {
 _SERIES_ORDER = ("T1", "T2", "FLAIR", "T1c")
 
 
-def _uid(*parts: object) -> str:
+def _uid(*parts: object) -> UID:
     """A UID derived from a UUID (PS3.5 B.2) that follows from `parts`."""
     digest = hashlib.sha256("/".join(str(p) for p in ("oncoflow-simulator", *parts)).encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+    return UID(f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}")
 
 
 def _key(study: AcquiredStudy) -> tuple[object, ...]:

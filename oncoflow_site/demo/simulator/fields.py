@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["FieldSource", "Floats", "Grid", "soft_step"]
 
-Floats = NDArray[np.float32]
-Axes = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+# Values are float32 throughout for speed; NumPy's own rules may widen an intermediate result.
+Floats = NDArray[np.floating[Any]]
+Axes = tuple[Floats, Floats, Floats]
 
 # Half the edge of the cube (mm) on which lattices live: larger than any head, so a field does not depend on the grid.
 HALF_BOX = 150.0

@@ -106,7 +106,8 @@ def _core_depth(lesion: Lesion, axes: Axes) -> Floats:
     source = FieldSource(lesion.seed)
     rng = source.rng(0)
     # Fields live in the lesion's own coordinates, so that growth scales the shape and does not redraw it.
-    local = tuple((a - c) / lesion.growth for a, c in zip(axes, lesion.centre, strict=True))
+    u, v, w = ((a - c) / lesion.growth for a, c in zip(axes, lesion.centre, strict=True))
+    local = (u, v, w)
     x, y, z = (a.astype(np.float32) for a in local)
     grid = (x[:, None, None], y[None, :, None], z[None, None, :])
     lobes = [np.zeros(3)]
