@@ -178,12 +178,13 @@ def _fit_atlas(
     # The ring around the brain counts too: it is what says where the brain ends.
     ring = to_sitk(ndimage.binary_dilation(brain, iterations=3), template_grid)
     moving = to_sitk(np.clip(base, 0, float(np.percentile(base[head], 99))), grid)
-    small, middling = (
-        (sitk.BinShrink(fixed, [n] * 3), _shrunk_mask(ring, n), sitk.BinShrink(moving, [n] * 3)) for n in (3, 2)
-    )
+    inner = to_sitk(brain, template_grid)
+    small = (sitk.BinShrink(fixed, [3] * 3), _shrunk_mask(inner, 3), sitk.BinShrink(moving, [3] * 3))
+    middling = (sitk.BinShrink(fixed, [2] * 3), _shrunk_mask(ring, 2), sitk.BinShrink(moving, [2] * 3))
     lps = LPS_FROM_RAS[:3, :3]
     best: tuple[float, Any] | None = None
-    # From below: MNI152 is larger than most brains, and a start that is too large ends on the scalp instead of the brain.
+    # First by what is inside the brain alone, by correlation and from below: MNI152 is larger than most brains, and the
+    # scalp's outline would draw a larger start onto itself.
     for scale, dz, pitch in itertools.product((0.85, 0.95), (0.0, -18.0, 15.0), (0.0, 0.2, -0.2)):
         start = sitk.Similarity3DTransform()
         start.SetCenter(tuple(float(v) for v in lps @ template_centre))
@@ -191,7 +192,7 @@ def _fit_atlas(
         start.SetScale(scale)
         offset = middle + np.array([0.0, 0.0, dz]) - template_centre
         start.SetTranslation(tuple(float(v) for v in lps @ offset))
-        value = _descend(*small, start, 0.5, threads, 40)
+        value = _descend(*small, start, 0.5, threads, 40, correlation=True)
         if value is not None and (best is None or value < best[0]):
             best = (value, start)
     if best is None:
@@ -200,7 +201,7 @@ def _fit_atlas(
     affine.SetCenter(best[1].GetCenter())
     affine.SetMatrix(best[1].GetMatrix())
     affine.SetTranslation(best[1].GetTranslation())
-    _descend(*middling, affine, 0.3, threads, 60)
+    _descend(*middling, affine, 0.3, threads, 60, step_mm=1.0)
 
     linear = np.asarray(affine.GetMatrix()).reshape(3, 3)
     centre = np.asarray(affine.GetCenter())
@@ -225,17 +226,23 @@ def _descend(
     sampled: float,
     threads: int,
     iterations: int,
+    *,
+    correlation: bool = False,
+    step_mm: float = 3.0,
 ) -> float | None:
     """Improve ``transform`` in place; the metric, or None when the images stopped overlapping."""
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(threads)
-    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
+    if correlation:
+        method.SetMetricAsCorrelation()
+    else:
+        method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(sampled, _SEED)
     method.SetMetricFixedMask(mask)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=3.0, minStep=0.05, numberOfIterations=iterations, relaxationFactor=0.6
+        learningRate=step_mm, minStep=0.05, numberOfIterations=iterations, relaxationFactor=0.6
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([1])
@@ -258,7 +265,7 @@ def _refine(atlas: NDArray[np.bool_], coarse: Mapping[str, NDArray[np.float32]])
         typical = float(np.median(image[core]))
         if typical > 0:
             np.maximum(brightest, image / typical, out=brightest)
-    bound = ndimage.binary_dilation(atlas, iterations=3)
+    bound = ndimage.binary_dilation(atlas, iterations=2)
     soft = (brightest > 0.5) & bound
     # Two opening steps cut the bridges that veins, optic nerves and marrow make through the skull.
     opened = ndimage.binary_erosion(soft, iterations=2) | core

@@ -23,7 +23,7 @@ class MllpSender:
     """One long-lived MLLP connection (HL7 v2 Transport: minimal lower layer protocol)."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), timeout=30)
+        self._socket = socket.create_connection((host, port), timeout=120)
         self._rest = b""
 
     def send(self, message: bytes) -> str:
