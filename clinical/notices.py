@@ -39,7 +39,7 @@ def _patient_of(subject: str, payload: Mapping[str, Any]) -> Patient | None:
     for name in names:
         kind, _, key = name.partition(":")
         if kind == "patient":
-            found = Patient.objects.filter(pk=_uuid(key)).first()
+            found = Patient.objects.filter(pk=_uuid(key)).first()  # type: ignore[misc]
         else:
             found = next(
                 (

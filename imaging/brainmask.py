@@ -98,7 +98,7 @@ def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int =
     base = coarse["T1"] if "T1" in coarse else coarse["T1c"]
     template, template_grid = _template()
     matrix, correlation = _fit_atlas(template, template_grid, base, coarse_grid, threads)
-    atlas = resample((template > 0).astype(np.float32), template_grid, coarse_grid, np.linalg.inv(matrix)) >= 0.5
+    atlas = resample((template > 0).astype(np.float32), template_grid, coarse_grid, np.linalg.inv(matrix)) >= 0.5  # type: ignore[arg-type]
     if atlas.sum() * coarse_grid.voxel_volume_mm3() < _BRAIN_ML[0] * 500.0:
         empty = np.zeros(grid.shape_zyx, dtype=bool)
         return BrainMask(empty, "MNI152 affine", False, "the atlas brain does not fit onto this head")

@@ -144,7 +144,7 @@ def _is_done(segmentation: Segmentation, priors: list[_Dated]) -> bool:
     if latest is None:
         return False
     compared = set(latest.comparisons.values_list("prior_measurement_id", flat=True))
-    wanted = {one.measurement.pk for one in priors} or {None}
+    wanted = {one.measurement.pk for one in priors} or {None}  # type: ignore[arg-type]
     return compared == wanted
 
 

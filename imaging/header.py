@@ -215,7 +215,7 @@ def _zone(dataset: Dataset) -> tzinfo:
     if match and int(match[2]) <= 14 and int(match[3]) < 60:
         offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
         return timezone(-offset if match[1] == "-" else offset)
-    return ZoneInfo(settings.TIME_ZONE)
+    return ZoneInfo(settings.TIME_ZONE)  # type: ignore[arg-type]
 
 
 def _moment(dataset: Dataset) -> datetime | None:

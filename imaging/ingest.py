@@ -65,7 +65,7 @@ class Declaration:
     @property
     def performed_at(self) -> datetime | None:
         """Noon of the declared day, in the service's time zone: a day is all that is known."""
-        return datetime.combine(self.day, time(12), ZoneInfo(settings.TIME_ZONE)) if self.day else None
+        return datetime.combine(self.day, time(12), ZoneInfo(settings.TIME_ZONE)) if self.day else None  # type: ignore[arg-type]
 
 
 @dataclass

@@ -35,7 +35,7 @@ def match_study(study: Study) -> Order | None:
     if study.order_id is not None:
         return study.order
     with transaction.atomic():
-        identity = open_study(study.patient.key_subject, study.ciphertext)
+        identity = open_study(study.patient.key_subject, study.ciphertext)  # type: ignore[arg-type]
         order = clinical.find_order_by_accession(identity.accession) if identity.accession else None
         if order is not None and order.status == CANCELLED:
             order = None

@@ -83,18 +83,18 @@ def axial_diameters(mask: NDArray[np.bool_], grid: Grid) -> AxialDiameters | Non
     # The widest hull first: once a diameter inside beats the next hull, no later slice can be longer.
     candidates.sort(key=lambda item: -item[0])
     best: tuple[float, int, NDArray[np.bool_], NDArray[np.float64]] | None = None
-    for bound, z, one, points in candidates:
+    for bound, z, one, points in candidates:  # type: ignore[assignment]
         if best is not None and bound <= best[0]:
             break
         found = _longest_inside(one, points, row_mm, column_mm, at_least=best[0] if best else 0.0)
         if found is not None:
-            best = (found[0], z, one, found[1])
+            best = (found[0], z, one, found[1])  # type: ignore[assignment]
     assert best is not None  # the first candidate always has a diameter: one face to the opposite face
-    longest, z, one, direction = best
+    longest, z, one, direction = best  # type: ignore[assignment]
     perpendicular = _longest_run(one, np.array([-direction[1], direction[0]]), row_mm, column_mm)
     slices = int(np.count_nonzero(mask.any(axis=(1, 2))))
     measurable = longest >= MEASURABLE_MM and perpendicular >= MEASURABLE_MM and slices >= 2
-    return AxialDiameters(longest, perpendicular, z, measurable)
+    return AxialDiameters(longest, perpendicular, z, measurable)  # type: ignore[arg-type]
 
 
 def _face_midpoints(plane: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -151,9 +151,7 @@ def _longest_inside(
     return None
 
 
-def _longest_run(
-    plane: NDArray[np.bool_], direction: NDArray[np.float64], row_mm: float, column_mm: float
-) -> float:
+def _longest_run(plane: NDArray[np.bool_], direction: NDArray[np.float64], row_mm: float, column_mm: float) -> float:
     """Longest unbroken run inside ``plane`` along ``direction`` (unit vector, mm), sampled every 0.25 mm."""
     spacing = np.array([row_mm, column_mm])
     middle = (np.asarray(plane.shape) - 1) / 2.0 * spacing

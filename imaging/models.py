@@ -112,7 +112,9 @@ class Study(models.Model):
     expected_instances = models.PositiveIntegerField(null=True, blank=True)
     spacing_known = models.BooleanField(default=True, help_text="False: no millimetre is computed from it.")
     source = models.CharField(max_length=10, choices=StudySource.choices, default=StudySource.DICOM)
-    deidentification = models.JSONField(default=dict, blank=True, help_text="Profile, codes and counts of what was done.")
+    deidentification = models.JSONField(
+        default=dict, blank=True, help_text="Profile, codes and counts of what was done."
+    )
     generation = models.PositiveIntegerField(default=1, help_text="Grows each time a late instance reopens it.")
     created_at = models.DateTimeField(default=now)
     last_received_at = models.DateTimeField(default=now)

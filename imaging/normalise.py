@@ -113,7 +113,7 @@ def normalise_study(
         for name, image in images.items()
     }
     for name, image in masked.items():
-        covered = float(np.count_nonzero(image)) / float(max(1, np.count_nonzero(brain)))
+        covered = float(np.count_nonzero(image)) / float(max(1, np.count_nonzero(brain)))  # type: ignore[arg-type]
         if covered < 0.9:
             warnings.append(f"The {name} series covers only {covered:.0%} of the brain.")
     progress(1.0, "Volumes are on one grid")

@@ -98,7 +98,9 @@ def prepare(ctx: JobContext, study: Study) -> None:
         return
     except NoBrain as error:
         missing = missing_sentence(set(chosen))
-        _flag(ctx, study, generation, "missing-sequence" if missing else "no-brain", missing or f"{error} Not segmented.")
+        _flag(
+            ctx, study, generation, "missing-sequence" if missing else "no-brain", missing or f"{error} Not segmented."
+        )
         return
     except GeometryError as error:
         _flag(ctx, study, generation, "unreadable", f"The images cannot be placed in space: {error}. Not segmented.")

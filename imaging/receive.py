@@ -264,7 +264,7 @@ def _fill_accession(header: Header, study: Study) -> None:
     if study.accession_index or not header.accession:
         return
     subject = study.patient.key_subject
-    old = open_study(subject, study.ciphertext)
+    old = open_study(subject, study.ciphertext)  # type: ignore[arg-type]
     new = StudyIdentity(old.study_instance_uid, header.accession, old.frame_of_reference or header.frame_of_reference)
     study.accession_index = accession_index(header.accession)
     study.ciphertext = seal(subject, new, context="study")

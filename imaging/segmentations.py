@@ -138,9 +138,7 @@ def save_segmentation(
     stored_probability = None
     if probability is not None:
         data = probability if isinstance(probability, bytes) else encode_probability(probability)
-        stored_probability = objects.put(
-            data, subject=subject, kind="probability", content_type="application/gzip"
-        )
+        stored_probability = objects.put(data, subject=subject, kind="probability", content_type="application/gzip")
     last = Segmentation.objects.filter(study=study).aggregate(last=Max("version"))["last"] or 0
     return Segmentation.objects.create(
         study=study,

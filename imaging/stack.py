@@ -157,8 +157,8 @@ def _slice(
     pixels: NDArray[np.float32], position: object, orientation: object, spacing: object, tilt: float = 0.0
 ) -> Slice:
     try:
-        place = np.array([float(value) for value in position], dtype=float)  # type: ignore[attr-defined]
-        cosines = np.array([float(value) for value in orientation], dtype=float)  # type: ignore[attr-defined]
+        place = np.array([float(value) for value in position], dtype=float)  # type: ignore[attr-defined, type-var]
+        cosines = np.array([float(value) for value in orientation], dtype=float)  # type: ignore[attr-defined, type-var]
         steps = [float(value) for value in spacing]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         place, cosines, steps = np.empty(0), np.empty(0), []
@@ -171,7 +171,7 @@ def _slice(
         raise VolumeRefused("no-geometry", "The images of this series do not say where they lie in the patient.")
     if min(steps) <= 0:
         raise VolumeRefused("no-geometry", "The pixel spacing of this series is not positive.")
-    return Slice(pixels, place, cosines, (steps[0], steps[1]), tilt)
+    return Slice(pixels, place, cosines, (steps[0], steps[1]), tilt)  # type: ignore[arg-type]
 
 
 def _normal(orientation: NDArray[np.float64]) -> NDArray[np.float64]:

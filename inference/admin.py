@@ -15,7 +15,7 @@ class ExpertRunInline(admin.TabularInline):  # type: ignore[type-arg]
     extra = 0
     can_delete = False
     fields = ["expert", "role", "state", "runtime_s", "device", "model_version", "segmentation", "error"]
-    readonly_fields = fields
+    readonly_fields = fields  # type: ignore[assignment]
 
     def has_add_permission(self, request: object, obj: object = None) -> bool:
         """Never."""
@@ -29,7 +29,7 @@ class StatusChangeInline(admin.TabularInline):  # type: ignore[type-arg]
     extra = 0
     can_delete = False
     fields = ["at", "from_status", "to_status", "who", "why"]
-    readonly_fields = fields
+    readonly_fields = fields  # type: ignore[assignment]
 
     def has_add_permission(self, request: object, obj: object = None) -> bool:
         """Never."""

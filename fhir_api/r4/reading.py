@@ -126,7 +126,7 @@ def order(row: Order) -> Found:
     ]
     system = codes.LOINC if row.procedure_code[:1].isdigit() and "-" in row.procedure_code else ""
     coding: Resource = {"code": row.procedure_code} | ({"system": system} if system else {})
-    resource: Resource = {
+    resource: Resource = {  # type: ignore[no-redef]
         "resourceType": "ServiceRequest",
         "identifier": identifiers,
         "status": ORDER_STATUS[row.status],

@@ -76,7 +76,7 @@ class FhirView(APIView):
         if request.auth is None:
             self._refused("no-token", kind, Actor.peer("unknown"))
             raise NotAuthenticated
-        if not scope_allows(request.auth.scopes, kind, interaction):
+        if not scope_allows(request.auth.scopes, kind, interaction):  # type: ignore[union-attr]
             self._refused("scope", kind, Actor.user(request.user))
             raise PermissionDenied
         if interaction == "c" and not (
@@ -96,7 +96,7 @@ class FhirView(APIView):
             detail={"reason": reason},
         )
 
-    def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
+    def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         """405 as an OperationOutcome."""
         raise MethodNotAllowed(str(request.method))
 
@@ -117,7 +117,7 @@ def _uuid(text: str) -> uuid.UUID:
 class MetadataView(FhirView):
     """``GET /fhir/metadata``, without a token."""
 
-    authentication_classes = ()
+    authentication_classes = ()  # type: ignore[assignment]
 
     def get(self, request: Request) -> HttpResponse:
         """The CapabilityStatement."""
@@ -303,7 +303,7 @@ class CreateSearchView(FhirView):
         if before is not None:
             return before, 200
         raw = objects.put(body, subject=patient.key_subject, kind="fhir", content_type="application/fhir+json")
-        row = ReceivedResource.objects.create(
+        row = ReceivedResource.objects.create(  # type: ignore[misc]
             resource_type=kind,
             resource_id=logical_id,
             raw=raw,

@@ -107,7 +107,7 @@ class StorageScp:
     def _requested(self, event: Event) -> None:
         """Refuse strangers before any negotiation."""
         assoc = event.assoc
-        title = str(assoc.requestor.primitive.calling_ae_title).strip()
+        title = str(assoc.requestor.primitive.calling_ae_title).strip()  # type: ignore[union-attr]
         address = str(assoc.requestor.address or "")
         try:
             peer = DicomPeer.objects.filter(ae_title=title, active=True).first()
@@ -125,7 +125,7 @@ class StorageScp:
     def _rejected(self, event: Event) -> None:
         # The title is a stranger's text: it may be anything, so only what a title may hold is kept.
         primitive = event.assoc.requestor.primitive
-        title = "".join(char for char in str(primitive.calling_ae_title) if char.isalnum() or char in "_-")[:16]
+        title = "".join(char for char in str(primitive.calling_ae_title) if char.isalnum() or char in "_-")[:16]  # type: ignore[union-attr]
         try:
             with audit.acting_as(audit.Actor.peer(title or "unknown"), source="dicom"):
                 audit.record_refusal("dicom.refuse", action="E", resource="association:refused", detail={"peer": title})
@@ -136,7 +136,7 @@ class StorageScp:
         logger.warning("association of %s refused", title)
 
     def _established(self, event: Event) -> None:
-        event.assoc.oncoflow_cache = ReceiveCache()
+        event.assoc.oncoflow_cache = ReceiveCache()  # type: ignore[attr-defined]
 
     def _ended(self, event: Event) -> None:
         connection.close()  # this thread's

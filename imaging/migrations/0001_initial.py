@@ -9,226 +9,570 @@ import oncoflow_site.foundation.ids
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('clinical', '0001_initial'),
-        ('foundation', '0001_initial'),
+        ("clinical", "0001_initial"),
+        ("foundation", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='DicomPeer',
+            name="DicomPeer",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('ae_title', models.CharField(help_text='Calling AE title (PS3.8 section 9.3.2).', max_length=16, unique=True)),
-                ('host', models.CharField(blank=True, default='', max_length=255)),
-                ('port', models.PositiveIntegerField(blank=True, null=True)),
-                ('check_host', models.BooleanField(default=False, help_text="Refuse associations from any address but host's.")),
-                ('active', models.BooleanField(default=True)),
-                ('created_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "ae_title",
+                    models.CharField(help_text="Calling AE title (PS3.8 section 9.3.2).", max_length=16, unique=True),
+                ),
+                ("host", models.CharField(blank=True, default="", max_length=255)),
+                ("port", models.PositiveIntegerField(blank=True, null=True)),
+                (
+                    "check_host",
+                    models.BooleanField(default=False, help_text="Refuse associations from any address but host's."),
+                ),
+                ("active", models.BooleanField(default=True)),
+                ("created_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
             ],
             options={
-                'verbose_name': 'DICOM peer',
-                'ordering': ['ae_title'],
+                "verbose_name": "DICOM peer",
+                "ordering": ["ae_title"],
             },
         ),
         migrations.CreateModel(
-            name='Study',
+            name="Study",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('unsolicited', models.BooleanField(default=False, help_text='Looked for its order and found none.')),
-                ('state', models.CharField(choices=[('receiving', 'instances are still arriving'), ('complete', 'no instance for the quiet period'), ('preparing', 'volumes are being prepared'), ('ready', 'volumes are ready'), ('flagged', 'cannot be segmented; see the reason'), ('failed', 'preparation failed')], db_index=True, default='receiving', max_length=12)),
-                ('flag_code', models.CharField(blank=True, default='', max_length=50)),
-                ('flag_message', models.CharField(blank=True, default='', help_text='A sentence for a radiologist.', max_length=500)),
-                ('uid_index', models.CharField(help_text='Keyed hash of the Study Instance UID.', max_length=64, unique=True)),
-                ('accession_index', models.CharField(blank=True, db_index=True, default='', max_length=64)),
-                ('deidentified_uid', models.CharField(max_length=64, unique=True)),
-                ('ciphertext', models.BinaryField()),
-                ('performed_at', models.DateTimeField(db_index=True)),
-                ('modality', models.CharField(default='MR', max_length=16)),
-                ('expected_instances', models.PositiveIntegerField(blank=True, null=True)),
-                ('spacing_known', models.BooleanField(default=True, help_text='False: no millimetre is computed from it.')),
-                ('source', models.CharField(choices=[('dicom', 'DICOM C-STORE'), ('ingest', 'DICOM files, read by command'), ('nifti', 'NIfTI files, read by command')], default='dicom', max_length=10)),
-                ('deidentification', models.JSONField(blank=True, default=dict, help_text='Profile, codes and counts of what was done.')),
-                ('generation', models.PositiveIntegerField(default=1, help_text='Grows each time a late instance reopens it.')),
-                ('created_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('last_received_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('order', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='studies', to='clinical.order')),
-                ('patient', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='studies', to='clinical.patient')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("unsolicited", models.BooleanField(default=False, help_text="Looked for its order and found none.")),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("receiving", "instances are still arriving"),
+                            ("complete", "no instance for the quiet period"),
+                            ("preparing", "volumes are being prepared"),
+                            ("ready", "volumes are ready"),
+                            ("flagged", "cannot be segmented; see the reason"),
+                            ("failed", "preparation failed"),
+                        ],
+                        db_index=True,
+                        default="receiving",
+                        max_length=12,
+                    ),
+                ),
+                ("flag_code", models.CharField(blank=True, default="", max_length=50)),
+                (
+                    "flag_message",
+                    models.CharField(blank=True, default="", help_text="A sentence for a radiologist.", max_length=500),
+                ),
+                (
+                    "uid_index",
+                    models.CharField(help_text="Keyed hash of the Study Instance UID.", max_length=64, unique=True),
+                ),
+                ("accession_index", models.CharField(blank=True, db_index=True, default="", max_length=64)),
+                ("deidentified_uid", models.CharField(max_length=64, unique=True)),
+                ("ciphertext", models.BinaryField()),
+                ("performed_at", models.DateTimeField(db_index=True)),
+                ("modality", models.CharField(default="MR", max_length=16)),
+                ("expected_instances", models.PositiveIntegerField(blank=True, null=True)),
+                (
+                    "spacing_known",
+                    models.BooleanField(default=True, help_text="False: no millimetre is computed from it."),
+                ),
+                (
+                    "source",
+                    models.CharField(
+                        choices=[
+                            ("dicom", "DICOM C-STORE"),
+                            ("ingest", "DICOM files, read by command"),
+                            ("nifti", "NIfTI files, read by command"),
+                        ],
+                        default="dicom",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "deidentification",
+                    models.JSONField(blank=True, default=dict, help_text="Profile, codes and counts of what was done."),
+                ),
+                (
+                    "generation",
+                    models.PositiveIntegerField(default=1, help_text="Grows each time a late instance reopens it."),
+                ),
+                ("created_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                ("last_received_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "order",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="studies",
+                        to="clinical.order",
+                    ),
+                ),
+                (
+                    "patient",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="studies", to="clinical.patient"
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'studies',
-                'ordering': ['-performed_at', '-id'],
+                "verbose_name_plural": "studies",
+                "ordering": ["-performed_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='Series',
+            name="Series",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('uid_index', models.CharField(help_text='Keyed hash of the Series Instance UID.', max_length=64, unique=True)),
-                ('deidentified_uid', models.CharField(max_length=64, unique=True)),
-                ('modality', models.CharField(default='MR', max_length=16)),
-                ('number', models.IntegerField(blank=True, help_text='Series Number (0020,0011).', null=True)),
-                ('sequence', models.CharField(choices=[('T1', 'T1-weighted'), ('T1c', 'T1-weighted with contrast agent'), ('T2', 'T2-weighted'), ('FLAIR', 'T2-FLAIR'), ('other', 'another kind (localizer, diffusion, susceptibility, derived)'), ('unknown', 'not recognised')], default='unknown', max_length=10)),
-                ('sequence_confidence', models.FloatField(default=0.0, help_text='0 to 1.')),
-                ('sequence_reason', models.CharField(blank=True, default='', max_length=500)),
-                ('description', models.CharField(blank=True, default='', help_text='Cleaned by the allow-list.', max_length=200)),
-                ('parameters', models.JSONField(blank=True, default=dict, help_text='Acquisition facts used for recognition.')),
-                ('ciphertext', models.BinaryField()),
-                ('created_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('nifti', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='foundation.storedobject')),
-                ('overridden_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('study', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='series', to='imaging.study')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "uid_index",
+                    models.CharField(help_text="Keyed hash of the Series Instance UID.", max_length=64, unique=True),
+                ),
+                ("deidentified_uid", models.CharField(max_length=64, unique=True)),
+                ("modality", models.CharField(default="MR", max_length=16)),
+                ("number", models.IntegerField(blank=True, help_text="Series Number (0020,0011).", null=True)),
+                (
+                    "sequence",
+                    models.CharField(
+                        choices=[
+                            ("T1", "T1-weighted"),
+                            ("T1c", "T1-weighted with contrast agent"),
+                            ("T2", "T2-weighted"),
+                            ("FLAIR", "T2-FLAIR"),
+                            ("other", "another kind (localizer, diffusion, susceptibility, derived)"),
+                            ("unknown", "not recognised"),
+                        ],
+                        default="unknown",
+                        max_length=10,
+                    ),
+                ),
+                ("sequence_confidence", models.FloatField(default=0.0, help_text="0 to 1.")),
+                ("sequence_reason", models.CharField(blank=True, default="", max_length=500)),
+                (
+                    "description",
+                    models.CharField(blank=True, default="", help_text="Cleaned by the allow-list.", max_length=200),
+                ),
+                (
+                    "parameters",
+                    models.JSONField(blank=True, default=dict, help_text="Acquisition facts used for recognition."),
+                ),
+                ("ciphertext", models.BinaryField()),
+                ("created_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "nifti",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="foundation.storedobject",
+                    ),
+                ),
+                (
+                    "overridden_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "study",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="series", to="imaging.study"
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'series',
-                'ordering': ['study', 'number', 'created_at'],
+                "verbose_name_plural": "series",
+                "ordering": ["study", "number", "created_at"],
             },
         ),
         migrations.CreateModel(
-            name='Segmentation',
+            name="Segmentation",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('expert', 'one expert of the panel'), ('consensus', "the panel's consensus"), ('person', 'a person'), ('import', 'imported')], max_length=10)),
-                ('version', models.PositiveIntegerField(default=1, help_text='Counts within the study.')),
-                ('author', models.CharField(help_text="Expert or user name; never a patient's.", max_length=150)),
-                ('model', models.JSONField(blank=True, help_text='Name, version and hash of what made it.', null=True)),
-                ('reason', models.CharField(blank=True, default='', max_length=300)),
-                ('created_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('labels', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='foundation.storedobject')),
-                ('parent', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='corrections', to='imaging.segmentation')),
-                ('probability', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='foundation.storedobject')),
-                ('study', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='segmentations', to='imaging.study')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("expert", "one expert of the panel"),
+                            ("consensus", "the panel's consensus"),
+                            ("person", "a person"),
+                            ("import", "imported"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("version", models.PositiveIntegerField(default=1, help_text="Counts within the study.")),
+                ("author", models.CharField(help_text="Expert or user name; never a patient's.", max_length=150)),
+                ("model", models.JSONField(blank=True, help_text="Name, version and hash of what made it.", null=True)),
+                ("reason", models.CharField(blank=True, default="", max_length=300)),
+                ("created_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "labels",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="foundation.storedobject"
+                    ),
+                ),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="corrections",
+                        to="imaging.segmentation",
+                    ),
+                ),
+                (
+                    "probability",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="foundation.storedobject",
+                    ),
+                ),
+                (
+                    "study",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="segmentations", to="imaging.study"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['study', '-version'],
+                "ordering": ["study", "-version"],
             },
         ),
         migrations.CreateModel(
-            name='Measurement',
+            name="Measurement",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('regions', models.JSONField()),
-                ('lesions', models.JSONField(blank=True, default=list)),
-                ('created_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('segmentation', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='measurements', to='imaging.segmentation')),
-                ('study', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='measurements', to='imaging.study')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("regions", models.JSONField()),
+                ("lesions", models.JSONField(blank=True, default=list)),
+                ("created_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "segmentation",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="measurements",
+                        to="imaging.segmentation",
+                    ),
+                ),
+                (
+                    "study",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="measurements", to="imaging.study"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['study', '-created_at', '-id'],
+                "ordering": ["study", "-created_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='Instance',
+            name="Instance",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('uid_index', models.CharField(blank=True, max_length=64, null=True, unique=True)),
-                ('sop_class_uid', models.CharField(max_length=64)),
-                ('transfer_syntax_uid', models.CharField(max_length=64)),
-                ('number', models.IntegerField(blank=True, help_text='Instance Number (0020,0013).', null=True)),
-                ('sha256', models.CharField(help_text='Of the file as stored on arrival.', max_length=64)),
-                ('content_sha256', models.CharField(help_text='Of the data set without preamble and file meta.', max_length=64)),
-                ('state', models.CharField(choices=[('received', 'Received'), ('deidentified', 'Deidentified'), ('quarantined', 'Quarantined')], default='received', max_length=12)),
-                ('reason', models.CharField(blank=True, default='', help_text='Why it is quarantined; no identity.', max_length=300)),
-                ('peer', models.CharField(blank=True, default='', help_text='Who sent it.', max_length=64)),
-                ('ciphertext', models.BinaryField(default=b'')),
-                ('received_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('conflicts_with', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='conflicts', to='imaging.instance')),
-                ('deidentified', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='foundation.storedobject')),
-                ('original', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='foundation.storedobject')),
-                ('series', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='instances', to='imaging.series')),
-                ('study', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='instances', to='imaging.study')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("uid_index", models.CharField(blank=True, max_length=64, null=True, unique=True)),
+                ("sop_class_uid", models.CharField(max_length=64)),
+                ("transfer_syntax_uid", models.CharField(max_length=64)),
+                ("number", models.IntegerField(blank=True, help_text="Instance Number (0020,0013).", null=True)),
+                ("sha256", models.CharField(help_text="Of the file as stored on arrival.", max_length=64)),
+                (
+                    "content_sha256",
+                    models.CharField(help_text="Of the data set without preamble and file meta.", max_length=64),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("received", "Received"),
+                            ("deidentified", "Deidentified"),
+                            ("quarantined", "Quarantined"),
+                        ],
+                        default="received",
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "reason",
+                    models.CharField(
+                        blank=True, default="", help_text="Why it is quarantined; no identity.", max_length=300
+                    ),
+                ),
+                ("peer", models.CharField(blank=True, default="", help_text="Who sent it.", max_length=64)),
+                ("ciphertext", models.BinaryField(default=b"")),
+                ("received_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "conflicts_with",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="conflicts",
+                        to="imaging.instance",
+                    ),
+                ),
+                (
+                    "deidentified",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="foundation.storedobject",
+                    ),
+                ),
+                (
+                    "original",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="foundation.storedobject"
+                    ),
+                ),
+                (
+                    "series",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="instances",
+                        to="imaging.series",
+                    ),
+                ),
+                (
+                    "study",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="instances",
+                        to="imaging.study",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['series', 'number', 'id'],
+                "ordering": ["series", "number", "id"],
             },
         ),
         migrations.CreateModel(
-            name='Comparison',
+            name="Comparison",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('result', models.JSONField()),
-                ('created_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('measurement', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='comparisons', to='imaging.measurement')),
-                ('prior_measurement', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='imaging.measurement')),
-                ('prior_study', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='imaging.study')),
-                ('study', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='comparisons', to='imaging.study')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("result", models.JSONField()),
+                ("created_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "measurement",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="comparisons",
+                        to="imaging.measurement",
+                    ),
+                ),
+                (
+                    "prior_measurement",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="imaging.measurement",
+                    ),
+                ),
+                (
+                    "prior_study",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="imaging.study",
+                    ),
+                ),
+                (
+                    "study",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="comparisons", to="imaging.study"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['study', '-created_at', '-id'],
+                "ordering": ["study", "-created_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='VolumeSet',
+            name="VolumeSet",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('affine', models.JSONField(help_text='4 x 4, voxel index (x, y, z) to RAS mm.')),
-                ('shape', models.JSONField(help_text='[x, y, z] voxels.')),
-                ('spacing', models.JSONField(help_text='[x, y, z] mm.')),
-                ('parameters', models.JSONField(blank=True, default=dict)),
-                ('created_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('brain_mask', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='foundation.storedobject')),
-                ('study', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='volume_sets', to='imaging.study')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("affine", models.JSONField(help_text="4 x 4, voxel index (x, y, z) to RAS mm.")),
+                ("shape", models.JSONField(help_text="[x, y, z] voxels.")),
+                ("spacing", models.JSONField(help_text="[x, y, z] mm.")),
+                ("parameters", models.JSONField(blank=True, default=dict)),
+                ("created_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "brain_mask",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="foundation.storedobject",
+                    ),
+                ),
+                (
+                    "study",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="volume_sets", to="imaging.study"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['study', '-version'],
+                "ordering": ["study", "-version"],
             },
         ),
         migrations.CreateModel(
-            name='Volume',
+            name="Volume",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('sequence', models.CharField(choices=[('T1', 'T1-weighted'), ('T1c', 'T1-weighted with contrast agent'), ('T2', 'T2-weighted'), ('FLAIR', 'T2-FLAIR'), ('other', 'another kind (localizer, diffusion, susceptibility, derived)'), ('unknown', 'not recognised')], max_length=10)),
-                ('sha256', models.CharField(max_length=64)),
-                ('transform', models.JSONField(blank=True, help_text='Rigid transform found, and how.', null=True)),
-                ('quality', models.JSONField(blank=True, default=dict)),
-                ('object', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='foundation.storedobject')),
-                ('source_series', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='volumes', to='imaging.series')),
-                ('volume_set', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='volumes', to='imaging.volumeset')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "sequence",
+                    models.CharField(
+                        choices=[
+                            ("T1", "T1-weighted"),
+                            ("T1c", "T1-weighted with contrast agent"),
+                            ("T2", "T2-weighted"),
+                            ("FLAIR", "T2-FLAIR"),
+                            ("other", "another kind (localizer, diffusion, susceptibility, derived)"),
+                            ("unknown", "not recognised"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("sha256", models.CharField(max_length=64)),
+                ("transform", models.JSONField(blank=True, help_text="Rigid transform found, and how.", null=True)),
+                ("quality", models.JSONField(blank=True, default=dict)),
+                (
+                    "object",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="foundation.storedobject"
+                    ),
+                ),
+                (
+                    "source_series",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="volumes",
+                        to="imaging.series",
+                    ),
+                ),
+                (
+                    "volume_set",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="volumes", to="imaging.volumeset"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['volume_set', 'sequence'],
+                "ordering": ["volume_set", "sequence"],
             },
         ),
         migrations.AddField(
-            model_name='segmentation',
-            name='volume_set',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='segmentations', to='imaging.volumeset'),
+            model_name="segmentation",
+            name="volume_set",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="segmentations", to="imaging.volumeset"
+            ),
         ),
         migrations.AddIndex(
-            model_name='study',
-            index=models.Index(fields=['patient', 'performed_at'], name='study_patient_date'),
+            model_name="study",
+            index=models.Index(fields=["patient", "performed_at"], name="study_patient_date"),
         ),
         migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(fields=['state', 'received_at'], name='instance_state'),
+            model_name="instance",
+            index=models.Index(fields=["state", "received_at"], name="instance_state"),
         ),
         migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(fields=['study', 'state'], name='instance_study_state'),
+            model_name="instance",
+            index=models.Index(fields=["study", "state"], name="instance_study_state"),
         ),
         migrations.AddConstraint(
-            model_name='comparison',
-            constraint=models.UniqueConstraint(fields=('measurement', 'prior_measurement'), name='comparison_pair'),
+            model_name="comparison",
+            constraint=models.UniqueConstraint(fields=("measurement", "prior_measurement"), name="comparison_pair"),
         ),
         migrations.AddConstraint(
-            model_name='comparison',
-            constraint=models.UniqueConstraint(condition=models.Q(('prior_measurement__isnull', True)), fields=('measurement',), name='comparison_baseline'),
+            model_name="comparison",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("prior_measurement__isnull", True)),
+                fields=("measurement",),
+                name="comparison_baseline",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='volumeset',
-            constraint=models.UniqueConstraint(fields=('study', 'version'), name='volumeset_version'),
+            model_name="volumeset",
+            constraint=models.UniqueConstraint(fields=("study", "version"), name="volumeset_version"),
         ),
         migrations.AddConstraint(
-            model_name='volume',
-            constraint=models.UniqueConstraint(fields=('volume_set', 'sequence'), name='volume_sequence'),
+            model_name="volume",
+            constraint=models.UniqueConstraint(fields=("volume_set", "sequence"), name="volume_sequence"),
         ),
         migrations.AddConstraint(
-            model_name='segmentation',
-            constraint=models.UniqueConstraint(fields=('study', 'version'), name='segmentation_version'),
+            model_name="segmentation",
+            constraint=models.UniqueConstraint(fields=("study", "version"), name="segmentation_version"),
         ),
     ]

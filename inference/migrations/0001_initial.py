@@ -7,105 +7,258 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('foundation', '0001_initial'),
-        ('imaging', '0001_initial'),
+        ("foundation", "0001_initial"),
+        ("imaging", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='ModelVersion',
+            name="ModelVersion",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=100)),
-                ('version', models.CharField(max_length=50)),
-                ('sha256', models.CharField(help_text='Digest over the digests of its files, hexadecimal.', max_length=64)),
-                ('architecture', models.CharField(max_length=200)),
-                ('kind', models.CharField(help_text='Which expert runs it: nnunet, sam.', max_length=30)),
-                ('status', models.CharField(choices=[('voter', 'Voter'), ('adviser', 'Adviser'), ('disabled', 'Disabled')], default='adviser', max_length=10)),
-                ('status_reason', models.CharField(blank=True, default='', max_length=1000)),
-                ('evaluation', models.JSONField(blank=True, default=dict, help_text='Dice per region on held-out cases.')),
-                ('weights_dir', models.CharField(max_length=500)),
-                ('demo_only', models.BooleanField(default=False, help_text='Trained on simulated patients only.')),
-                ('registered_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=100)),
+                ("version", models.CharField(max_length=50)),
+                (
+                    "sha256",
+                    models.CharField(help_text="Digest over the digests of its files, hexadecimal.", max_length=64),
+                ),
+                ("architecture", models.CharField(max_length=200)),
+                ("kind", models.CharField(help_text="Which expert runs it: nnunet, sam.", max_length=30)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[("voter", "Voter"), ("adviser", "Adviser"), ("disabled", "Disabled")],
+                        default="adviser",
+                        max_length=10,
+                    ),
+                ),
+                ("status_reason", models.CharField(blank=True, default="", max_length=1000)),
+                (
+                    "evaluation",
+                    models.JSONField(blank=True, default=dict, help_text="Dice per region on held-out cases."),
+                ),
+                ("weights_dir", models.CharField(max_length=500)),
+                ("demo_only", models.BooleanField(default=False, help_text="Trained on simulated patients only.")),
+                ("registered_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
             ],
             options={
-                'ordering': ['name', '-registered_at'],
-                'constraints': [models.UniqueConstraint(fields=('name', 'version', 'sha256'), name='model_version_once')],
+                "ordering": ["name", "-registered_at"],
+                "constraints": [
+                    models.UniqueConstraint(fields=("name", "version", "sha256"), name="model_version_once")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='ModelStatusChange',
+            name="ModelStatusChange",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('from_status', models.CharField(blank=True, default='', max_length=10)),
-                ('to_status', models.CharField(choices=[('voter', 'Voter'), ('adviser', 'Adviser'), ('disabled', 'Disabled')], max_length=10)),
-                ('who', models.CharField(max_length=150)),
-                ('why', models.CharField(max_length=1000)),
-                ('at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='status_changes', to='inference.modelversion')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("from_status", models.CharField(blank=True, default="", max_length=10)),
+                (
+                    "to_status",
+                    models.CharField(
+                        choices=[("voter", "Voter"), ("adviser", "Adviser"), ("disabled", "Disabled")], max_length=10
+                    ),
+                ),
+                ("who", models.CharField(max_length=150)),
+                ("why", models.CharField(max_length=1000)),
+                ("at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="status_changes",
+                        to="inference.modelversion",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-at', '-id'],
+                "ordering": ["-at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='PanelRun',
+            name="PanelRun",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('running', 'Running'), ('concluded', 'Concluded'), ('failed', 'Failed')], default='waiting', max_length=10)),
-                ('fusion', models.CharField(blank=True, default='', help_text='How the masks were fused.', max_length=30)),
-                ('agreement', models.JSONField(blank=True, default=dict)),
-                ('gate', models.JSONField(blank=True, default=dict)),
-                ('band', models.CharField(blank=True, choices=[('', 'not decided'), ('issue', 'issue as preliminary'), ('hold', 'hold for radiologist review'), ('manual', "a person's segmentation is required")], default='', max_length=10)),
-                ('thresholds', models.JSONField(blank=True, default=dict)),
-                ('reasons', models.JSONField(blank=True, default=list)),
-                ('demo', models.BooleanField(default=False, help_text='A vote in it was earned on simulated patients.')),
-                ('started_at', models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
-                ('concluded_at', models.DateTimeField(blank=True, null=True)),
-                ('consensus', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='panel_runs', to='imaging.segmentation')),
-                ('disagreement', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='foundation.storedobject')),
-                ('study', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='panel_runs', to='imaging.study')),
-                ('volume_set', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='panel_runs', to='imaging.volumeset')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "Waiting"),
+                            ("running", "Running"),
+                            ("concluded", "Concluded"),
+                            ("failed", "Failed"),
+                        ],
+                        default="waiting",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "fusion",
+                    models.CharField(blank=True, default="", help_text="How the masks were fused.", max_length=30),
+                ),
+                ("agreement", models.JSONField(blank=True, default=dict)),
+                ("gate", models.JSONField(blank=True, default=dict)),
+                (
+                    "band",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("", "not decided"),
+                            ("issue", "issue as preliminary"),
+                            ("hold", "hold for radiologist review"),
+                            ("manual", "a person's segmentation is required"),
+                        ],
+                        default="",
+                        max_length=10,
+                    ),
+                ),
+                ("thresholds", models.JSONField(blank=True, default=dict)),
+                ("reasons", models.JSONField(blank=True, default=list)),
+                (
+                    "demo",
+                    models.BooleanField(default=False, help_text="A vote in it was earned on simulated patients."),
+                ),
+                ("started_at", models.DateTimeField(default=oncoflow_site.foundation.clock.now)),
+                ("concluded_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "consensus",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="panel_runs",
+                        to="imaging.segmentation",
+                    ),
+                ),
+                (
+                    "disagreement",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="foundation.storedobject",
+                    ),
+                ),
+                (
+                    "study",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="panel_runs", to="imaging.study"
+                    ),
+                ),
+                (
+                    "volume_set",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="panel_runs", to="imaging.volumeset"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-started_at', '-id'],
+                "ordering": ["-started_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='ExpertRun',
+            name="ExpertRun",
             fields=[
-                ('id', models.UUIDField(default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('expert', models.CharField(help_text="Name in the panel's configuration.", max_length=100)),
-                ('role', models.CharField(choices=[('voter', 'Voter'), ('adviser', 'Adviser'), ('disabled', 'Disabled')], default='adviser', help_text='As it was in this panel.', max_length=10)),
-                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('running', 'Running'), ('done', 'Done'), ('failed', 'Failed')], default='waiting', max_length=10)),
-                ('runtime_s', models.FloatField(blank=True, null=True)),
-                ('device', models.CharField(blank=True, default='', max_length=100)),
-                ('error', models.CharField(blank=True, default='', max_length=500)),
-                ('notes', models.JSONField(blank=True, default=list)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('segmentation', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='expert_runs', to='imaging.segmentation')),
-                ('model_version', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='expert_runs', to='inference.modelversion')),
-                ('panel_run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='expert_runs', to='inference.panelrun')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=oncoflow_site.foundation.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("expert", models.CharField(help_text="Name in the panel's configuration.", max_length=100)),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[("voter", "Voter"), ("adviser", "Adviser"), ("disabled", "Disabled")],
+                        default="adviser",
+                        help_text="As it was in this panel.",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "Waiting"),
+                            ("running", "Running"),
+                            ("done", "Done"),
+                            ("failed", "Failed"),
+                        ],
+                        default="waiting",
+                        max_length=10,
+                    ),
+                ),
+                ("runtime_s", models.FloatField(blank=True, null=True)),
+                ("device", models.CharField(blank=True, default="", max_length=100)),
+                ("error", models.CharField(blank=True, default="", max_length=500)),
+                ("notes", models.JSONField(blank=True, default=list)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "segmentation",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="expert_runs",
+                        to="imaging.segmentation",
+                    ),
+                ),
+                (
+                    "model_version",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="expert_runs",
+                        to="inference.modelversion",
+                    ),
+                ),
+                (
+                    "panel_run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="expert_runs", to="inference.panelrun"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['panel_run', 'expert'],
+                "ordering": ["panel_run", "expert"],
             },
         ),
         migrations.AddConstraint(
-            model_name='panelrun',
-            constraint=models.UniqueConstraint(fields=('volume_set',), name='one_panel_per_volume_set'),
+            model_name="panelrun",
+            constraint=models.UniqueConstraint(fields=("volume_set",), name="one_panel_per_volume_set"),
         ),
         migrations.AddConstraint(
-            model_name='panelrun',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state', 'concluded'), _negated=True), ('concluded_at__isnull', False), _connector='OR'), name='concluded_panel_has_its_time'),
+            model_name="panelrun",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("state", "concluded"), _negated=True), ("concluded_at__isnull", False), _connector="OR"
+                ),
+                name="concluded_panel_has_its_time",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='expertrun',
-            constraint=models.UniqueConstraint(fields=('panel_run', 'expert'), name='expert_once_per_panel'),
+            model_name="expertrun",
+            constraint=models.UniqueConstraint(fields=("panel_run", "expert"), name="expert_once_per_panel"),
         ),
     ]

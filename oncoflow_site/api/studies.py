@@ -354,7 +354,7 @@ class DocumentText(Base):
             )
         except PermissionDenied as error:
             raise Http404 from error
-        data = objects.get(document.text)
+        data = objects.get(document.text)  # type: ignore[arg-type]
         with transaction.atomic():
             record(
                 "document.text",

@@ -12,7 +12,7 @@ import httpx
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
-from pynetdicom.sop_class import MRImageStorage, Verification
+from pynetdicom.sop_class import MRImageStorage, Verification  # type: ignore[attr-defined]
 
 from oncoflow_site.demo.display import StepFailed
 
@@ -57,6 +57,7 @@ def send_study(
     :raises StepFailed: no association, or a status other than success.
     """
     entity = AE(ae_title=calling)
+    entity.dimse_timeout = entity.acse_timeout = entity.network_timeout = 180  # a busy laptop may take its time
     entity.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
     entity.add_requested_context(Verification)
     association = entity.associate(host, port, ae_title=called)

@@ -72,7 +72,7 @@ def report_page(request: HttpRequest, report_id: uuid.UUID) -> HttpResponse:
 def sign(request: HttpRequest, report_id: uuid.UUID) -> HttpResponse:
     """Sign the version that was read, with the password that opens the signer's own key."""
     report = visible_report(request, report_id, "report.sign")
-    version = report.versions.filter(pk=_uuid(request.POST.get("version", ""))).first()
+    version = report.versions.filter(pk=_uuid(request.POST.get("version", ""))).first()  # type: ignore[misc]
     if version is None:
         raise Http404
     try:

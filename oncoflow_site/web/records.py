@@ -62,7 +62,7 @@ def patient_page(request: HttpRequest, patient_id: uuid.UUID) -> HttpResponse:
             for study in studies
         ]
         points = [
-            Point(row["study"].performed_at, {name: row["regions"][name]["volume_mm3"] for name, _ in REGIONS})  # type: ignore[attr-defined, index]
+            Point(row["study"].performed_at, {name: row["regions"][name]["volume_mm3"] for name, _ in REGIONS})  # type: ignore[attr-defined, index, union-attr]
             for row in rows
             if row["regions"]
         ]
@@ -134,7 +134,7 @@ def document_page(request: HttpRequest, document_id: uuid.UUID) -> HttpResponse:
         raise Http404
     patient = visible_patient(request, document.patient_id, "web.document")
     with transaction.atomic():
-        text = objects.get(document.text) if document.text_id else b""
+        text = objects.get(document.text) if document.text_id else b""  # type: ignore[arg-type]
         start, end = _span(request, len(text))
         context = {
             "document": document,

@@ -100,9 +100,7 @@ def segment(
         return save_segmentation(study, volume_set, labels, kind=kind, author=author)
 
 
-def tumour(
-    grid: Grid, *lesions: tuple[tuple[float, float, float], float, float, float]
-) -> NDArray[np.uint8]:
+def tumour(grid: Grid, *lesions: tuple[tuple[float, float, float], float, float, float]) -> NDArray[np.uint8]:
     """Label map of balls: (centre RAS mm, radius of NCR, of ET, of ED)."""
     labels = np.zeros(grid.shape_zyx, dtype=np.uint8)
     for centre, core, rim, oedema in lesions:

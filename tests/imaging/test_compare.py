@@ -80,7 +80,11 @@ def test_change_and_lesions_between_two_dates():
     assert result["interval_days"] == 90
     assert result["registration"]["converged"]
     for region in ("ET", "TC", "WT"):
-        expected = 100 * (after.regions[region]["voxels"] - before.regions[region]["voxels"]) / before.regions[region]["voxels"]
+        expected = (
+            100
+            * (after.regions[region]["voxels"] - before.regions[region]["voxels"])
+            / before.regions[region]["voxels"]
+        )
         assert result["regions"][region]["change_percent"] == pytest.approx(expected, abs=0.01)
         assert result["regions"][region]["prior_mm3"] == before.regions[region]["volume_mm3"]
     lesions = by_id(after)
@@ -162,7 +166,8 @@ def test_every_prior_is_compared_and_the_nadir_is_found():
     person = studies.patient()
     dates = [FIRST, FIRST + 60 * DAY, FIRST + 120 * DAY]
     all_three = [
-        first(person, (BIG, 0.0, radius, 14.0), when=when) for radius, when in zip((12.0, 8.0, 10.0), dates, strict=True)
+        first(person, (BIG, 0.0, radius, 14.0), when=when)
+        for radius, when in zip((12.0, 8.0, 10.0), dates, strict=True)
     ]
     for study in all_three:
         studies.run(JOB, study)

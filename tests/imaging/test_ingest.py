@@ -96,7 +96,9 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path):
 
 
 def test_the_declared_patient_stands_above_the_header(tmp_path):
-    (tmp_path / "a.dcm").write_bytes(as_file(dataset(PatientID="", StudyDate=None, SeriesDate=None, AcquisitionDate=None)))
+    (tmp_path / "a.dcm").write_bytes(
+        as_file(dataset(PatientID="", StudyDate=None, SeriesDate=None, AcquisitionDate=None))
+    )
     assert ingest([tmp_path], Declaration()).counts["quarantined"] == 1
     Instance.objects.all().delete()
     result = ingest([tmp_path], SOMEBODY)

@@ -139,7 +139,10 @@ def test_lesions_are_matched_across_a_turned_head():
     moved = [tuple(np.linalg.inv(pose)[:3, :3] @ c + np.linalg.inv(pose)[:3, 3]) for c in places]
     current = find_lesions(tumour(SMALL, (moved[1], 6.0, 12.0, 14.0), (moved[0], 0.0, 5.0, 8.0)), SMALL)
     match = match_lesions(current, SMALL, prior, SMALL, pose)
-    named = {tuple(np.round(current[i].centroid_ras_mm)): tuple(np.round(prior[j].centroid_ras_mm)) for i, j in match.same.items()}
+    named = {
+        tuple(np.round(current[i].centroid_ras_mm)): tuple(np.round(prior[j].centroid_ras_mm))
+        for i, j in match.same.items()
+    }
     assert len(named) == 2
     for here, there in named.items():
         assert np.linalg.norm(pose[:3, :3] @ here + pose[:3, 3] - there) < 5

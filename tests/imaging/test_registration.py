@@ -19,9 +19,7 @@ def error_mm(found, truth) -> float:
     return float(np.max(np.linalg.norm(one - other, axis=1)))
 
 
-@pytest.mark.parametrize(
-    ("angles", "shift", "spacing"), [((3, -4, 5), (4, -3, 6), 2.0), ((-6, 2, 8), (-8, 5, 3), 3.0)]
-)
+@pytest.mark.parametrize(("angles", "shift", "spacing"), [((3, -4, 5), (4, -3, 6), 2.0), ((-6, 2, 8), (-8, 5, 3), 3.0)])
 def test_a_known_motion_is_found(angles, shift, spacing):
     fixed = brain_like(SMALL, seed=1)
     truth = rigid(angles, shift)

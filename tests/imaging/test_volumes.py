@@ -77,7 +77,15 @@ def test_nifti_bytes_are_the_same_each_time_and_keep_zero_exactly_zero():
     assert np.max(np.abs(back - array)) < 0.02
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense", gzip.compress(b"x" * 500), write_nifti(np.ones((2, 2, 2), "f4"), Grid(np.eye(4), (2, 2, 2)))[:60]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"nonsense",
+        gzip.compress(b"x" * 500),
+        write_nifti(np.ones((2, 2, 2), "f4"), Grid(np.eye(4), (2, 2, 2)))[:60],
+    ],
+)
 def test_what_is_no_nifti_is_refused_in_our_words(data):
     with pytest.raises(GeometryError):
         read_nifti(data)
@@ -211,9 +219,7 @@ def test_a_missing_sequence_is_flagged_and_the_study_stays_visible(present):
 @pytest.mark.django_db
 def test_a_whole_head_without_true_spacing_is_flagged():
     base = studies.brain_like(studies.SMALL) + 20
-    study = studies.nifti_study(
-        studies.patient(), dict.fromkeys(FOUR, (base, studies.SMALL)), spacing_known=False
-    )
+    study = studies.nifti_study(studies.patient(), dict.fromkeys(FOUR, (base, studies.SMALL)), spacing_known=False)
     studies.run("imaging.prepare_study", study)
     assert (study.state, study.flag_code) == (StudyState.FLAGGED, "no-brain")
 

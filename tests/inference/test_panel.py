@@ -262,9 +262,7 @@ def test_a_study_that_is_not_ready_has_no_panel(panel_of: Panel):
     panel_of(("one", "good", GOOD))
     study, _ = painted(LESION)
     Study.objects.filter(pk=study.pk).update(state=StudyState.RECEIVING)
-    job = enqueue(
-        "inference.convene_panel", subject=study.subject, key="test:x", kwargs={"study_id": str(study.pk)}
-    )
+    job = enqueue("inference.convene_panel", subject=study.subject, key="test:x", kwargs={"study_id": str(study.pk)})
     run_job(job.pk)
     assert not PanelRun.objects.exists()
 
@@ -379,8 +377,12 @@ def test_a_plausible_study_has_no_flag_and_each_misfit_has_its_sentence():
     assert any("ml" in flag for flag in looks(spacing_zyx=(1.0, 1.0, 1.0)))
     assert any("spacing" in flag for flag in looks(spacing_known=False))
     assert any("same sequence" in flag for flag in looks(images={"T1c": base * 2}))
-    assert any("exchanged" in flag for flag in looks(images={"FLAIR": np.where(base > 0, 390 - base, 0).astype("f4") + 0}))
-    assert any("cover" in flag for flag in looks(images={"T2": np.where(np.arange(80)[:, None] < 40, base, 0).astype("f4")}))
+    assert any(
+        "exchanged" in flag for flag in looks(images={"FLAIR": np.where(base > 0, 390 - base, 0).astype("f4") + 0})
+    )
+    assert any(
+        "cover" in flag for flag in looks(images={"T2": np.where(np.arange(80)[:, None] < 40, base, 0).astype("f4")})
+    )
     assert any("uniform" in flag for flag in looks(images={"T2": np.where(base > 0, 1, 0).astype("f4")}))
     assert any("empty" in flag for flag in looks(mask=base < -1))
     assert any("doubtful" in flag for flag in looks(parameters={"brain": {"plausible": False, "reason": "x"}}))

@@ -43,5 +43,8 @@ def test_exactly_one_signature(make_study, make_measurement, patient, radiologis
     for thread in threads:
         thread.join(120)
     assert sorted(outcomes) == ["already-signed", "final"]
-    assert list(ReportVersion.objects.order_by("number").values_list("number", "status")) == [(1, "preliminary"), (2, "final")]
+    assert list(ReportVersion.objects.order_by("number").values_list("number", "status")) == [
+        (1, "preliminary"),
+        (2, "final"),
+    ]
     assert Event.objects.filter(kind="report.issued").count() == 2

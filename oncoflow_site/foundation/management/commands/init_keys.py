@@ -17,7 +17,7 @@ from oncoflow_site.foundation.errors import UserVisibleError
 class Command(BaseCommand):
     """Create what must exist before anything is stored. Never overwrites."""
 
-    requires_system_checks: ClassVar[list[str]] = []  # they would complain of what this command creates
+    requires_system_checks: ClassVar[list[str]] = []  # type: ignore[misc]  # they would complain of what this command creates
     help = "Create the master keysets (and the Django secret key beside them). Back them up: without them all is lost."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
