@@ -7,6 +7,7 @@ same version gives the same bytes for the same endpoint, MSH-10 included, so tha
 from __future__ import annotations
 
 import base64
+import textwrap
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -186,7 +187,14 @@ def _obr(obr: Any, facts: ReportFacts, echo: Mapping[str, str], placer: str, fil
 
 
 def _lines(text: str) -> str:
-    return "~".join(escape(line) for line in text.splitlines() if line.strip())
+    """Text as repetitions of OBX-5, one a line; hl7apy's tables allow 199 characters each, counted with their escapes."""
+    wrapped: list[str] = []
+    for line in text.splitlines():
+        width = 190
+        while any(len(escape(part)) > 199 for part in (parts := textwrap.wrap(line, width))) and width > 20:
+            width //= 2
+        wrapped += [escape(part) for part in parts]
+    return "~".join(wrapped)
 
 
 def _rows(facts: ReportFacts) -> Iterator[_Row]:
