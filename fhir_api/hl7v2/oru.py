@@ -191,8 +191,10 @@ def _lines(text: str) -> str:
     wrapped: list[str] = []
     for line in text.splitlines():
         width = 190
-        while any(len(escape(part)) > 199 for part in (parts := textwrap.wrap(line, width))) and width > 20:
+        parts = textwrap.wrap(line, width)
+        while width > 20 and any(len(escape(part)) > 199 for part in parts):
             width //= 2
+            parts = textwrap.wrap(line, width)
         wrapped += [escape(part) for part in parts]
     return "~".join(wrapped)
 
