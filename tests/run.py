@@ -2,8 +2,9 @@
 
     python -m tests.run [pytest arguments]
 
-Two passes: everything but the tests that load torch, on two workers in random order; then those, one after another, because two
+Two passes: everything but the tests that load torch, on two workers; then those, one after another, because two
 torch processes on two cores slow each other far more than twofold. The exit code is that of the worse pass. With
+ONCOFLOW_COVERAGE=1 coverage is measured and reported, with ONCOFLOW_RANDOM_ORDER=1 modules run in random order, and with
 ONCOFLOW_REQUIRE_PEERS=1 (continuous integration) a real part that could be installed and was skipped is a failure.
 """
 
@@ -70,14 +71,18 @@ def main() -> int:
         if any(not one.startswith("-") for one in arguments):  # somebody named tests: run just those
             code = one_pass("", [*arguments], reports[0])
         else:
-            extra = ["--cov", "--cov-report="]
+            measured = os.environ.get("ONCOFLOW_COVERAGE") == "1"
+            extra = ["--cov", "--cov-report="] if measured else []
+            if os.environ.get("ONCOFLOW_RANDOM_ORDER") == "1":
+                extra.append("--random-order-bucket=module")
             workers = ["-n", os.environ.get("ONCOFLOW_TEST_WORKERS", "2"), "--dist", "loadgroup"]
-            code = one_pass("not torch", [*workers, "--random-order-bucket=module", *extra, *arguments], reports[0])
+            code = one_pass("not torch", [*workers, *extra, *arguments], reports[0])
             code = max(
                 code,
-                one_pass("torch", [*extra, "--cov-append", "--random-order-bucket=module", *arguments], reports[1]),
+                one_pass("torch", [*extra, *(["--cov-append"] if measured else []), *arguments], reports[1]),
             )
-            subprocess.run([sys.executable, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT, check=False)
+            if measured:
+                subprocess.run([sys.executable, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT, check=False)
         missing = table(reports)
     if missing and os.environ.get("ONCOFLOW_REQUIRE_PEERS") == "1":
         print(f"\nFAILED: skipped although they must take part here: {', '.join(missing)}")
