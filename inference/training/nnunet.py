@@ -234,7 +234,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    train(parser().parse_args(argv))
+    command_line = parser()
+    arguments = command_line.parse_args(argv)
+    if any(edge % 16 or edge < 32 for edge in (arguments.patch, arguments.early_patch)):
+        command_line.error(
+            "--patch and --early-patch must be multiples of 16, at least 32: the network halves four times"
+        )
+    if arguments.minutes <= 0 or arguments.batch_size < 1:
+        command_line.error("--minutes and --batch-size must be positive")
+    train(arguments)
     return 0
 
 

@@ -204,7 +204,7 @@ def test_nnunet_training_exports_resumes_and_is_evaluated(
         "--patch",
         "32",
         "--early-patch",
-        "16",
+        "32",
         "--batch-size",
         "1",
         "--threads",
@@ -268,7 +268,7 @@ def test_calibration_finds_the_shift_and_leaves_islands_out() -> None:
 @pytest.mark.slow
 def test_calibration_moves_the_bias_and_keeps_the_folder_valid(dataset: RawDataset, tmp_path: Path) -> None:
     nnunet.main([
-        *("--dataset", str(dataset.folder), "--out", str(tmp_path), "--patch", "32", "--early-patch", "16"),
+        *("--dataset", str(dataset.folder), "--out", str(tmp_path), "--patch", "32", "--early-patch", "32"),
         *("--batch-size", "1", "--threads", "1", "--minutes", "0.03", "--trained-on", "a tiny test"),
     ])  # fmt: skip
     folder = tmp_path / "export"
@@ -280,3 +280,9 @@ def test_calibration_moves_the_bias_and_keeps_the_folder_valid(dataset: RawDatas
         assert moved == pytest.approx(chosen["shift"][region], abs=0.01)
     assert chosen["mean_dice_after"]["WT"] >= chosen["mean_dice_before"]["WT"]
     assert expert_for_folder(folder).load().name == "nnunet-plain"
+
+
+@pytest.mark.parametrize("wrong", [["--patch", "40"], ["--early-patch", "16"], ["--minutes", "0"]])
+def test_sizes_that_cannot_work_are_refused(wrong: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        nnunet.main(["--dataset", str(tmp_path), "--out", str(tmp_path), *wrong])
