@@ -22,6 +22,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from imaging.deidrules import RULES, Rule, clean_age, clean_text, shift_date, value_allowed
+from imaging.structure import BadStructure, content_start, scan
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = ["CODES", "DeidentificationRefused", "Deidentified", "Profile", "deidentify"]
@@ -118,18 +119,20 @@ def deidentify(data: bytes, profile: Profile) -> Deidentified:
     :raises DeidentificationRefused: it cannot be parsed or written, or is nested too deep. Nothing half done comes out.
     """
     try:
-        source = dcmread(BytesIO(data), force=False)
-        return _deidentify(source, profile)
+        syntax = UID(str(dcmread(BytesIO(memoryview(data)[: content_start(data)])).file_meta.TransferSyntaxUID))
+        if syntax.is_deflated or not syntax.is_transfer_syntax:
+            raise DeidentificationRefused("the transfer syntax is not supported")
+        layout = scan(data, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
+        return _deidentify(dcmread(BytesIO(memoryview(data)[: layout.end])), syntax, profile)
     except DeidentificationRefused:
         raise
+    except BadStructure as error:
+        raise DeidentificationRefused(str(error)) from None
     except Exception as error:  # any parser error; its text may quote the data
         raise DeidentificationRefused(f"the data set cannot be parsed ({type(error).__name__})") from None
 
 
-def _deidentify(source: Dataset, profile: Profile) -> Deidentified:
-    syntax = UID(str(source.file_meta.TransferSyntaxUID))
-    if syntax.is_deflated or not syntax.is_transfer_syntax:
-        raise DeidentificationRefused("the transfer syntax is not supported")
+def _deidentify(source: Dataset, syntax: UID, profile: Profile) -> Deidentified:
     writer = _Writer(syntax.is_implicit_VR, syntax.is_little_endian)
     walk = _Walk(profile, writer)
     codes, earlier_no_face = _sender_codes(source)

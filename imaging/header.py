@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from io import BytesIO
@@ -18,6 +17,7 @@ from pydicom.uid import UID
 from clinical.identity import Identifier, IdentityData
 from imaging.recognise import HEADER_TAGS
 from imaging.sopclasses import IMAGE_CLASSES
+from imaging.structure import BadStructure, content_start, scan
 
 __all__ = ["BadInstance", "Header", "read_header"]
 
@@ -85,35 +85,43 @@ class Header:
         )
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes, *, from_network: bool = True) -> Header:
     """Read and check the header of a DICOM file (PS3.10: preamble, file meta information, data set).
 
+    :param from_network: the file meta information repeats the C-STORE request, which must agree with the data set. On
+        disk it is a container's label that tools forget to change; the data set decides.
     :raises BadInstance: not DICOM, unreadable, incomplete, or contradicting itself.
     """
     if len(data) > MAX_BYTES:
         raise BadInstance(OUT_OF_RESOURCES, "larger than this service accepts")
-    if data[128:132] != b"DICM":
-        raise BadInstance(CANNOT_UNDERSTAND, "no DICOM file: the prefix is missing")
-    stream = BytesIO(data)
     try:
-        dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
-        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
-        meta_class = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
-        meta_instance = str(dataset.file_meta.get("MediaStorageSOPInstanceUID", ""))
+        start = content_start(data)
+        meta = dcmread(BytesIO(memoryview(data)[:start])).file_meta
+        syntax = UID(str(meta.get("TransferSyntaxUID", "")))
+        meta_class = str(meta.get("MediaStorageSOPClassUID", ""))
+        meta_instance = str(meta.get("MediaStorageSOPInstanceUID", ""))
         if not syntax.is_transfer_syntax or syntax.is_deflated:
             raise BadInstance(CANNOT_UNDERSTAND, "transfer syntax missing or not supported")
-        header = _header(dataset, data, syntax)
+        layout = scan(data, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
+        attributes = layout.end if layout.pixels is None else layout.pixels
+        dataset = dcmread(BytesIO(memoryview(data)[:attributes]), specific_tags=list(_TAGS))
+        header = _header(dataset, data, start, syntax)
     except BadInstance:
         raise
+    except BadStructure as error:
+        raise BadInstance(CANNOT_UNDERSTAND, str(error)) from None
     except Exception as error:  # any parser error; its text may quote the data
         raise BadInstance(CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})") from None
-    if meta_class not in ("", header.sop_class_uid) or meta_instance not in ("", header.sop_instance_uid):
+    if from_network and (
+        meta_class not in ("", header.sop_class_uid) or meta_instance not in ("", header.sop_instance_uid)
+    ):
         raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "SOP Class or Instance UID differs from the request")
-    _check_pixels(header, data, stream.tell(), syntax)
+    if header.sop_class_uid in IMAGE_CLASSES and not layout.pixel_bytes:
+        raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "an image without pixel data")
     return header
 
 
-def _header(dataset: Dataset, data: bytes, syntax: UID) -> Header:
+def _header(dataset: Dataset, data: bytes, start: int, syntax: UID) -> Header:
     issuer = _text(dataset, "IssuerOfPatientID")
     return Header(
         sop_class_uid=_uid(dataset, "SOPClassUID"),
@@ -121,7 +129,7 @@ def _header(dataset: Dataset, data: bytes, syntax: UID) -> Header:
         study_uid=_uid(dataset, "StudyInstanceUID"),
         series_uid=_uid(dataset, "SeriesInstanceUID"),
         transfer_syntax_uid=str(syntax),
-        content_sha256=hashlib.sha256(memoryview(data)[_content_start(data) :]).hexdigest(),
+        content_sha256=hashlib.sha256(memoryview(data)[start:]).hexdigest(),
         sha256=hashlib.sha256(data).hexdigest(),
         patient_id=_text(dataset, "PatientID"),
         authority=issuer or str(settings.ONCOFLOW_ASSIGNING_AUTHORITY),
@@ -135,38 +143,6 @@ def _header(dataset: Dataset, data: bytes, syntax: UID) -> Header:
         burned_in=_text(dataset, "BurnedInAnnotation"),
         dataset=dataset,
     )
-
-
-def _content_start(data: bytes) -> int:
-    """Where the data set begins: behind the file meta information, whose length is its first element."""
-    if data[132:136] == b"\x02\x00\x00\x00" and data[136:138] == b"UL":
-        start = 144 + int(struct.unpack("<I", data[140:144])[0])
-        if start <= len(data):
-            return start
-    return 132
-
-
-def _check_pixels(header: Header, data: bytes, offset: int, syntax: UID) -> None:
-    """An image whose pixels are missing or cut short is refused, so that its sender sends it again."""
-    if header.sop_class_uid not in IMAGE_CLASSES:
-        return
-    order = "<" if syntax.is_little_endian else ">"
-    head = data[offset : offset + 12]
-    if len(head) < 8 or struct.unpack(f"{order}HH", head[:4]) not in (
-        (0x7FE0, 0x0010),
-        (0x7FE0, 0x0008),
-        (0x7FE0, 0x0009),
-    ):
-        raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "an image without pixel data")
-    start = offset + (8 if syntax.is_implicit_VR else 12)
-    length = struct.unpack(f"{order}I", data[start - 4 : start])[0] if len(data) >= start else 0
-    if length == 0xFFFFFFFF:
-        if data.rfind(struct.pack(f"{order}HH", 0xFFFE, 0xE0DD)) < start:
-            raise BadInstance(CANNOT_UNDERSTAND, "the pixel data are cut short")
-    elif start + length > len(data):
-        raise BadInstance(CANNOT_UNDERSTAND, "the pixel data are cut short")
-    elif length == 0:
-        raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "an image without pixel data")
 
 
 def _values(value: object) -> list[str]:

@@ -113,7 +113,7 @@ def store_instance(
     if shutil.disk_usage(settings.ONCOFLOW_DATA_DIR).free < settings.ONCOFLOW_MIN_FREE_BYTES + len(data):
         return _refused(BadInstance(OUT_OF_RESOURCES, "not enough free disk space"), peer)
     try:
-        header = read_header(data)
+        header = read_header(data, from_network=source == StudySource.DICOM)
         if declared is not None:
             header = replace(
                 header,

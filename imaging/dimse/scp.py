@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from socketserver import BaseServer
 from typing import Any, cast
@@ -89,18 +90,31 @@ class StorageScp:
         assert self._server.socket is not None
         return int(self._server.socket.getsockname()[1])
 
-    def stop(self, grace_s: float = 5.0) -> None:
-        """Stop listening, let associations finish what they are storing, then end them."""
+    def stop(self, grace_s: float = 5.0) -> bool:
+        """Stop listening, let associations finish what they are storing, then end them.
+
+        :returns: False when a peer's connection did not end in time; its thread then lives on, storing nothing.
+        """
         if self._server is None:
-            return
+            return True
         BaseServer.shutdown(self._server)  # no new associations; those that are open go on
-        deadline = time.monotonic() + grace_s
-        while time.monotonic() < deadline and (self.ae.active_associations or self._in_handler):
-            time.sleep(0.05)
-        self.ae.shutdown()
-        while time.monotonic() < deadline + grace_s and self._in_handler:
-            time.sleep(0.05)
+        self._wait(grace_s, lambda: bool(self.ae.active_associations or self._in_handler))
+        for assoc in self.ae.active_associations:
+            # Not AE.shutdown(): it waits for each peer to close its end, and a peer may never do so.
+            if assoc.is_established:
+                assoc.abort(block=False)
+            else:  # a connection that never asked for an association has no state to abort
+                assoc.dul.kill_dul()
+        self._wait(2.0, lambda: bool(self.ae.active_associations or self._in_handler))
+        self._server.server_close()
         self._server = None
+        return not self.ae.active_associations
+
+    @staticmethod
+    def _wait(seconds: float, busy: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and busy():
+            time.sleep(0.05)
 
     # --- associations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -148,6 +149,22 @@ def test_orthanc_forwards_a_study(port, orthanc):
     assert answer["FailedInstancesCount"] == 0
     assert Instance.objects.exclude(state=InstanceState.QUARANTINED).count() == len(files)
     assert Instance.objects.filter(peer=orthanc.ae_title).count() == len(files)
+
+
+def test_stopping_does_not_wait_for_a_peer_that_keeps_silent():
+    DicomPeer.objects.create(ae_title="SCANNER1")
+    scp = StorageScp("ONCOFLOW")
+    number = scp.start("127.0.0.1", 0)
+    silent = socket.create_connection(("127.0.0.1", number))
+    idle = associate(number)
+    assert idle.is_established
+    began = time.monotonic()
+    scp.stop(0.5)
+    assert time.monotonic() - began < 10
+    silent.close()
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", number), timeout=2)
+    idle.abort()
 
 
 LISTENER = """

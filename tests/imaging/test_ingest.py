@@ -73,7 +73,7 @@ def test_a_zip_bomb_is_refused(tmp_path):
     archive = tmp_path / "bomb.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         for number in range(2):
-            out.writestr(f"{number}.dcm", b"\0" * 128 + b"DICM" + b"\0" * (40 << 20))
+            out.writestr(f"{number}.dcm", as_file(dataset(number=number + 1)) + b"\0" * (40 << 20))
     with pytest.raises(UserVisibleError) as caught:
         ingest([archive], Declaration())
     assert caught.value.code == "zip-bomb"

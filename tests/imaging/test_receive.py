@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -14,10 +15,12 @@ from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from clinical.models import Patient
 from imaging import completion, matching
+from imaging.header import read_header
 from imaging.identity import open_series, open_sop_instance_uid, open_study
 from imaging.machines import STUDY_MACHINE
 from imaging.models import Instance, InstanceState, Sequence, Series, Study, StudyState
 from imaging.receive import ReceiveCache, store_instance
+from imaging.structure import BadStructure, scan
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import IllegalMove
@@ -307,3 +310,73 @@ def test_odd_values_in_the_header_do_no_harm():
     stored = take(as_file(one))
     assert stored.status == 0
     assert Series.objects.get().sequence in Sequence.values
+
+
+def blob(*, implicit: bool = False, front: bytes = b"", back: bytes = b"") -> bytes:
+    """A good file with bytes in front of its pixels and behind them."""
+    data = as_file(dataset(), implicit=implicit)
+    pixels = data.index(b"\xe0\x7f\x10\x00")
+    return data[:pixels] + front + data[pixels:] + back
+
+
+TINY = b"\x08\x00\x55\x00LO\0\0"  # an empty element
+OPEN = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"  # a sequence and its item
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        blob(front=TINY * 2_000_000),
+        blob(front=b"\x08\x00\x15\x11SQ\0\0" + (8_000_008).to_bytes(4, "little") + b"\xfe\xff\x00\xe0"
+             + (8_000_000).to_bytes(4, "little") + TINY * 1_000_000),
+        blob(front=OPEN * 200_000),
+        blob(front=OPEN + b"\xfe\xff\x00\xe0\0\0\0\0" * 1_000_000),
+        blob(front=b"\0" * 8_000_000),
+        blob(back=TINY * 2_000_000),
+    ],
+    ids=["many", "many in a sequence", "deep", "many items", "zeros", "many behind"],
+)  # fmt: skip
+def test_a_small_file_of_very_many_elements_costs_nothing(data):
+    began = time.process_time()
+    assert take(data).status == 0xC000
+    assert time.process_time() - began < 5.0  # a parser would take minutes
+    assert not Instance.objects.exists()
+
+
+def test_a_request_that_names_another_instance_is_refused():
+    data = as_file(dataset())
+    other = data.replace(b"1.2.3.1.1.1\0", b"1.2.3.1.1.9\0", 1)
+    assert take(other).status == 0xA900
+    assert store_instance(other, source="ingest", peer="ingest").status == 0
+
+
+def test_zeros_behind_the_pixels_are_padding():
+    assert take(blob(back=b"\0" * 8_000_000)).status == 0
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_the_skeleton_is_walked_right(implicit):
+    one = dataset()
+    inner = Dataset()
+    inner.PatientID = "x"
+    inner.is_undefined_length_sequence_item = True
+    one.RequestAttributesSequence = [inner, Dataset()]
+    one["RequestAttributesSequence"].is_undefined_length = True
+    one.ReferencedImageSequence = [Dataset(), inner]
+    data = as_file(one, implicit=implicit)
+    layout = scan(data, implicit=implicit, little=True)
+    assert layout.end == len(data)
+    assert layout.pixels is not None
+    assert data[layout.pixels : layout.pixels + 4] == b"\xe0\x7f\x10\x00"
+    assert layout.pixel_bytes == 512
+    for cut in range(layout.pixels + 1, len(data)):
+        with pytest.raises(BadStructure):
+            scan(data[:cut], implicit=implicit, little=True)
+
+
+def test_real_files_pass_the_walk(test_data):
+    for folder in ("transfer_syntaxes", "enhanced", "failing"):
+        for path in sorted((test_data / "dicom" / folder).rglob("*")):
+            data = path.read_bytes() if path.is_file() else b""
+            if data[128:132] == b"DICM":
+                assert read_header(data, from_network=False).study_uid, path.name
