@@ -1,8 +1,8 @@
 """Where the brain is: an image that is skull-stripped already says so; otherwise an atlas and the tissue borders tell.
 
-The atlas is MNI152 (ICBM 2009a symmetric, skull-stripped, as nilearn carries it): found on the head by a similarity,
-then an affine registration, its mask is then corrected by the images: the skull is dark in every sequence,
-while brain and cerebrospinal fluid are bright in at least one. Works at 2 mm; the mask is brought back to the grid.
+The atlas is MNI152 (ICBM 2009a symmetric, skull-stripped, as nilearn carries it): found on the head by a similarity, an
+affine and a B-spline registration; its mask is then corrected by the images at its border: the skull is dark in every
+sequence, while brain and cerebrospinal fluid are bright in at least one. Works at 2 mm; the mask is brought back to the grid.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _WORK_MM = 2.0
 _SEED = 20232
 # Top of the scalp to the middle of the MNI152 brain, RAS z: half the brain's height, 12 mm of skull and scalp.
 _TOP_TO_CENTRE_MM = 90.0
-_BRAIN_ML = (600.0, 2300.0)
-_MOST_GROWTH = 1.3
+_BRAIN_ML = (600.0, 2000.0)
+_HEAD_ML = 2300.0  # what skull-stripped images may hold at most
+_MOST_GROWTH = 1.2
 _LEAST_CORRELATION = 0.25  # simulated heads: 0.44, faint and noisy ones 0.34, fits that ended on the scalp 0.22
 
 
@@ -80,7 +81,7 @@ def skull_stripped_mask(
         return None
     filled = ndimage.binary_fill_holes(union)
     # A whole head on a background set to zero by the scanner has the same zeros, but is twice as large as a brain.
-    if spacing_known and not _BRAIN_ML[0] <= filled.sum() * grid.voxel_volume_mm3() / 1000.0 <= _BRAIN_ML[1]:
+    if spacing_known and not _BRAIN_ML[0] <= filled.sum() * grid.voxel_volume_mm3() / 1000.0 <= _HEAD_ML:
         return None
     return np.asarray(filled)
 
@@ -98,11 +99,11 @@ def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int =
     coarse = {name: _coarse(image, grid, coarse_grid) for name, image in images.items()}
     base = coarse["T1"] if "T1" in coarse else coarse["T1c"]
     template, template_grid = _template()
-    matrix, correlation = _fit_atlas(template, template_grid, base, coarse_grid, threads)
-    atlas = resample((template > 0).astype(np.float32), template_grid, coarse_grid, np.linalg.inv(matrix)) >= 0.5  # type: ignore[arg-type]
+    to_template, correlation = _fit_atlas(template, template_grid, base, coarse.get("FLAIR"), coarse_grid, threads)
+    atlas = _warped(template > 0, template_grid, to_template, coarse_grid)
     if atlas.sum() * coarse_grid.voxel_volume_mm3() < _BRAIN_ML[0] * 500.0:
         empty = np.zeros(grid.shape_zyx, dtype=bool)
-        return BrainMask(empty, "MNI152 affine", False, "the atlas brain does not fit onto this head")
+        return BrainMask(empty, "MNI152 B-spline", False, "the atlas brain does not fit onto this head")
     refined = _refine(atlas, coarse)
     if refined.sum() > _MOST_GROWTH * atlas.sum():
         # Noise or blur filled the dark gap between brain and scalp: then the atlas alone knows where the brain ends.
@@ -123,7 +124,7 @@ def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int =
         reason = "the brain found and the atlas disagree"
     elif correlation < _LEAST_CORRELATION:
         reason = "what lies inside does not look like the atlas brain"
-    return BrainMask(full, "MNI152 affine, corrected by the skull's darkness", not reason, reason, quality)
+    return BrainMask(full, "MNI152 B-spline, corrected by the skull's darkness", not reason, reason, quality)
 
 
 @lru_cache(maxsize=1)
@@ -162,13 +163,18 @@ def _head(base: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _fit_atlas(
-    template: NDArray[np.float32], template_grid: Grid, base: NDArray[np.float32], grid: Grid, threads: int
-) -> tuple[NDArray[np.float64], float]:
-    """4x4 RAS, template -> head, and the correlation of template and head within the template's brain."""
+    template: NDArray[np.float32],
+    template_grid: Grid,
+    base: NDArray[np.float32],
+    flair: NDArray[np.float32] | None,
+    grid: Grid,
+    threads: int,
+) -> tuple[sitk.Transform, float]:
+    """Transform head -> template (LPS mm), and the correlation of template and head within the template's brain."""
     head = _head(base)
     z, y, x = np.nonzero(head)
     if z.size == 0:
-        return np.eye(4), 0.0
+        return sitk.Transform(3, sitk.sitkIdentity), 0.0
     world = grid.world(np.stack([x, y, z], axis=1))
     top = float(np.percentile(world[:, 2], 99.8))
     slab = world[world[:, 2] > top - 130.0]
@@ -178,43 +184,81 @@ def _fit_atlas(
     template_centre = template_grid.world(np.array([np.mean(bx), np.mean(by), np.mean(bz)]))
 
     fixed = to_sitk(template, template_grid)
-    # The ring around the brain counts too: it is what says where the brain ends.
-    ring = to_sitk(ndimage.binary_dilation(brain, iterations=3), template_grid)
-    moving = to_sitk(np.clip(base, 0, float(np.percentile(base[head], 99))), grid)
+    moving = _moving(base, head, grid)
     inner = to_sitk(brain, template_grid)
+    # One voxel around the brain counts too: it is what says where the brain ends. More would let the scalp pull.
+    edge = to_sitk(ndimage.binary_dilation(brain), template_grid)
     small = (sitk.BinShrink(fixed, [3] * 3), _shrunk_mask(inner, 3), sitk.BinShrink(moving, [3] * 3))
-    middling = (sitk.BinShrink(fixed, [2] * 3), _shrunk_mask(ring, 2), sitk.BinShrink(moving, [2] * 3))
+    middling = (sitk.BinShrink(fixed, [2] * 3), _shrunk_mask(edge, 2), sitk.BinShrink(moving, [2] * 3))
     lps = LPS_FROM_RAS[:3, :3]
     best: tuple[float, Any] | None = None
     # First by what is inside the brain alone, by correlation and from below: MNI152 is larger than most brains, and the
     # scalp's outline would draw a larger start onto itself.
-    for scale, dz, pitch in itertools.product((0.85, 0.95), (0.0, -18.0, 15.0), (0.0, 0.2, -0.2)):
+    for scale, dz, pitch in itertools.product((0.85, 0.95), (0.0, -18.0), (0.0, 0.2, -0.2)):
         start = sitk.Similarity3DTransform()
         start.SetCenter(tuple(float(v) for v in lps @ template_centre))
         start.SetRotation((1.0, 0.0, 0.0), pitch)
         start.SetScale(scale)
         offset = middle + np.array([0.0, 0.0, dz]) - template_centre
         start.SetTranslation(tuple(float(v) for v in lps @ offset))
-        value = _descend(*small, start, 0.5, threads, 40, correlation=True)
+        value = _descend(*small, start, 0.5, threads, 60)
         if value is not None and (best is None or value < best[0]):
             best = (value, start)
     if best is None:
-        return np.eye(4), 0.0
+        return sitk.Transform(3, sitk.sitkIdentity), 0.0
     affine = sitk.AffineTransform(3)
     affine.SetCenter(best[1].GetCenter())
     affine.SetMatrix(best[1].GetMatrix())
     affine.SetTranslation(best[1].GetTranslation())
-    _descend(*middling, affine, 0.3, threads, 60, step_mm=1.0)
+    _descend(*middling, affine, 0.5, threads, 100, step_mm=2.0)
 
-    linear = np.asarray(affine.GetMatrix()).reshape(3, 3)
-    centre = np.asarray(affine.GetCenter())
-    matrix = np.eye(4)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] = np.asarray(affine.GetTranslation()) + centre - linear @ centre
-    warped, _ = from_sitk(sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
+    # T1 times FLAIR: brain is bright in both, fluid and marrow in one at most.
+    combined = base
+    if flair is not None:
+        combined = np.sqrt(np.maximum(base / np.median(base[head]), 0) * np.maximum(flair / np.median(flair[head]), 0))
+    bent = _bend(fixed, edge, sitk.Resample(_moving(combined, head, grid), fixed, affine, sitk.sitkLinear, 0.0), threads)
+    both = sitk.CompositeTransform([affine, bent])
+    warped, _ = from_sitk(sitk.Resample(moving, fixed, both, sitk.sitkLinear, 0.0))
     inside = ndimage.binary_erosion(brain, iterations=1)
     correlation = float(np.corrcoef(template[inside], warped[inside])[0, 1]) if np.ptp(warped[inside]) > 0 else 0.0
-    return np.asarray(LPS_FROM_RAS @ matrix @ LPS_FROM_RAS), correlation
+    field = sitk.TransformToDisplacementField(
+        bent, sitk.sitkVectorFloat64, middling[0].GetSize(), *_frame(middling[0])
+    )
+    back = sitk.DisplacementFieldTransform(sitk.InvertDisplacementField(field, 20, 0.2, 0.1, True))
+    return sitk.CompositeTransform([back, affine.GetInverse()]), correlation
+
+
+def _frame(image: sitk.Image) -> tuple[Any, Any, Any]:
+    return image.GetOrigin(), image.GetSpacing(), image.GetDirection()
+
+
+def _moving(image: NDArray[np.float32], head: NDArray[np.bool_], grid: Grid) -> sitk.Image:
+    return to_sitk(np.clip(image, 0, float(np.percentile(image[head], 99))).astype(np.float32), grid)
+
+
+def _bend(fixed: sitk.Image, mask: sitk.Image, moving: sitk.Image, threads: int) -> sitk.Transform:
+    """B-spline (control points some 35 mm apart) from ``fixed`` to ``moving``, which lies on the same grid. At 6 mm."""
+    coarse = sitk.BinShrink(fixed, [3] * 3)
+    bent = sitk.BSplineTransformInitializer(coarse, [5, 6, 5], 3)
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(threads)
+    method.SetMetricAsCorrelation()
+    method.SetMetricFixedMask(_shrunk_mask(mask, 3))
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsLBFGSB(1e-5, 15, 5, 200)
+    method.SetInitialTransform(bent, inPlace=True)
+    try:
+        method.Execute(coarse, sitk.BinShrink(moving, [2] * 3))
+    except RuntimeError:
+        return sitk.BSplineTransformInitializer(coarse, [5, 6, 5], 3)  # of no displacement
+    return bent
+
+
+def _warped(mask: NDArray[np.bool_], grid: Grid, transform: sitk.Transform, onto: Grid) -> NDArray[np.bool_]:
+    """A mask brought to another grid by a transform from there (LPS mm)."""
+    reference = to_sitk(np.zeros(onto.shape_zyx, dtype=np.uint8), onto)
+    image = sitk.Resample(to_sitk(mask.astype(np.float32), grid), reference, transform, sitk.sitkLinear, 0.0)
+    return np.asarray(sitk.GetArrayFromImage(image) >= 0.5)
 
 
 def _shrunk_mask(mask: sitk.Image, factor: int) -> sitk.Image:
@@ -230,22 +274,18 @@ def _descend(
     threads: int,
     iterations: int,
     *,
-    correlation: bool = False,
     step_mm: float = 3.0,
 ) -> float | None:
     """Improve ``transform`` in place; the metric, or None when the images stopped overlapping."""
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(threads)
-    if correlation:
-        method.SetMetricAsCorrelation()
-    else:
-        method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
+    method.SetMetricAsCorrelation()
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(sampled, _SEED)
     method.SetMetricFixedMask(mask)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=step_mm, minStep=0.05, numberOfIterations=iterations, relaxationFactor=0.6
+        learningRate=step_mm, minStep=0.01, numberOfIterations=iterations, relaxationFactor=0.6
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([1])
@@ -259,21 +299,22 @@ def _descend(
 
 
 def _refine(atlas: NDArray[np.bool_], coarse: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
-    """Grow or shrink the atlas mask to the dark skull. Works on the 2 mm grid; one voxel is 2 mm."""
-    core = ndimage.binary_erosion(atlas, iterations=4)
+    """Correct the atlas mask at its border. Works on the 2 mm grid; one voxel is 2 mm.
+
+    Inside, what is dark in every sequence goes: bone. Outside, up to 6 mm, what is bright in T1 and in FLAIR stays: cortex,
+    while fluid is dark in both and marrow mostly in one.
+    """
+    core = ndimage.binary_erosion(atlas, iterations=2)
     if not core.any():
         return atlas
-    brightest = np.zeros(atlas.shape, dtype=np.float32)
-    for image in coarse.values():
-        typical = float(np.median(image[core]))
-        if typical > 0:
-            np.maximum(brightest, image / typical, out=brightest)
-    bound = ndimage.binary_dilation(atlas, iterations=2)
-    soft = (brightest > 0.5) & bound
+    relative = {name: image / max(float(np.median(image[core])), 1e-6) for name, image in coarse.items()}
+    brightest = np.max(list(relative.values()), axis=0)
+    tissue = np.min([relative[name] for name in ("T1", "T1c", "FLAIR") if name in relative], axis=0)
+    soft = ((brightest > 0.5) & atlas) | ((tissue > 0.6) & ndimage.binary_dilation(atlas, iterations=3))
     # Two opening steps cut the bridges that veins, optic nerves and marrow make through the skull.
     opened = ndimage.binary_erosion(soft, iterations=2) | core
     parts, _ = ndimage.label(opened)
     kept = np.isin(parts, np.unique(parts[core])) & opened
     grown = ndimage.binary_dilation(kept, iterations=2) & (soft | core)
-    closed = ndimage.binary_closing(np.pad(grown, 4), iterations=3)[4:-4, 4:-4, 4:-4]
+    closed = ndimage.binary_closing(np.pad(grown, 4), iterations=2)[4:-4, 4:-4, 4:-4]
     return np.asarray(ndimage.binary_fill_holes(closed))
