@@ -26,6 +26,7 @@ from imaging.registration import resample
 
 __all__ = ["BrainMask", "find_brain", "skull_stripped_mask"]
 
+sitk.ProcessObject.GlobalWarningDisplayOff()  # a start that does not overlap is given up, and nothing to warn of
 _WORK_MM = 2.0
 _SEED = 20232
 # Top of the scalp to the middle of the MNI152 brain, RAS z: half the brain's height, 12 mm of skull and scalp.
@@ -216,14 +217,14 @@ def _fit_atlas(
     combined = base
     if flair is not None:
         combined = np.sqrt(np.maximum(base / np.median(base[head]), 0) * np.maximum(flair / np.median(flair[head]), 0))
-    bent = _bend(fixed, edge, sitk.Resample(_moving(combined, head, grid), fixed, affine, sitk.sitkLinear, 0.0), threads)
+    bent = _bend(
+        fixed, edge, sitk.Resample(_moving(combined, head, grid), fixed, affine, sitk.sitkLinear, 0.0), threads
+    )
     both = sitk.CompositeTransform([affine, bent])
     warped, _ = from_sitk(sitk.Resample(moving, fixed, both, sitk.sitkLinear, 0.0))
     inside = ndimage.binary_erosion(brain, iterations=1)
     correlation = float(np.corrcoef(template[inside], warped[inside])[0, 1]) if np.ptp(warped[inside]) > 0 else 0.0
-    field = sitk.TransformToDisplacementField(
-        bent, sitk.sitkVectorFloat64, middling[0].GetSize(), *_frame(middling[0])
-    )
+    field = sitk.TransformToDisplacementField(bent, sitk.sitkVectorFloat64, middling[0].GetSize(), *_frame(middling[0]))
     back = sitk.DisplacementFieldTransform(sitk.InvertDisplacementField(field, 20, 0.2, 0.1, True))
     return sitk.CompositeTransform([back, affine.GetInverse()]), correlation
 

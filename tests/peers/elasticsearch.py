@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.postgres import free_port
+from tests.peers import free_port
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.peers.postgres import free_port
+from tests.peers import free_port
 
 BUILD_S = 900.0
 
@@ -38,7 +38,10 @@ def _start(command: Sequence[str], ready: str, name: str) -> subprocess.Popen[by
     """Start a peer and wait for the line that begins with ``ready``; skips where it cannot be built."""
     environment = {**os.environ, "JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
     with tempfile.NamedTemporaryFile(prefix="oncoflow-peer-") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL, env=environment)
+        # Peers leave files of their own where they start.
+        process = subprocess.Popen(
+            command, stdout=said, stderr=subprocess.DEVNULL, env=environment, cwd=tempfile.gettempdir()
+        )
         deadline = time.monotonic() + BUILD_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
@@ -92,7 +95,12 @@ class Hl7Tools:
     def run(self, *arguments: str, timeout: float = BUILD_S) -> subprocess.CompletedProcess[str]:
         """One call."""
         return subprocess.run(
-            [str(self.command), *arguments], capture_output=True, text=True, timeout=timeout, check=False
+            [str(self.command), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=tempfile.gettempdir(),
         )
 
     def errors(self, message: bytes, folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.peers.postgres import free_port
+from tests.peers import free_port
 
 PROGRAMS = ("Orthanc", "/usr/sbin/Orthanc", "orthanc")
 PLUGINS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc")
