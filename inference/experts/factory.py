@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .base import Expert, WeightsMissing, read_model_json
 
-__all__ = ["KINDS", "ExpertSpec", "expert_for_folder", "make_expert"]
+__all__ = ["KINDS", "ExpertSpec", "expert_for_folder", "heavy_modules", "make_expert"]
 
 KINDS = ("nnunet", "sam")
+_HEAVY = {
+    "nnunet": ("torch", "nnunetv2.inference.predict_from_raw_data", "inference.experts.nnunet"),
+    "sam": ("torch", "sam2.build_sam", "inference.experts.sam"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,12 @@ class ExpertSpec:
     device: str = "cpu"
     sha256: str | None = None
     factory: str | None = None
+
+
+def heavy_modules(specs: Sequence[ExpertSpec]) -> list[str]:
+    """What the experts will import, each module once, in the order of first need. Nothing for experts of one's own."""
+    needed = [module for spec in specs if spec.factory is None for module in _HEAVY.get(spec.kind, ())]
+    return list(dict.fromkeys(needed))
 
 
 def make_expert(spec: ExpertSpec) -> Expert:

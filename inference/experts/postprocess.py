@@ -38,6 +38,7 @@ def suppress_small(
     """
     out = dict(probabilities)
     voxel = float(np.prod(spacing))
+    touched = False
     for region, limit in minimum_mm3.items():
         mask = np.asarray(out[region]) >= THRESHOLD
         if not mask.any():
@@ -50,4 +51,5 @@ def suppress_small(
             changed = np.array(out[region], np.float16)
             changed[box] = np.where(small[labelled], np.minimum(changed[box], BELOW), changed[box])
             out[region] = changed
-    return nest(out)
+            touched = True
+    return nest(out) if touched else out

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 
@@ -24,15 +22,15 @@ from inference.experts.factory import ExpertSpec, make_expert
 
 from .wire import Channel, Closed, Message
 
-__all__ = ["main"]
+__all__ = ["serve_requests"]
 
 
-def main() -> int:
-    """argv: file descriptor of the socket, specification as JSON."""
+def serve_requests(connection: socket.socket, spec: ExpertSpec) -> None:
+    """Run one expert until the connection closes. The process was forked from the supervisor's template."""
+    os.setsid()  # Ctrl-C in the terminal is for the supervisor, which ends us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _exit_with_parent(os.getppid())
-    spec = ExpertSpec(**json.loads(sys.argv[2]))
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    channel = Channel(connection)
     try:
         try:
             expert = make_expert(spec)
@@ -41,7 +39,7 @@ def main() -> int:
             known = isinstance(error, WeightsMissing | WeightsMismatch | ValueError)
             text = str(error) if known else f"loading failed: {type(error).__name__}"
             channel.send(Message("load_failed", {"message": text}))
-            return 1
+            return
         channel.send(
             Message(
                 "ready",
@@ -58,7 +56,7 @@ def main() -> int:
         while True:
             _answer(expert, channel, channel.receive())
     except Closed:
-        return 0
+        return
 
 
 def _exit_with_parent(parent: int) -> None:
@@ -137,7 +135,3 @@ def request_volumes(request: Message) -> tuple[Volumes, Prompt | None]:
         return volumes, Prompt(str(asked["region"]), points, corners)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InvalidVolumes("the request is incomplete") from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,7 @@ from inference.experts.factory import ExpertSpec
 
 from .client import connect, create_key
 from .wire import Channel, Closed, Message, ProtocolError, accept_channel
-from .worker import Request, Worker, failure
+from .worker import Request, Worker, failure, warm_up
 
 __all__ = ["Supervisor", "SupervisorConfig", "serve", "specs_from"]
 
@@ -79,6 +79,7 @@ class Supervisor:
     def start(self) -> None:
         """Bind and start everything. Raises OSError when the address is in use."""
         self._listener = _listen(self.config.address)
+        warm_up(self.config.experts)
         for worker in self.workers.values():
             worker.start()
         threading.Thread(target=self._accept, name="supervisor-accept", daemon=True).start()

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
+import multiprocessing
 import os
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from inference.experts.factory import ExpertSpec
+from inference.experts.factory import ExpertSpec, heavy_modules
 
+from .child import serve_requests
 from .wire import Channel, Closed, Message, ProtocolError
 
-__all__ = ["Request", "Worker"]
+__all__ = ["Request", "Worker", "warm_up"]
 
 INTERACTIVE, ROUTINE = 0, 1
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
@@ -54,6 +54,31 @@ def failure(code: str, text: str) -> Message:
     return Message("error", {"code": code, "message": text})
 
 
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def warm_up(specs: Sequence[ExpertSpec]) -> None:
+    """Start the template process that experts are forked from, with their libraries imported once for all of them.
+
+    Importing nnU-Net takes 5 to 20 seconds of a core; forked from the template an expert starts at once, also after a
+    crash, and shares the libraries' memory. Call before the first worker starts; a library that is missing is skipped.
+    """
+    # Read when the libraries are imported; each expert sets its own number of threads when it runs.
+    threads = str(max((s.threads for s in specs), default=1))
+    os.environ |= {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "NUMEXPR_NUM_THREADS": threads,
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_n_proc_DA": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    modules = ["inference.supervisor.child", *heavy_modules(specs)]
+    _CONTEXT.set_forkserver_preload(modules)
+
+
 class Worker:
     """Runs requests one at a time, those of people first; kills a child that is late, restarts one that is gone."""
 
@@ -68,7 +93,7 @@ class Worker:
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._stopping = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ForkServerProcess | None = None
         self._channel: Channel | None = None
         self._failures = 0
         self._next_start = 0.0
@@ -98,7 +123,7 @@ class Worker:
         for request in waiting:
             request.finish(failure("unavailable", "the supervisor is stopping"))
         process = self._process
-        if process is not None and process.poll() is None:
+        if process is not None and process.is_alive():
             process.terminate()
         self._thread.join(timeout_s)
         self._end_child()
@@ -108,7 +133,7 @@ class Worker:
         process = self._process
         return {
             "state": self.state,
-            "pid": process.pid if process and process.poll() is None else None,
+            "pid": process.pid if process and process.is_alive() else None,
             "restarts": max(self.restarts, 0),
             "queued": len(self._queue),
             "model": self.model,
@@ -128,7 +153,7 @@ class Worker:
                     self._changed.wait(0.5)
                 entry = heapq.heappop(self._queue) if self._queue else None
             if entry is None:
-                if self._process is not None and self._process.poll() is not None:
+                if self._process is not None and not self._process.is_alive():
                     self._lost("ended while idle")
                 continue
             self._serve(entry[2])
@@ -137,39 +162,16 @@ class Worker:
     def _start_child(self) -> None:
         self.state, self.restarts = "starting", self.restarts + 1
         ours, theirs = socket.socketpair()
-        threads = str(self.spec.threads)
-        environment = {
-            **os.environ,
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "nnUNet_def_n_proc": "1",
-            "nnUNet_n_proc_DA": "1",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "inference.supervisor.child",
-            str(theirs.fileno()),
-            json.dumps(asdict(self.spec)),
-        ]
+        process = _CONTEXT.Process(target=serve_requests, args=(theirs, self.spec), name=self.spec.name, daemon=True)
         try:
-            self._process = subprocess.Popen(
-                command,
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
+            process.start()
+        except (OSError, EOFError) as error:
             ours.close()
             self._failed_start(f"the process did not start: {type(error).__name__}")
             return
         finally:
             theirs.close()
+        self._process = process
         self._channel = Channel(ours)
         try:
             answer = self._receive_until(time.monotonic() + self.load_timeout_s)
@@ -210,9 +212,9 @@ class Worker:
         if channel is not None:
             channel.close()
         if process is not None:
-            if process.poll() is None:
+            if process.is_alive():
                 process.kill()
-            process.wait()
+            process.join()
 
     def _serve(self, request: Request) -> None:
         if request.cancelled:
@@ -247,10 +249,8 @@ class Worker:
             process = self._process
             code = None
             if process is not None:
-                try:
-                    code = process.wait(2.0)
-                except subprocess.TimeoutExpired:
-                    code = None
+                process.join(2.0)
+                code = process.exitcode
             self._lost("crashed")
             how = f" (signal {-code})" if code is not None and code < 0 else f" (exit code {code})" if code else ""
             request.finish(failure("failed", f"{self.spec.name} crashed{how}"))
