@@ -8,7 +8,6 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from pydicom.uid import UID
 
 from clinical.access import patients_for
 from clinical.roles import can
@@ -142,6 +141,8 @@ class InstanceAdmin(ReadOnlyAdmin):
     @admin.display(description="SOP class")
     def sop_class(self, row: Instance) -> str:
         """Its name in the standard."""
+        from pydicom.uid import UID  # takes a second, and every process loads the admin
+
         return UID(row.sop_class_uid).name
 
 

@@ -32,7 +32,7 @@ from inference.training.preprocess import load_prepared
 __all__ = ["Choice", "best_choice", "calibrate", "main"]
 
 NETWORK_REGIONS = ("WT", "TC", "ET")
-SHIFTS = tuple(float(s) for s in np.arange(-1.0, 3.01, 0.25))
+SHIFTS = tuple(float(s) for s in np.arange(-2.5, 2.51, 0.25))
 LIMITS_MM3: dict[str, tuple[float, ...]] = {
     "WT": (100.0, 300.0, 600.0),
     "TC": (50.0, 150.0, 300.0),

@@ -22,6 +22,7 @@ class Command(BaseCommand):
     """``assign_patient alice --patient OF-7K3M-9QXA-2B --reason "treating radiologist"``"""
 
     help = "Assign a patient to a member of staff; --end takes them off the care team."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("username")

@@ -23,6 +23,7 @@ class Command(BaseCommand):
     """``create_user alice --role radiologist --password-stdin < file``"""
 
     help = "Create an account with a role. The password never appears on the command line."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("username")

@@ -40,6 +40,7 @@ class Command(BaseCommand):
     """Adds or changes an endpoint, by its name."""
 
     help = "Deliver reports to a FHIR server (fhir URL) or an HL7 v2 receiver (mllp HOST:PORT)."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Command line."""

@@ -18,6 +18,7 @@ class Command(BaseCommand):
     """Adds or changes a peer, by its name."""
 
     help = "Let a system send HL7 v2 messages: it is known by MSH-3 and MSH-4, and by its address where one is given."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Command line."""

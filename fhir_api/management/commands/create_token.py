@@ -19,6 +19,7 @@ class Command(BaseCommand):
     """Prints the token once, alone on the last line; only its hash is kept."""
 
     help = "Make a bearer token for an account and print it. It cannot be shown again."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Command line."""

@@ -38,6 +38,7 @@ class Command(BaseCommand):
     """Runs until SIGTERM or SIGINT; messages in hand are answered before it ends."""
 
     help = "Listen for HL7 v2 messages over MLLP. Senders are those that add_mllp_peer made known."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Command line."""

@@ -15,6 +15,7 @@ class Command(BaseCommand):
     """Adds or changes one row of the allow-list; repeating it is harmless."""
 
     help = "Allow the application entity AE_TITLE (at HOST, PORT) to associate with us."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Title, host and port."""

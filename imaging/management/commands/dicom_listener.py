@@ -18,6 +18,7 @@ class Command(BaseCommand):
     """A process of its own; ends cleanly on SIGTERM and SIGINT."""
 
     help = "Listen for DICOM C-ECHO and C-STORE from the application entities that add_dicom_peer allowed."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Address and title; the settings by default."""

@@ -27,6 +27,7 @@ class Command(BaseCommand):
         "Bring in images from disk. DICOM says itself what it is; NIfTI needs --patient and --date, and each file's "
         "sequence by --sequence or by its name (*_t1, *_t1c, *_t2, *_flair)."
     )
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """What the files are."""

@@ -18,6 +18,7 @@ class Command(BaseCommand):
     """``manage.py models list|verify|register|status``"""
 
     help = "List, verify and register model versions, and set their standing (voter, adviser, disabled)."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Sub-commands."""

@@ -15,6 +15,7 @@ class Command(BaseCommand):
     """Idempotent: what exists is kept."""
 
     help = "Create the demonstration signing authority and the organisation's seal, unless they exist."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: CommandParser) -> None:
         """``--export FILE``."""

@@ -18,6 +18,7 @@ class Command(BaseCommand):
     """The password is the person's own: it should be typed by that person."""
 
     help = "Issue a personal signing key, locked with a password that only this person knows."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: CommandParser) -> None:
         """``USERNAME [--password-stdin] [--replace]``."""

@@ -16,6 +16,7 @@ class Command(BaseCommand):
     """Exit status 0 only for a PDF that is signed, intact, whole and trusted."""
 
     help = "Verify the signature of a report PDF against one authority alone."
+    requires_system_checks = ["foundation"]
 
     def add_arguments(self, parser: CommandParser) -> None:
         """``FILE [--ca PEM]``."""
