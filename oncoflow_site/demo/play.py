@@ -178,7 +178,7 @@ class Play:
         # Beside each other: a command's time is the start of its process.
         wanted = (("rhea", "reads the images"), ("david", "treats the patient"))
         with ThreadPoolExecutor(len(wanted)) as pool:
-            list(pool.map(lambda one: self._assign_to(*one, end), wanted))
+            list(pool.map(lambda one: self._assign_to(one[0], one[1], end), wanted))
         step.say("radiologist and doctor see both patients, nobody else does")
 
     def _assign_to(self, username: str, reason: str, end: float) -> None:
