@@ -33,6 +33,7 @@ _SEED = 20232
 _TOP_TO_CENTRE_MM = 90.0
 _BRAIN_ML = (600.0, 2000.0)
 _HEAD_ML = 2300.0  # what skull-stripped images may hold at most
+_LARGEST_SCALE = 1.06  # of MNI152, whose brain has 1.9 l
 _MOST_GROWTH = 1.2
 _LEAST_CORRELATION = 0.25  # simulated heads: 0.44, faint and noisy ones 0.34, fits that ended on the scalp 0.22
 
@@ -184,8 +185,12 @@ def _fit_atlas(
     bz, by, bx = np.nonzero(brain)
     template_centre = template_grid.world(np.array([np.mean(bx), np.mean(by), np.mean(bz)]))
 
+    # T1 times FLAIR: brain is bright in both; fluid, marrow and most of the scalp in one at most.
+    combined = base
+    if flair is not None:
+        combined = np.sqrt(np.maximum(base / np.median(base[head]), 0) * np.maximum(flair / np.median(flair[head]), 0))
     fixed = to_sitk(template, template_grid)
-    moving = _moving(base, head, grid)
+    moving = _moving(combined, head, grid)
     inner = to_sitk(brain, template_grid)
     # One voxel around the brain counts too: it is what says where the brain ends. More would let the scalp pull.
     edge = to_sitk(ndimage.binary_dilation(brain), template_grid)
@@ -203,6 +208,8 @@ def _fit_atlas(
         offset = middle + np.array([0.0, 0.0, dz]) - template_centre
         start.SetTranslation(tuple(float(v) for v in lps @ offset))
         value = _descend(*small, start, 0.5, threads, 60)
+        if value is not None and start.GetScale() > _LARGEST_SCALE:
+            value += 1.0  # the scalp's outline, taken for the brain's: only if there is nothing else
         if value is not None and (best is None or value < best[0]):
             best = (value, start)
     if best is None:
@@ -213,15 +220,9 @@ def _fit_atlas(
     affine.SetTranslation(best[1].GetTranslation())
     _descend(*middling, affine, 0.5, threads, 100, step_mm=2.0)
 
-    # T1 times FLAIR: brain is bright in both, fluid and marrow in one at most.
-    combined = base
-    if flair is not None:
-        combined = np.sqrt(np.maximum(base / np.median(base[head]), 0) * np.maximum(flair / np.median(flair[head]), 0))
-    bent = _bend(
-        fixed, edge, sitk.Resample(_moving(combined, head, grid), fixed, affine, sitk.sitkLinear, 0.0), threads
-    )
+    bent = _bend(fixed, edge, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0), threads)
     both = sitk.CompositeTransform([affine, bent])
-    warped, _ = from_sitk(sitk.Resample(moving, fixed, both, sitk.sitkLinear, 0.0))
+    warped, _ = from_sitk(sitk.Resample(_moving(base, head, grid), fixed, both, sitk.sitkLinear, 0.0))
     inside = ndimage.binary_erosion(brain, iterations=1)
     correlation = float(np.corrcoef(template[inside], warped[inside])[0, 1]) if np.ptp(warped[inside]) > 0 else 0.0
     field = sitk.TransformToDisplacementField(bent, sitk.sitkVectorFloat64, middling[0].GetSize(), *_frame(middling[0]))

@@ -33,6 +33,7 @@ __all__ = ["Choice", "best_choice", "calibrate", "main"]
 
 NETWORK_REGIONS = ("WT", "TC", "ET")
 SHIFTS = tuple(float(s) for s in np.arange(-2.5, 2.51, 0.25))
+TOLERANCE = 0.002
 LIMITS_MM3: dict[str, tuple[float, ...]] = {
     "WT": (100.0, 300.0, 600.0),
     "TC": (50.0, 150.0, 300.0),
@@ -69,7 +70,10 @@ def best_choice(
                 total = sizes[kept].sum() + truth.sum()
                 dice[row, index] = 2 * hits[kept].sum() / total if total else 1.0
         found += [Choice(shift, limit, float(d)) for limit, d in zip(limits, dice.mean(axis=1), strict=True)]
-    return max(found, key=lambda c: (round(c.dice, 4), -abs(c.shift), -c.limit_mm3))
+    best = max(c.dice for c in found)
+    # The curve is flat at its top: among choices as good as the best, the one that changes least.
+    good = [c for c in found if c.dice >= best - TOLERANCE]
+    return min(good, key=lambda c: (abs(c.shift), c.limit_mm3, -c.dice))
 
 
 def calibrate(folder: Path, dataset: RawDataset, cases: int, threads: int, cache: Path | None) -> dict[str, Any]:

@@ -29,6 +29,8 @@ __all__ = [
     "Truth",
 ]
 
+# FLAIR signal of oedema, white matter = 1. Training draws from 1.4 on; what is to be an ordinary image should be one.
+_ORDINARY_OEDEMA = 1.65
 # Per visit: growth of each lesion's core relative to the first visit (0: gone) and reach of its oedema in mm.
 _Course = tuple[tuple[tuple[float, float], ...], ...]
 
@@ -343,7 +345,10 @@ class SyntheticPatient:
     def _look(self, difficulty: Difficulty) -> Look:
         kind = self._base[0].kind if self._base else ""
         enhancement = (0.9, 1.02) if difficulty == "hard" else (1.35, 1.8)
-        look = random_look(self._source.rng(320), enhancement=enhancement, kind=kind)
+        rng = self._source.rng(320)
+        look = random_look(rng, enhancement=enhancement, kind=kind)
+        while difficulty != "hard" and look.oedema[3] < _ORDINARY_OEDEMA:
+            look = random_look(rng, enhancement=enhancement, kind=kind)
         look = replace(look, blood_amount=0.0, white_lesions=min(look.white_lesions, 0.4))
         dura = (look.dura[0], min(look.dura[1], 1.5), look.dura[2], look.dura[3])
         look = replace(look, dura=dura)
