@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from threading import Thread
+
+from django.conf import settings
+from django.db.models import Q
 
 from oncoflow_site.foundation import health
+from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Job, JobState
+from oncoflow_site.foundation.process_manager import ProcessManager
 
-__all__ = ["Step", "watch", "workers_alive"]
+__all__ = ["Step", "companions", "watch", "workers_alive"]
 
 # A delivery waits for somebody else's machine; a study's quiet period has nothing to say about files.
 _NOT_WAITED_FOR = ("imaging.complete_study",)
 _OPEN = (JobState.WAITING, JobState.RUNNING)
+# A job never tried that is due later than this is a reminder in case something hangs, and no step to wait for.
+_REMINDER = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,20 @@ def workers_alive(limit_s: float = 30.0) -> bool:
     """True when a worker of each queue that a study needs gave a sign of life lately."""
     ages = health.workers()
     return all((age := ages.get(queue)) is not None and age < limit_s for queue in ("default", "gpu"))
+
+
+@contextmanager
+def companions() -> Iterator[None]:
+    """The processes that jobs need beside a worker (``settings.ONCOFLOW_JOB_COMPANIONS``), while the block runs."""
+    wanted = {name: settings.ONCOFLOW_PROCESSES[name] for name in settings.ONCOFLOW_JOB_COMPANIONS}
+    manager = ProcessManager(wanted, write=lambda line: None)
+    thread = Thread(target=manager.run, name="companions")
+    thread.start()
+    try:
+        yield
+    finally:
+        manager.stop()
+        thread.join()
 
 
 def watch(
@@ -63,7 +87,8 @@ def watch(
 
 def _jobs(request_id: str) -> list[Job]:
     rows = Job.objects.filter(request_id=request_id).exclude(kind__in=_NOT_WAITED_FOR).exclude(queue="delivery")
-    return list(rows.order_by("created_at", "id"))
+    reminders = Q(state=JobState.WAITING, attempts=0, run_after__gt=now() + _REMINDER)
+    return list(rows.exclude(reminders).order_by("created_at", "id"))
 
 
 def _step(row: Job) -> Step:

@@ -336,6 +336,8 @@ ONCOFLOW_PROCESSES: dict[str, list[str]] = {
     "work-gpu": [*_manage, "work", "--queue", "gpu"],
     "work-delivery": [*_manage, "work", "--queue", "delivery"],
 }
+# What jobs need beside a worker: a command that works off jobs itself starts these for as long as it runs.
+ONCOFLOW_JOB_COMPANIONS: tuple[str, ...] = ("supervisor",)
 
 # --- logs: a request id on every line, never a name, a number or a URL's query ------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import ArgumentParser
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from audit import services as audit
 from imaging.ingest import DECLARABLE, Declaration, ingest
 from imaging.models import Study, StudyState
-from imaging.pipeline_watch import Step, watch, workers_alive
+from imaging.pipeline_watch import Step, companions, watch, workers_alive
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.models import JobState
 from oncoflow_site.foundation.request_id import bind_request_id
@@ -57,7 +58,11 @@ class Command(BaseCommand):
         if not options["paths"] and not options["sequence"]:
             raise CommandError("give at least one PATH, or --sequence NAME=FILE")
         self.began = time.monotonic()
-        with bind_request_id() as request_id, audit.acting_as(audit.Actor.system("ingest"), source="command"):
+        with ExitStack() as stack:
+            if options["run_here"] and not workers_alive():
+                stack.enter_context(companions())  # first, so that they load while the files are read
+            request_id = stack.enter_context(bind_request_id())
+            stack.enter_context(audit.acting_as(audit.Actor.system("ingest"), source="command"))
             try:
                 result = ingest(options["paths"], _declaration(options), self._say)
             except UserVisibleError as error:
