@@ -1,4 +1,4 @@
-"""Signing in and out goes on the record."""
+"""Signing in and out goes on the record, and so does what an operator moves by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 from django.dispatch import receiver
 
 from audit.actors import Actor
+from audit.codes import declare_code
 from audit.services import record
+from oncoflow_site.foundation.signals import operator_acted
 
 __all__: list[str] = []
 
@@ -28,3 +30,17 @@ def _logged_out(sender: Any, user: Any, **kwargs: Any) -> None:
 def _login_failed(sender: Any, **kwargs: Any) -> None:
     # The username typed is left out: people type their passwords, and patients' names, into that field.
     record("session.login_failed", action="E", resource="session", actor=Actor.peer("anonymous"), outcome=4)
+
+
+for _verb, _meaning in {
+    "retry": "A job was started again in the administration",
+    "cancel": "A job was cancelled in the administration",
+    "resend": "A delivery was sent again in the administration",
+    "abandon": "A delivery was given up in the administration",
+}.items():
+    declare_code(f"admin.{_verb}", _meaning)
+
+
+@receiver(operator_acted)
+def _operator_acted(sender: Any, request: Any, verb: str, resource: str, moved: bool, **kwargs: Any) -> None:
+    record(f"admin.{verb}", action="U", resource=resource, actor=Actor.user(request.user), outcome=0 if moved else 4)

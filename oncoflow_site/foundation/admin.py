@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from oncoflow_site.foundation import jobs, outbox
 from oncoflow_site.foundation.errors import IllegalMove
 from oncoflow_site.foundation.models import DataKey, Delivery, Event, Job, StoredObject, WorkerHeartbeat
+from oncoflow_site.foundation.signals import operator_acted
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -47,14 +50,23 @@ class JobAdmin(ReadOnlyAdmin):
     @admin.action(description="Retry the selected failed, dead or cancelled jobs", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         """Give each selected job a new start."""
-        done = sum(jobs.retry(row.pk) for row in queryset)
+        done = self._each(request, queryset, "retry", jobs.retry)
         self.message_user(request, f"{done} of {len(queryset)} jobs run again.")
 
     @admin.action(description="Cancel the selected waiting or running jobs", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         """Cancel each selected job."""
-        done = sum(jobs.cancel(row.pk) for row in queryset)
+        done = self._each(request, queryset, "cancel", jobs.cancel)
         self.message_user(request, f"{done} of {len(queryset)} jobs cancelled.")
+
+    def _each(self, request: HttpRequest, queryset: QuerySet[Job], verb: str, action: Callable[[Any], bool]) -> int:
+        done = 0
+        for row in queryset:
+            with transaction.atomic():
+                moved = action(row.pk)
+                operator_acted.send(type(self), request=request, verb=verb, resource=f"job:{row.pk}", moved=moved)
+            done += moved
+        return done
 
 
 @admin.register(Event)
@@ -77,23 +89,29 @@ class DeliveryAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     actions = ["resend", "abandon"]
 
-    def _each(self, request: HttpRequest, queryset: QuerySet[Delivery], action: Any, done: str) -> None:
+    def _each(
+        self, request: HttpRequest, queryset: QuerySet[Delivery], verb: str, action: Callable[[Any], Any], done: str
+    ) -> None:
         for row in queryset:
+            told = {"request": request, "verb": verb, "resource": f"delivery:{row.pk}"}
             try:
-                action(row)
+                with transaction.atomic():
+                    action(row)
+                    operator_acted.send(type(self), moved=True, **told)
                 self.message_user(request, f"{row.pk}: {done}.")
             except IllegalMove as error:
+                operator_acted.send(type(self), moved=False, **told)
                 self.message_user(request, f"{row.pk}: {error}", messages.WARNING)
 
     @admin.action(description="Send the selected failed or dead deliveries again", permissions=["change"])
     def resend(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
         """Resend each."""
-        self._each(request, queryset, outbox.resend, "will be sent again")
+        self._each(request, queryset, "resend", outbox.resend, "will be sent again")
 
     @admin.action(description="Abandon the selected deliveries (for ever)", permissions=["change"])
     def abandon(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
         """Abandon each."""
-        self._each(request, queryset, outbox.abandon, "abandoned")
+        self._each(request, queryset, "abandon", outbox.abandon, "abandoned")
 
 
 @admin.register(StoredObject)

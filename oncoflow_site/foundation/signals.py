@@ -1,0 +1,13 @@
+"""What happens in the foundation and a room above may want to know at once, in the same transaction."""
+
+from __future__ import annotations
+
+from django.dispatch import Signal
+
+__all__ = ["operator_acted"]
+
+operator_acted = Signal()
+"""A person moved a job or a delivery by hand. Sent with ``request``, ``verb`` ("retry", "cancel", "resend", "abandon"),
+
+``resource`` ("job:ID", "delivery:ID") and ``moved`` (False: its state did not allow it), inside the move's transaction.
+"""
