@@ -116,7 +116,7 @@ def missing_sentence(present: set[str]) -> str:
     missing = [_NAMES[name] for name in PANEL_SEQUENCES if name not in present]
     if not missing:
         return ""
-    listed = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and no {missing[-1]}"
+    listed = missing[0] if len(missing) == 1 else f"{', no '.join(missing[:-1])} and no {missing[-1]}"
     needed = "T1, contrast-enhanced T1, T2 and FLAIR"
     return f"This study has no {listed} series. Segmentation needs {needed}, so it was not segmented."
 

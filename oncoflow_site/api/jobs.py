@@ -19,7 +19,8 @@ from rest_framework.response import Response
 from audit.services import Actor, record_view
 from clinical.roles import can
 from imaging.models import Study
-from oncoflow_site.api.studies import Base, study_steps, visible_study
+from oncoflow_site.api.steps import current_steps
+from oncoflow_site.api.studies import Base, visible_study
 from oncoflow_site.foundation.models import Job
 from reports.models import Report
 
@@ -143,7 +144,7 @@ async def study_events(request: HttpRequest, study_id: uuid.UUID) -> HttpRespons
     def read() -> tuple[dict[str, Any], bool]:
         study = Study.objects.get(pk=study_id)
         report = Report.objects.filter(study=study).first()
-        steps = study_steps(study)
+        steps = current_steps(study)
         done = report is not None and report.state in {"preliminary", "held", "final", "amended"}
         resting = all(step["state"] not in {"waiting", "running"} for step in steps)
         state = {"state": study.state, "report": report.state if report else None, "steps": steps}

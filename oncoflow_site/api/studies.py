@@ -15,13 +15,16 @@ from django.http import Http404, HttpRequest, HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import exceptions
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from audit.services import Actor, record, record_view
+from audit.services import Actor, acting_as, record, record_refusal, record_view
 from clinical.access import patients_for, require_patient
 from clinical.models import ClinicalDocument
+from clinical.roles import can
+from imaging.handmade import MAX_BYTES, accept_label_map
 from imaging.models import Comparison, Measurement, Segmentation, Sequence, Study
 from imaging.render import PLANES, best_slices, render_slice, slice_count
 from imaging.segmentations import current_segmentation, grid_of, load_labels
@@ -29,6 +32,7 @@ from imaging.volumes import latest_volume_set, load_volume
 from inference.panel import latest_panel, panel_summary
 from oncoflow_site.api.problems import ProblemRenderer, handle
 from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.models import Job
 from reports.models import Report
 from reports.services import load_content, load_pdf
@@ -71,6 +75,19 @@ def visible_study(user: Any, study_id: uuid.UUID, event: str) -> Study:
     except PermissionDenied as error:
         raise Http404 from error
     return study
+
+
+def refused(user: Any, study: Study, event: str) -> PermissionDenied:
+    """The error for someone whose role does not allow it; the refusal is recorded."""
+    record_refusal(
+        event,
+        action="C",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        actor=Actor.user(user),
+        detail={"why": "role"},
+    )
+    return PermissionDenied("Your role does not allow this.")
 
 
 def study_row(study: Study) -> dict[str, Any]:
@@ -250,6 +267,39 @@ class SegmentationFile(VolumeFile):
             raise Http404
         data = objects.get(segmentation.labels)
         return self._file(request, study, "segmentation.read", data, f"{study.id}-{segmentation.version}.nii.gz")
+
+
+class Segmentations(Base):
+    """A person's segmentation comes in: for a study the gate sent back, or as a correction."""
+
+    parser_classes = [MultiPartParser]
+
+    @extend_schema(
+        request={
+            "multipart/form-data": {
+                "type": "object",
+                "required": ["file", "reason"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "NIfTI: 0, 1 NCR, 2 ED, 3 ET"},
+                    "reason": {"type": "string", "maxLength": 300},
+                },
+            }
+        },
+        responses={201: OpenApiTypes.OBJECT},
+    )
+    def post(self, request: Request, study_id: uuid.UUID) -> Response:
+        study = self.study(request, study_id, "segmentation.person")
+        if not can(request.user, "edit_segmentation"):
+            raise refused(request.user, study, "segmentation.person")
+        sent = request.FILES.get("file")
+        reason = str(request.POST.get("reason", "")).strip()
+        if sent is None or not reason:
+            raise exceptions.ParseError("Send 'file' (NIfTI) and 'reason'.")
+        if sent.size > MAX_BYTES:
+            raise UserVisibleError(f"The file is larger than {MAX_BYTES >> 20} MiB.", code="too-large")
+        with acting_as(Actor.user(request.user), source="api"):
+            made = accept_label_map(study, sent.read(), author=request.user.get_username(), reason=reason)
+        return Response({"id": str(made.id), "version": made.version, "kind": made.kind}, status=201)
 
 
 class SlicePicture(Base):

@@ -12,6 +12,7 @@ urlpatterns = [
     path("studies/", studies.StudyList.as_view(), name="studies"),
     path("studies/<uuid:study_id>/", studies.StudyDetail.as_view(), name="study"),
     path("studies/<uuid:study_id>/volumes/<str:sequence>.nii.gz", studies.VolumeFile.as_view(), name="volume"),
+    path("studies/<uuid:study_id>/segmentations/", studies.Segmentations.as_view(), name="segmentations"),
     path(
         "studies/<uuid:study_id>/segmentations/<uuid:segmentation_id>.nii.gz",
         studies.SegmentationFile.as_view(),

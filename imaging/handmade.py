@@ -1,0 +1,100 @@
+"""A person's segmentation: a label map drawn elsewhere, brought onto the study's grid and put in force.
+
+What the gate sends back to a person ("manual"), and what a radiologist corrects, comes in here. The newest one of a person
+stands above every model's; nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from django.db import transaction
+from numpy.typing import NDArray
+
+from audit import services as audit
+from imaging.events import MASK_CORRECTED
+from imaging.geometry import GeometryError, Grid, read_nifti
+from imaging.models import Segmentation, SegmentationKind, Study
+from imaging.registration import resample
+from imaging.segmentations import current_segmentation, grid_of, save_segmentation
+from imaging.volumes import latest_volume_set
+from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.events import emit
+
+__all__ = ["MAX_BYTES", "accept_label_map"]
+
+MAX_BYTES = 32 << 20
+_LABELS = (0, 1, 2, 3)
+_LEAST_KEPT = 0.8
+
+
+def accept_label_map(study: Study, data: bytes, *, author: str, reason: str) -> Segmentation:
+    """Store a person's label map as the study's segmentation in force; measuring and a new draft follow.
+
+    :param data: NIfTI, gzipped or not: 0 background, 1 NCR, 2 ED, 3 ET, in the world frame (RAS mm) of the study's volumes.
+        Another grid than theirs is taken to it by the nearest voxel.
+    :param author: user name of who drew it. :param reason: why, in that person's words; free of identity.
+    :raises UserVisibleError: with a code, for anything that cannot be this study's segmentation.
+    """
+    volume_set = latest_volume_set(study)
+    if volume_set is None:
+        raise UserVisibleError(
+            "This study has no volumes yet.", what_to_do="Wait until it is prepared.", code="no-volumes"
+        )
+    if len(data) > MAX_BYTES:
+        raise UserVisibleError(f"The file is larger than {MAX_BYTES >> 20} MiB.", code="too-large")
+    try:
+        values, grid = read_nifti(data, as_float=True)
+    except GeometryError as error:
+        raise UserVisibleError(f"This is no label map: {error}.", code="unreadable") from None
+    labels = _on_grid(_whole_labels(values), grid, grid_of(volume_set))
+    with transaction.atomic():
+        Study.objects.select_for_update().get(pk=study.pk)
+        before = current_segmentation(study)
+        if before is not None and before.volume_set_id != volume_set.pk:
+            before = None
+        made = save_segmentation(
+            study,
+            volume_set,
+            labels,
+            kind=SegmentationKind.PERSON,
+            author=author,
+            parent=before,
+            reason=reason.strip()[:300],
+        )
+        emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))
+        audit.record(
+            "segmentation.person",
+            action="C",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            detail={"segmentation": made.pk, "version": made.version},
+        )
+    return made
+
+
+def _whole_labels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    found = np.unique(values)
+    if not np.isin(found, _LABELS).all():
+        hint = "Label 4, the enhancing tumour of BraTS until 2021, is 3 here." if 4 in found else ""
+        raise UserVisibleError(
+            "The file holds other values than 0 (background), 1 (NCR), 2 (ED) and 3 (ET).",
+            what_to_do=hint,
+            code="labels",
+        )
+    return values.astype(np.uint8)
+
+
+def _on_grid(labels: NDArray[np.uint8], grid: Grid, wanted: Grid) -> NDArray[np.uint8]:
+    if grid.same_as(wanted):
+        return labels
+    moved = np.asarray(resample(labels, grid, wanted, nearest=True), dtype=np.uint8)
+    drawn = float(np.count_nonzero(labels)) * grid.voxel_volume_mm3()
+    kept = float(np.count_nonzero(moved)) * wanted.voxel_volume_mm3()
+    # Another spacing changes a volume by some per cent; a mask in another frame loses much or all of it.
+    if kept < _LEAST_KEPT * drawn:
+        raise UserVisibleError(
+            "The outline lies outside this study's images, so it cannot be theirs.",
+            what_to_do="Export it in the frame of the volumes of this study.",
+            code="other-frame",
+        )
+    return moved

@@ -1,0 +1,103 @@
+"""A person's segmentation: who may bring one in, what is refused, and what follows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from django.test import Client
+
+from audit.models import AuditRow
+from clinical.access import assign
+from clinical.models import Patient, User
+from imaging.geometry import Grid, write_nifti
+from imaging.models import Segmentation, Study
+from imaging.segmentations import current_segmentation, load_labels
+from oncoflow_site.foundation.jobs import run_pending
+from reports.models import Report
+
+pytestmark = pytest.mark.django_db
+GRID = Grid(np.eye(4), (26, 28, 24))
+
+
+def outline(grid: Grid = GRID, *, value: int = 3) -> bytes:
+    """A box of 6 x 5 x 4 mm around (13, 14, 12)."""
+    labels = np.zeros(grid.shape_zyx, np.uint8)
+    z, y, x = np.indices(grid.shape_zyx)
+    world = grid.world(np.stack([x, y, z], -1).reshape(-1, 3)).reshape(*grid.shape_zyx, 3)
+    inside = (np.abs(world - np.array([13.0, 14.0, 12.0])) < np.array([3.0, 2.5, 2.0])).all(-1)
+    labels[inside] = value
+    return write_nifti(labels, grid)
+
+
+def send(client: Client, study: Study, data: bytes, reason: str = "The models took the scar for tumour.") -> Any:
+    file = io.BytesIO(data)
+    file.name = "outline.nii.gz"
+    return client.post(f"/api/studies/{study.pk}/segmentations/", {"file": file, "reason": reason})
+
+
+@pytest.fixture
+def reader(drafted: Report, client_of: Callable[[Any], Client], radiologist: User) -> Client:
+    return client_of(radiologist)
+
+
+def test_it_is_put_in_force_measured_and_reported(drafted: Report, reader: Client) -> None:
+    study = drafted.study
+    answer = send(reader, study, outline())
+    assert answer.status_code == 201, answer.content
+    current = current_segmentation(study)
+    assert current is not None
+    assert (str(current.pk), current.kind) == (answer.json()["id"], "person")
+    assert np.count_nonzero(load_labels(current) == 3) == 5 * 5 * 3
+    row = AuditRow.objects.get(event="segmentation.person", outcome=0)
+    assert (row.patient, row.actor_type) == (study.patient_id, "user")
+    run_pending("default")
+    drafted.refresh_from_db()
+    assert drafted.versions.count() == 2
+    assert study.measurements.filter(segmentation=current).exists()
+
+
+def test_another_grid_of_the_same_frame_is_taken_to_the_studys(drafted: Report, reader: Client) -> None:
+    fine = Grid(np.diag([0.5, 0.5, 0.5, 1.0]), (52, 56, 48))
+    assert send(reader, drafted.study, outline(fine)).status_code == 201
+    current = current_segmentation(drafted.study)
+    assert current is not None
+    assert 60 <= np.count_nonzero(load_labels(current)) <= 150
+
+
+elsewhere = np.eye(4)
+elsewhere[:3, 3] = 300.0
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"nonsense", "unreadable"),
+        (outline(value=4), "labels"),
+        (write_nifti(np.full((24, 28, 26), 1.5, np.float32), GRID), "labels"),
+        (write_nifti(np.ones((24, 28, 26), np.uint8), Grid(elsewhere, (26, 28, 24))), "other-frame"),
+    ],
+    ids=["nonsense", "label 4", "no whole labels", "another frame"],
+)
+def test_what_cannot_be_this_studys_is_refused(data: bytes, code: str, drafted: Report, reader: Client) -> None:
+    before = Segmentation.objects.count()
+    answer = send(reader, drafted.study, data)
+    assert (answer.status_code, answer["Content-Type"]) == (422, "application/problem+json")
+    assert answer.json()["type"] == f"urn:oncoflow:problem:{code}"
+    assert Segmentation.objects.count() == before
+
+
+def test_a_reason_is_asked_for(drafted: Report, reader: Client) -> None:
+    assert send(reader, drafted.study, outline(), reason=" ").status_code == 400
+
+
+def test_only_whose_role_allows_it(drafted: Report, client_of: Callable[[Any], Client], patient: Patient) -> None:
+    doctor = User.objects.create_user(username="dora", role="doctor")
+    assert send(client_of(doctor), drafted.study, outline()).status_code == 404
+    assign(doctor, patient, reason="treats the patient", by=None)
+    assert send(client_of(doctor), drafted.study, outline()).status_code == 403
+    assert AuditRow.objects.filter(event="segmentation.person", outcome__gt=0).count() == 2
+    assert not Segmentation.objects.filter(kind="person").exists()
