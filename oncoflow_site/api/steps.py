@@ -25,7 +25,6 @@ def current_steps(study: Study) -> list[dict[str, Any]]:
         if step["kind"] == _BEGINS_ANEW:
             shown = {key: one for key, one in shown.items() if one["kind"] == "imaging.complete_study"}
         key = step["id"] if step["kind"] == _SIDE_BY_SIDE else step["kind"]
-        before = shown.pop(key, None)
-        # A job that is done is not hidden behind a reminder that was made later.
-        shown[key] = before if before and before["state"] == "done" and step["state"] == "waiting" else step
+        shown.pop(key, None)
+        shown[key] = step
     return list(shown.values())

@@ -9,5 +9,9 @@ from django.http import HttpRequest
 
 
 def site(request: HttpRequest) -> dict[str, Any]:
-    """Hospital name and whether this installation runs on demo weights (then every page says DEMO)."""
-    return {"hospital_name": settings.ONCOFLOW_HOSPITAL_NAME, "demo_mode": settings.ONCOFLOW_DEMO_MODE}
+    """Hospital name, time zone, and whether this installation runs on demo weights (then every page says DEMO)."""
+    return {
+        "hospital_name": settings.ONCOFLOW_HOSPITAL_NAME,
+        "demo_mode": settings.ONCOFLOW_DEMO_MODE,
+        "time_zone": settings.TIME_ZONE,
+    }

@@ -8,9 +8,10 @@ from datetime import datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-# Okabe and Ito's colours, and a marker of its own for each region: told apart without colour as well.
-STYLES = {"WT": ("#0072b2", "circle"), "TC": ("#b07d00", "square"), "ET": ("#d55e00", "diamond")}
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 56, 20, 18, 40
+# A class (its colour is in site.css, for light and dark) and a marker for each region: told apart without colour as well.
+MARKERS = {"WT": "circle", "TC": "square", "ET": "diamond"}
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 310, 56, 62, 50, 42
+NEAREST = 96  # dates closer together than this are not all written out
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Point:
 
 def _nice(top: float) -> float:
     """The next round number above ``top``."""
-    for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000):
+    for step in (1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000):
         if top <= step:
             return float(step)
     return top
@@ -34,17 +35,27 @@ def _n(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _marker(shape: str, x: float, y: float, colour: str, title: str) -> SafeString:
+def _marker(region: str, x: float, y: float, title: str) -> SafeString:
+    shape = MARKERS[region]
     if shape == "circle":
-        body = format_html('<circle cx="{}" cy="{}" r="4.5" fill="{}">', _n(x), _n(y), colour)
+        body = format_html('<circle class="mark" cx="{}" cy="{}" r="5">', _n(x), _n(y))
         return format_html("{}<title>{}</title></circle>", body, title)
     turn = format_html(' transform="rotate(45 {} {})"', _n(x), _n(y)) if shape == "diamond" else ""
-    body = format_html('<rect x="{}" y="{}" width="8" height="8" fill="{}"{}>', _n(x - 4), _n(y - 4), colour, turn)
+    body = format_html('<rect class="mark" x="{}" y="{}" width="9" height="9"{}>', _n(x - 4.5), _n(y - 4.5), turn)
     return format_html("{}<title>{}</title></rect>", body, title)
 
 
+def _shown_dates(places: list[float]) -> list[int]:
+    """Which dates are written: the last one, and before it as many as keep apart."""
+    shown: list[int] = []
+    for number in reversed(range(len(places))):
+        if not shown or places[shown[-1]] - places[number] >= NEAREST:
+            shown.append(number)
+    return shown[::-1]
+
+
 def volume_plot(points: list[Point]) -> SafeString:
-    """Lines of ET, TC and WT in mL over the dates of the studies; empty text with fewer than one measured study."""
+    """Lines of ET, TC and WT in ml over the dates of the studies; empty text with fewer than one measured study."""
     measured = [one for one in sorted(points, key=lambda one: one.when) if any(v is not None for v in one.mm3.values())]
     if not measured:
         return mark_safe("")
@@ -76,28 +87,34 @@ def volume_plot(points: list[Point]) -> SafeString:
             for value in (0, top / 4, top / 2, 3 * top / 4, top)
         ),
     )
+    places = [x_of(one.when) for one in measured]
     dates = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
-        ((_n(x_of(one.when)), HEIGHT - BOTTOM + 20, one.when.strftime("%d %b %Y")) for one in measured),
+        (
+            (_n(places[number]), HEIGHT - BOTTOM + 28, f"{measured[number].when:%-d %b %Y}")
+            for number in _shown_dates(places)
+        ),
     )
-    lines = []
-    for number, (region, (colour, shape)) in enumerate(STYLES.items()):
-        known = [(x_of(one.when), y_of(v), v) for one in measured if (v := one.mm3.get(region)) is not None]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in known)
-        lines.append(format_html('<polyline points="{}" fill="none" stroke="{}" stroke-width="2"/>', path, colour))
-        lines += [_marker(shape, x, y, colour, f"{region} {v / 1000:.2f} mL") for x, y, v in known]
-        legend = LEFT + 10 + 70 * number
-        lines.append(_marker(shape, legend, TOP - 6, colour, region))
-        lines.append(format_html('<text x="{}" y="{}">{}</text>', legend + 10, TOP - 2, region))
+    groups = []
+    for number, region in enumerate(MARKERS):
+        known = [(one.when, x_of(one.when), y_of(v), v) for one in measured if (v := one.mm3.get(region)) is not None]
+        path = " ".join(f"{x:.1f},{y:.1f}" for _, x, y, _ in known)
+        parts = [format_html('<polyline points="{}"/>', path)]
+        parts += [_marker(region, x, y, f"{region} {v / 1000:.2f} ml on {when:%-d %b %Y}") for when, x, y, v in known]
+        legend = LEFT + 5 + 76 * number
+        parts.append(_marker(region, legend, 16, region))
+        parts.append(format_html('<text x="{}" y="{}">{}</text>', legend + 12, 21, region))
+        groups.append(
+            format_html('<g class="{}">{}</g>', region.lower(), format_html_join("", "{}", ((p,) for p in parts)))
+        )
     return format_html(
-        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="Volume in millilitres over time; the table below has the'
-        ' numbers"><text x="14" y="{}" transform="rotate(-90 14 {})" text-anchor="middle">mL</text>{}{}{}</svg>',
+        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="Volume in millilitres over time; the table of studies has'
+        ' the numbers"><text x="{}" y="21" text-anchor="end">ml</text>{}{}{}</svg>',
         WIDTH,
         HEIGHT,
-        HEIGHT // 2,
-        HEIGHT // 2,
+        LEFT - 8,
         grid,
         dates,
-        format_html_join("", "{}", ((one,) for one in lines)),
+        format_html_join("", "{}", ((one,) for one in groups)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -22,6 +23,20 @@ from oncoflow_site.foundation.models import Delivery
 from oncoflow_site.web.records import identity_of, visible_patient
 from reports.models import Report
 from reports.services import current_version, load_content, sign_off, why_not_sign
+
+# The same headings as in the PDF.
+HEADINGS = (
+    ("finding", "Measured on the images"),
+    ("context", "From the patient's documents"),
+    ("limitation", "Limits of this report"),
+)
+
+
+def by_kind(content: dict[str, Any] | None) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The narrative's sentences under the headings of the PDF; kinds without a sentence are left out."""
+    told = content["narrative"] if content else []
+    groups = [(title, [one for one in told if one["kind"] == kind]) for kind, title in HEADINGS]
+    return [(title, sentences) for title, sentences in groups if sentences]
 
 
 def visible_report(request: HttpRequest, report_id: uuid.UUID, event: str) -> Report:
@@ -43,6 +58,7 @@ def report_page(request: HttpRequest, report_id: uuid.UUID) -> HttpResponse:
         current = current_version(report)
         shown = next((one for one in versions if str(one.number) == request.GET.get("version")), current)
         signer = can(request.user, "sign_report")
+        content = load_content(shown) if shown else None
         context = {
             "report": report,
             "study": report.study,
@@ -50,7 +66,8 @@ def report_page(request: HttpRequest, report_id: uuid.UUID) -> HttpResponse:
             "identity": identity_of(request, report.patient),
             "versions": versions,
             "shown": shown,
-            "content": load_content(shown) if shown else None,
+            "content": content,
+            "narrative": by_kind(content),
             "deliveries": list(Delivery.objects.filter(subject=report.subject).order_by("created_at")),
             "current": current,
             "may_sign": signer,

@@ -17,16 +17,20 @@ from clinical.access import require_patient
 from clinical.models import CareAssignment, ClinicalDocument, Patient
 from clinical.registry import reveal_identity
 from clinical.roles import can
-from imaging.models import Comparison, Measurement, Study
+from imaging.models import Comparison, Measurement, Segmentation, Study
 from imaging.render import PLANES, slice_count
 from imaging.segmentations import current_segmentation, grid_of
 from imaging.volumes import latest_volume_set
 from inference.panel import latest_panel, panel_summary
-from oncoflow_site.api.studies import default_slices, study_steps, visible_study
+from oncoflow_site.api.steps import current_steps
+from oncoflow_site.api.studies import default_slices, visible_study
 from oncoflow_site.foundation import objects
 from oncoflow_site.web.plot import Point, volume_plot
 
 REGIONS = (("ET", "Enhancing tumour"), ("TC", "Tumour core"), ("WT", "Whole tumour"))
+# The order in which radiologists read them, and the letters at the left, right, top and bottom of each plane's picture.
+SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
+LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 
 
 def visible_patient(request: HttpRequest, patient_id: uuid.UUID, event: str) -> Patient:
@@ -45,8 +49,35 @@ def identity_of(request: HttpRequest, patient: Patient) -> Any:
 def newest_measurements(studies: list[Study]) -> dict[uuid.UUID, Measurement]:
     """The newest measurement of each study."""
     found: dict[uuid.UUID, Measurement] = {}
-    for one in Measurement.objects.filter(study__in=studies).order_by("created_at", "id"):
+    rows = Measurement.objects.filter(study__in=studies).select_related("segmentation")
+    for one in rows.order_by("created_at", "id"):
         found[one.study_id] = one
+    return found
+
+
+def made_by(segmentations: list[Segmentation]) -> dict[uuid.UUID, str]:
+    """For each outline who or what made it, models with their versions: a number is worth little without that."""
+    named = {one["segmentation"] for outline in segmentations for one in (outline.model or {}).get("experts", [])}
+    models = {str(one.pk): one.model or {} for one in Segmentation.objects.filter(pk__in=named)}
+
+    def expert(one: dict[str, Any]) -> str:
+        version = models.get(str(one["segmentation"]), {}).get("version", "")
+        return f"{one['name']} {version}".strip()
+
+    found = {}
+    for outline in segmentations:
+        model = outline.model or {}
+        if "experts" in model:
+            roles = [
+                ", ".join(expert(one) for one in model["experts"] if one["role"] == role) + f" ({doing})"
+                for role, doing in (("voter", "voting"), ("adviser", "advising"))
+                if any(one["role"] == role for one in model["experts"])
+            ]
+            found[outline.pk] = f"Consensus by {model.get('fusion', 'fusion')}: {'; '.join(roles)}"
+        elif model.get("name"):
+            found[outline.pk] = f"{model['name']} {model.get('version', '')}".strip()
+        else:
+            found[outline.pk] = f"{outline.get_kind_display().capitalize()}: {outline.author}"
     return found
 
 
@@ -57,12 +88,17 @@ def patient_page(request: HttpRequest, patient_id: uuid.UUID) -> HttpResponse:
     with transaction.atomic():
         studies = list(Study.objects.filter(patient=patient).select_related("report").order_by("performed_at"))
         measured = newest_measurements(studies)
-        rows = [
-            {"study": study, "regions": measured[study.pk].regions if study.pk in measured else None}
+        makers = made_by([one.segmentation for one in measured.values()])
+        rows: list[dict[str, Any]] = [
+            {
+                "study": study,
+                "regions": measured[study.pk].regions if study.pk in measured else None,
+                "made_by": makers[measured[study.pk].segmentation_id] if study.pk in measured else "",
+            }
             for study in studies
         ]
         points = [
-            Point(row["study"].performed_at, {name: row["regions"][name]["volume_mm3"] for name, _ in REGIONS})  # type: ignore[attr-defined, index, union-attr]
+            Point(row["study"].performed_at, {name: row["regions"][name]["volume_mm3"] for name, _ in REGIONS})
             for row in rows
             if row["regions"]
         ]
@@ -96,20 +132,29 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
         slices = default_slices(study)
         grid = grid_of(volume_set) if volume_set else None
         panel = latest_panel(study)
-        measurement = Measurement.objects.filter(study=study).order_by("-created_at", "-id").first()
-        steps = study_steps(study)
+        measurement = newest_measurements([study]).get(study.pk)
+        steps = current_steps(study)
+        segmentation = current_segmentation(study)
+        available = {one.sequence for one in volume_set.volumes.all()} if volume_set else set()
         context = {
             "study": study,
             "patient": study.patient,
             "identity": identity_of(request, study.patient),
             "series": list(study.series.all()),
-            "sequences": [one.sequence for one in volume_set.volumes.all()] if volume_set else [],
+            "sequences": [one for one in SEQUENCES if one in available],
             "planes": [
-                {"name": plane, "index": slices[plane], "last": slice_count(grid, plane) - 1}
+                {
+                    "name": plane,
+                    "index": slices[plane],
+                    "last": slice_count(grid, plane) - 1,
+                    "letters": list(zip(("left", "right", "top", "bottom"), LETTERS[plane], strict=True)),
+                }
                 for plane in PLANES
                 if grid is not None and plane in slices
             ],
-            "segmentation": current_segmentation(study),
+            "segmentation": segmentation,
+            "segmentation_by": made_by([segmentation])[segmentation.pk] if segmentation else "",
+            "measured_by": made_by([measurement.segmentation])[measurement.segmentation_id] if measurement else "",
             "panel": panel_summary(panel) if panel else None,
             "measurement": measurement,
             "regions": REGIONS,

@@ -29,6 +29,7 @@ urlpatterns = [
     path("system/", system.system_page, name="system"),
     path("system/deliveries/<uuid:delivery_id>/resend", system.resend_delivery, name="resend"),
     path("system/jobs/<uuid:job_id>/retry", system.retry_job, name="retry"),
+    path("favicon.ico", views.favicon, name="favicon"),
     path("health/live", views.health_live, name="health-live"),
     path("health/ready", views.health_ready, name="health-ready"),
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
+from django.templatetags.static import static
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
@@ -20,6 +22,29 @@ from imaging.models import Instance, Study
 from oncoflow_site.foundation import health
 
 MOST_PATIENTS = 100
+
+
+# Subject of a notice -> the page it is about, which checks again who may see it.
+NOTICE_PAGES = {"study": "web:study", "report": "web:report", "patient": "web:patient"}
+
+
+def notice_rows(user: Any) -> list[dict[str, Any]]:
+    """This person's unseen notices, each with the page it is about (empty where there is none)."""
+    rows = []
+    for notice in notices_for(user).filter(seen_at__isnull=True).select_related("patient")[:30]:
+        kind, _, key = notice.subject.partition(":")
+        page = reverse(NOTICE_PAGES[kind], args=[key]) if kind in NOTICE_PAGES and _is_uuid(key) else ""
+        if kind in {"job", "delivery"} and can(user, "manage_system"):
+            page = reverse("web:system")
+        rows.append({"notice": notice, "page": page})
+    return rows
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return bool(uuid.UUID(text))
+    except ValueError:
+        return False
 
 
 @login_required
@@ -50,7 +75,8 @@ def home(request: HttpRequest) -> HttpResponse:
         context = {
             "rows": rows,
             "may_see": may_see,
-            "notices": list(notices_for(user).filter(seen_at__isnull=True)[:30]),
+            "notices": notice_rows(user),
+            "most": MOST_PATIENTS if len(patients) == MOST_PATIENTS else 0,
             "under_way": [one for one in studies if one.state in {"receiving", "complete", "preparing"}],
             "quarantined": Instance.objects.filter(state="quarantined").count() if can(user, "upload_study") else 0,
             "may_manage": can(user, "manage_system"),
@@ -70,6 +96,11 @@ def notice_seen(request: HttpRequest, notice_id: uuid.UUID) -> HttpResponse:
         see_notice(notice, request.user)
         record("web.notice", action="U", resource=f"notice:{notice.pk}")
     return HttpResponseRedirect(reverse("web:home"))
+
+
+def favicon(request: HttpRequest) -> HttpResponse:
+    """Browsers ask for this address wherever a page names no icon (the API's documentation)."""
+    return HttpResponseRedirect(static("web/icon.svg"))
 
 
 def health_live(request: HttpRequest) -> HttpResponse:

@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 register = template.Library()
 
 NOT_ASSESSED = "not assessed"
+_SPACE = "\u00a0"  # a number and its unit stay on one line
 BADGES = {
     "ready": "good",
     "final": "good",
@@ -30,28 +31,58 @@ BADGES = {
     "failed": "bad",
     "dead": "bad",
     "quarantined": "bad",
+    "receiving": "busy",
+    "complete": "busy",
+    "preparing": "busy",
+    "running": "busy",
+    "drafting": "busy",
+}
+# What the gate's bands mean to a reader.
+WORDS = {
+    "issue": "may be issued as preliminary",
+    "hold": "held for a radiologist",
+    "manual": "needs a person's outline",
 }
 
 
 @register.filter
 def ml(mm3: float | str | None) -> str:
     """Cubic millimetres as millilitres, two decimals."""
-    return NOT_ASSESSED if mm3 in (None, "") else f"{float(mm3) / 1000:.2f} mL"
+    return NOT_ASSESSED if mm3 in (None, "") else f"{float(mm3) / 1000:.2f}{_SPACE}ml"
 
 
 @register.filter
 def mm(value: float | str | None) -> str:
-    return NOT_ASSESSED if value in (None, "") else f"{float(value):.1f} mm"
+    return NOT_ASSESSED if value in (None, "") else f"{float(value):.1f}{_SPACE}mm"
 
 
 @register.filter
 def percent(value: float | str | None) -> str:
-    return NOT_ASSESSED if value in (None, "") else f"{float(value):+.1f} %"
+    """A change with its sign (a minus sign, not a hyphen)."""
+    return NOT_ASSESSED if value in (None, "") else f"{float(value):+.1f}{_SPACE}%".replace("-", "−")
 
 
 @register.filter
 def dice(value: float | str | None) -> str:
-    return "–" if value in (None, "") else f"{float(value):.3f}"
+    return NOT_ASSESSED if value in (None, "") else f"{float(value):.3f}"
+
+
+@register.filter
+def seconds(value: float | str | None) -> str:
+    return NOT_ASSESSED if value in (None, "") else f"{float(value):.1f}{_SPACE}s"
+
+
+@register.filter
+def sex(value: str | None) -> str:
+    """Administrative sex in words, where the code is one of HL7's."""
+    return {"F": "female", "M": "male", "O": "other", "A": "ambiguous"}.get(str(value or ""), value or "sex not known")
+
+
+@register.filter
+def reasons(text: str | None) -> list[str]:
+    """The sentences of a text that a machine joined by semicolons, each beginning with a capital."""
+    parts = [one.strip(" .") for one in str(text or "").split(";")]
+    return [one[:1].upper() + one[1:] + "." for one in parts if one]
 
 
 @register.filter
@@ -61,6 +92,7 @@ def item(mapping: Any, key: str) -> Any:
 
 
 @register.filter
-def badge(state: str | None) -> SafeString:
-    """A state as a small coloured label; the colour never carries the meaning alone."""
-    return format_html('<span class="badge {}">{}</span>', BADGES.get(str(state), ""), state or "none")
+def badge(state: str | None, words: str | None = None) -> SafeString:
+    """A state as a small coloured label, in ``words`` where given; the colour never carries the meaning alone."""
+    words = words or WORDS.get(str(state)) or state or "none"
+    return format_html('<span class="badge {}">{}</span>', BADGES.get(str(state), ""), words)
