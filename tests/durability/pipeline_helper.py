@@ -126,9 +126,10 @@ def unsettled() -> list[str]:
     ]
 
 
-def alive() -> int:
-    """How many workers gave a sign of life in the last seconds."""
-    return WorkerHeartbeat.objects.filter(beat_at__gt=now() - timedelta(seconds=2)).count()
+def alive(*pids: int) -> bool:
+    """Whether each of these workers has given a sign of life."""
+    names = list(WorkerHeartbeat.objects.values_list("worker", flat=True))
+    return all(any(f":{pid}:" in name for name in names) for pid in pids)
 
 
 def look(study_id: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ KILLS = [
     ("delivery", "jobs.after_commit:2", "foundation.deliver"),
 ]
 QUEUES = ("default", "gpu", "delivery")
-RANDOM_KILLS = 12
+RANDOM_KILLS = 11
 # what there is of each study in the end
 ONE = {
     "study": ["ready", "matched"],
@@ -159,7 +159,7 @@ class Hospital(Site):
                 text=True,
             )
         self.tell("prepare", *self.receivers.addresses)
-        self.command("inference_supervisor")
+        self.supervisor = self.command("inference_supervisor")
 
     def command(self, *words: str) -> subprocess.Popen[bytes]:
         """Start ``manage.py`` with these words."""
@@ -223,7 +223,10 @@ def kill_by_name(hospital: Hospital) -> None:
 
 
 def kill_at_random(hospital: Hospital) -> None:
-    """A worker for each queue, at first the command itself; one of them is killed every moment, the last ones finish."""
+    """A worker for each queue, at first the command itself; one of them is killed every moment, the last ones finish.
+
+    Once it is the supervisor with the experts.
+    """
     seed = random.randrange(1 << 30)
     print("seed", seed)
     dice = random.Random(seed)
@@ -231,14 +234,20 @@ def kill_at_random(hospital: Hospital) -> None:
     workers: dict[str, Process | subprocess.Popen[bytes]] = {
         queue: hospital.command("work", "--queue", queue) for queue in QUEUES
     }
-    hospital.until(lambda: hospital.tell("alive") >= len(QUEUES), 60)
-    order = [*dice.sample(QUEUES, len(QUEUES)), *dice.choices(QUEUES, k=RANDOM_KILLS - len(QUEUES))]
-    for queue in order:
+    hospital.until(lambda: hospital.tell("alive", *[one.pid for one in workers.values()]), 120)
+    victims = [*QUEUES, *dice.choices(QUEUES, k=RANDOM_KILLS - len(QUEUES)), "supervisor"]
+    dice.shuffle(victims)
+    for victim in victims:
         time.sleep(dice.uniform(0.1, 2.0))
-        workers[queue].kill()
-        assert workers[queue].wait() == -signal.SIGKILL, hospital.log()
-        hospital.tell("bury", queue)
-        workers[queue] = hospital.worker(queue)
+        if victim == "supervisor":
+            hospital.supervisor.kill()
+            hospital.supervisor.wait()
+            hospital.supervisor = hospital.command("inference_supervisor")
+            continue
+        workers[victim].kill()
+        assert workers[victim].wait() == -signal.SIGKILL, hospital.log()
+        hospital.tell("bury", victim)
+        workers[victim] = hospital.worker(victim)
     hospital.until(lambda: not hospital.tell("unsettled"), 180)
     hospital.stop(*[worker for worker in workers.values() if isinstance(worker, Process)])
 
@@ -277,8 +286,8 @@ def test_exactly_one_of_everything(hospital: Hospital) -> None:
         assert found[study]["facts"] == ONE
         assert found[study]["compared_with"] == [prior]
     transmissions = [assert_arrived_once(hospital, found[study]) for study in (first, second)]
-    # Both receivers got the first report again: its sender died before it could write down that it had arrived.
-    assert transmissions[0] == 4
+    # The first report was sent again, twice: its sender died before it could write down that it had arrived.
+    assert transmissions[0] >= 4
     assert sum(transmissions) == len(hospital.receivers.bundles) + len(hospital.receivers.messages)
     assert len(control_ids(hospital.receivers.messages)) == 2
     house = hospital.tell("house")
@@ -290,5 +299,5 @@ def test_exactly_one_of_everything(hospital: Hospital) -> None:
         "failed": [],
         "objects": {kind: 2 * count for kind, count in OBJECTS.items()},
     }
-    # The supervisor is alive still, and keeps its children's sockets there.
+    # Only supervisors keep something there, the sockets of their children.
     assert [one.name for one in (hospital.folder / "tmp").iterdir() if not one.name.startswith("pymp-")] == []
