@@ -146,7 +146,8 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
                 {
                     "name": plane,
                     "index": slices[plane],
-                    "last": slice_count(grid, plane) - 1,
+                    "number": slices[plane] + 1,
+                    "count": slice_count(grid, plane),
                     "letters": list(zip(("left", "right", "top", "bottom"), LETTERS[plane], strict=True)),
                 }
                 for plane in PLANES

@@ -14,7 +14,7 @@
       const outlined = Boolean(viewer.dataset.overlay && overlay && overlay.checked);
       if (outlined) query.set("overlay", viewer.dataset.overlay);
       const picture = figure.querySelector("img");
-      picture.src = `${viewer.dataset.base}${figure.dataset.plane}/${slider.value}.png?${query}`;
+      picture.src = `${viewer.dataset.base}${figure.dataset.plane}/${slider.value - 1}.png?${query}`;
       picture.alt = `${title(figure.dataset.plane)} slice ${slider.value} of ${slider.max}, ${query.get("sequence")}${outlined ? ", with outlines" : ""}`;
     };
     for (const figure of figures) {
