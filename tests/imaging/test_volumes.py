@@ -278,4 +278,4 @@ def test_stored_volumes_are_encrypted_under_the_patients_key():
 def test_the_sentence_about_missing_sequences():
     assert missing_sentence(set(FOUR)) == ""
     assert missing_sentence({"T1", "T1c", "T2"}).startswith("This study has no FLAIR series.")
-    assert "no T1, T2 and no FLAIR series" in missing_sentence({"T1c"})
+    assert "no T1, no T2 and no FLAIR series" in missing_sentence({"T1c"})
