@@ -1,5 +1,5 @@
-"""A small study in DICOM files: a flat, skull-stripped brain of an adult's size with a tumour that the experts of
-`tests.inference.panel_experts` can read off the FLAIR images.
+"""A small study in DICOM files: a brain of an adult's volume, skull-stripped and flat as a cake (so that it has few
+files), with a tumour that the experts of `tests.inference.panel_experts` can read off the FLAIR images.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ __all__ = ["MRN", "SLICES", "files", "write_weights"]
 
 MRN = "MRN-4711-X"
 SPACING = 1.34  # as wide as voxels may be without being resampled
-SLICES = 36
+SLICES = 25
 GRID = Grid(
-    np.array([[SPACING, 0, 0, -101], [0, SPACING, 0, -111], [0, 0, SPACING, -24], [0, 0, 0, 1]]), (151, 166, SLICES)
+    np.array([[SPACING, 0, 0, -121], [0, SPACING, 0, -136], [0, 0, SPACING, -16], [0, 0, 0, 1]]), (181, 203, SLICES)
 )
-RADII_MM = (95.0, 105.0, 21.0)
+RADII_MM = (115.0, 130.0, 14.0)
 PAINT = {2: 600, 1: 700, 3: 800}
 # number of the study -> its date, radii of necrosis, enhancing rim and oedema
 DATES = {1: "20260311", 2: "20260611"}
-LESIONS = {1: (6.0, 11.0, 16.0), 2: (5.0, 9.0, 13.0)}
+LESIONS = {1: (5.0, 9.0, 12.0), 2: (4.0, 7.0, 10.0)}
 
 
 def _brain(seed: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def files(number: int) -> Iterator[bytes]:
                 StudyDate=DATES[number],
                 PixelSpacing=[SPACING, SPACING],
                 SliceThickness=SPACING,
-                ImagePositionPatient=[-101.0, -111.0, round(-24 + SPACING * index, 4)],
+                ImagePositionPatient=[-121.0, -136.0, round(-16 + SPACING * index, 4)],
             )
             one.Rows, one.Columns = plane.shape
             one["PixelData"].value = plane.tobytes()

@@ -223,18 +223,18 @@ def kill_by_name(hospital: Hospital) -> None:
 
 
 def kill_at_random(hospital: Hospital) -> None:
-    """A worker for each queue, at first the command itself; one of them is killed every moment, the last ones finish.
+    """A worker for each queue, one of them killed every moment; once it is the supervisor with the experts.
 
-    Once it is the supervisor with the experts.
+    One of the first workers is the command itself, which takes longer to start. The last ones do what is left.
     """
     seed = random.randrange(1 << 30)
     print("seed", seed)
     dice = random.Random(seed)
     hospital.tell("many_threads")
-    workers: dict[str, Process | subprocess.Popen[bytes]] = {
-        queue: hospital.command("work", "--queue", queue) for queue in QUEUES
-    }
-    hospital.until(lambda: hospital.tell("alive", *[one.pid for one in workers.values()]), 120)
+    command, *forked = dice.sample(QUEUES, len(QUEUES))
+    workers: dict[str, Process | subprocess.Popen[bytes]] = {command: hospital.command("work", "--queue", command)}
+    hospital.until(lambda: hospital.tell("alive", workers[command].pid), 120)
+    workers |= {queue: hospital.worker(queue) for queue in forked}
     victims = [*QUEUES, *dice.choices(QUEUES, k=RANDOM_KILLS - len(QUEUES)), "supervisor"]
     dice.shuffle(victims)
     for victim in victims:
