@@ -157,6 +157,13 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
             "segmentation_by": made_by([segmentation])[segmentation.pk] if segmentation else "",
             "measured_by": made_by([measurement.segmentation])[measurement.segmentation_id] if measurement else "",
             "panel": panel_summary(panel) if panel else None,
+            # The gate judged the panel's consensus: a person's outline is not doubted by it.
+            "doubtful": bool(
+                panel
+                and panel.band in {"hold", "manual"}
+                and measurement
+                and measurement.segmentation.kind == "consensus"
+            ),
             "measurement": measurement,
             "regions": REGIONS,
             "comparisons": list(Comparison.objects.filter(measurement=measurement, prior_study__isnull=False))

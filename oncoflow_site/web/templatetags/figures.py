@@ -79,6 +79,13 @@ def sex(value: str | None) -> str:
 
 
 @register.filter
+def response(category: str | None) -> str:
+    """A RANO category with what it stands for."""
+    words = {"CR": "complete response", "PR": "partial response", "SD": "stable disease", "PD": "progressive disease"}
+    return f"{category} ({words[category]})" if category in words else category or NOT_ASSESSED
+
+
+@register.filter
 def reasons(text: str | None) -> list[str]:
     """The sentences of a text that a machine joined by semicolons, each beginning with a capital."""
     parts = [one.strip(" .") for one in str(text or "").split(";")]
