@@ -165,7 +165,7 @@ def deliveries(play: Play, step: Step) -> None:
     """After a refusal and a lost answer the EMR holds exactly one of each version, with the very PDF that was signed."""
     held = play.received_reports()
     state = play.emr("GET", "/control")
-    posts = [one.get("status") for one in state["log"] if one["method"] == "POST" and one["path"].startswith("/fhir")]
+    posts = [one.get("status") for one in state["log"] if one["door"] == "fhir" and one["method"] == "POST"]
     expect(posts.count(503) == 1, f"The EMR refused {posts.count(503)} times, not once.")
     lost = posts.count("stored, not answered")
     expect(lost == 1, f"The EMR stored without answering {lost} times, not once.")
