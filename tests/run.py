@@ -3,8 +3,8 @@
     python -m tests.run [pytest arguments]
 
 Two passes: everything but the tests that load torch, on two workers; then those, one after another, because two
-torch processes on two cores slow each other far more than twofold. The exit code is that of the worse pass. With
-ONCOFLOW_COVERAGE=1 coverage is measured and reported, with ONCOFLOW_RANDOM_ORDER=1 modules run in random order, and with
+torch processes on two cores slow each other far more than twofold. The exit code is that of the worse pass. Modules run
+in random order (ONCOFLOW_RANDOM_ORDER=0: in the order of their names) and coverage is reported (ONCOFLOW_COVERAGE=0: not); with
 ONCOFLOW_REQUIRE_PEERS=1 (continuous integration) a real part that could be installed and was skipped is a failure.
 """
 
@@ -71,9 +71,9 @@ def main() -> int:
         if any(not one.startswith("-") for one in arguments):  # somebody named tests: run just those
             code = one_pass("", [*arguments], reports[0])
         else:
-            measured = os.environ.get("ONCOFLOW_COVERAGE") == "1"
+            measured = os.environ.get("ONCOFLOW_COVERAGE", "1") == "1"
             extra = ["--cov", "--cov-report="] if measured else []
-            if os.environ.get("ONCOFLOW_RANDOM_ORDER") == "1":
+            if os.environ.get("ONCOFLOW_RANDOM_ORDER", "1") == "1":
                 extra.append("--random-order-bucket=module")
             workers = ["-n", os.environ.get("ONCOFLOW_TEST_WORKERS", "2"), "--dist", "loadgroup"]
             code = one_pass("not torch", [*workers, *extra, *arguments], reports[0])
