@@ -23,6 +23,7 @@ urlpatterns = [
     path("notices/<uuid:notice_id>/seen", views.notice_seen, name="notice-seen"),
     path("patients/<uuid:patient_id>/", records.patient_page, name="patient"),
     path("studies/<uuid:study_id>/", records.study_page, name="study"),
+    path("studies/<uuid:study_id>/outline", records.outline, name="outline"),
     path("documents/<uuid:document_id>/", records.document_page, name="document"),
     path("reports/<uuid:report_id>/", reading.report_page, name="report"),
     path("reports/<uuid:report_id>/sign", reading.sign, name="sign"),

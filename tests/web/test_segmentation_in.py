@@ -101,3 +101,20 @@ def test_only_whose_role_allows_it(drafted: Report, client_of: Callable[[Any], C
     assert send(client_of(doctor), drafted.study, outline()).status_code == 403
     assert AuditRow.objects.filter(event="segmentation.person", outcome__gt=0).count() == 2
     assert not Segmentation.objects.filter(kind="person").exists()
+
+
+def test_the_page_takes_one_too(drafted: Report, reader: Client, client_of: Callable[[Any], Client]) -> None:
+    page = f"/studies/{drafted.study.pk}/"
+    assert "Bring in your own outline" in reader.get(page).content.decode()
+    file = io.BytesIO(b"nonsense")
+    file.name = "outline.nii.gz"
+    answer = reader.post(f"{page}outline", {"file": file, "reason": "x"}, follow=True)
+    assert "This is no label map" in answer.content.decode()
+    file = io.BytesIO(outline())
+    file.name = "outline.nii.gz"
+    answer = reader.post(f"{page}outline", {"file": file, "reason": "The scar."}, follow=True)
+    assert "is in force" in answer.content.decode()
+    doctor = User.objects.create_user(username="dora", role="doctor")
+    assign(doctor, drafted.patient, reason="treats the patient", by=None)
+    assert "Bring in your own outline" not in client_of(doctor).get(page).content.decode()
+    assert client_of(doctor).post(f"{page}outline", {"reason": "x"}).status_code == 403
