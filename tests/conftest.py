@@ -82,6 +82,9 @@ FIXTURE_PARTS = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("torch"):
+            # To one worker, one after another: two torch processes slow each other more than twofold.
+            item.add_marker(pytest.mark.xdist_group("torch"))
         parts = {FIXTURE_PARTS[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURE_PARTS}
         parts |= {str(mark.args[0]) for mark in item.iter_markers("peer")}
         if parts:

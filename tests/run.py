@@ -2,9 +2,8 @@
 
     python -m tests.run [pytest arguments]
 
-Two passes: everything but the tests that load torch, on two workers; then those, one after another, because two
-torch processes on two cores slow each other far more than twofold. The exit code is that of the worse pass. Modules run
-in random order (ONCOFLOW_RANDOM_ORDER=0: in the order of their names) and coverage is reported (ONCOFLOW_COVERAGE=0: not); with
+On two workers; the tests that load torch share one of them, one after another. Modules run in random order
+(ONCOFLOW_RANDOM_ORDER=0: in the order of their names) and coverage is reported (ONCOFLOW_COVERAGE=0: not); with
 ONCOFLOW_REQUIRE_PEERS=1 (continuous integration) a real part that could be installed and was skipped is a failure.
 """
 
@@ -35,25 +34,22 @@ PARTS = {
 }
 
 
-def one_pass(marker: str, arguments: list[str], report: Path) -> int:
+def pytest(arguments: list[str], report: Path) -> int:
     """One pytest process; ``report`` receives what it used and skipped."""
-    command = [sys.executable, "-m", "pytest", "-m", marker, *arguments]
     env = dict(os.environ, ONCOFLOW_PARTS_REPORT=str(report))
-    code = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
-    return 0 if code == 5 else code  # 5: no test carries this marker
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, env=env, check=False).returncode
 
 
-def table(reports: list[Path]) -> list[str]:
+def table(report: Path) -> list[str]:
     """Prints the closing table; returns the parts that were skipped."""
     used: dict[str, int] = defaultdict(int)
     skipped: dict[str, str] = {}
-    for path in reports:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            entry = json.loads(line)
-            if entry["outcome"] == "used":
-                used[entry["part"]] += 1
-            else:
-                skipped[entry["part"]] = entry["reason"]
+    for line in report.read_text(encoding="utf-8").splitlines() if report.exists() else []:
+        entry = json.loads(line)
+        if entry["outcome"] == "used":
+            used[entry["part"]] += 1
+        else:
+            skipped[entry["part"]] = entry["reason"]
     print("\nReal parts that took part")
     for part, title in PARTS.items():
         if used[part]:
@@ -67,23 +63,19 @@ def table(reports: list[Path]) -> list[str]:
 def main() -> int:
     arguments = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        reports = [Path(folder) / "parallel.jsonl", Path(folder) / "torch.jsonl"]
+        report = Path(folder) / "parts.jsonl"
         if any(not one.startswith("-") for one in arguments):  # somebody named tests: run just those
-            code = one_pass("", [*arguments], reports[0])
+            code = pytest(arguments, report)
         else:
             measured = os.environ.get("ONCOFLOW_COVERAGE", "1") == "1"
             extra = ["--cov", "--cov-report="] if measured else []
             if os.environ.get("ONCOFLOW_RANDOM_ORDER", "1") == "1":
                 extra.append("--random-order-bucket=module")
             workers = ["-n", os.environ.get("ONCOFLOW_TEST_WORKERS", "2"), "--dist", "loadgroup"]
-            code = one_pass("not torch", [*workers, *extra, *arguments], reports[0])
-            code = max(
-                code,
-                one_pass("torch", [*extra, *(["--cov-append"] if measured else []), *arguments], reports[1]),
-            )
+            code = pytest([*workers, *extra, *arguments], report)
             if measured:
                 subprocess.run([sys.executable, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT, check=False)
-        missing = table(reports)
+        missing = table(report)
     if missing and os.environ.get("ONCOFLOW_REQUIRE_PEERS") == "1":
         print(f"\nFAILED: skipped although they must take part here: {', '.join(missing)}")
         code = code or 1

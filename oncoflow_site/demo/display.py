@@ -46,6 +46,9 @@ class Display:
         try:
             yield step
             step.outcome = "ok"
+        except KeyboardInterrupt:
+            step.outcome = "stopped"
+            raise
         except BaseException:
             step.outcome = "FAILED"
             raise

@@ -217,9 +217,13 @@ def kill_by_name(hospital: Hospital) -> None:
     """One worker after the other, each the only one of the service, dies at its place."""
     hospital.tell("one_thread")
     for queue, failpoint, kind in KILLS:
-        ended = hospital.worker(queue, failpoint).wait(90)
-        assert ended == -signal.SIGKILL, f"{failpoint} was not passed: {hospital.tell('unsettled')}\n{hospital.log()}"
-        assert hospital.tell("bury", queue) == kind, failpoint
+        struck = []
+        # A job killed before may be due again and come first; then that one is killed once more, and we try again.
+        while kind not in struck and len(struck) < 4:
+            ended = hospital.worker(queue, failpoint).wait(90)
+            assert ended == -signal.SIGKILL, f"{failpoint} not passed: {hospital.tell('unsettled')}\n{hospital.log()}"
+            struck.append(hospital.tell("bury", queue))
+        assert kind in struck, f"{failpoint}: {struck}"
 
 
 def kill_at_random(hospital: Hospital) -> None:

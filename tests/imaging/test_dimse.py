@@ -122,6 +122,7 @@ def test_a_full_disk_is_said_in_dicom_and_nothing_is_kept(port, settings):
     assert not Instance.objects.exists()
 
 
+@pytest.mark.peer("dcmtk")
 def test_dcmtk_sends(port, tmp_path):
     program = shutil.which("storescu")
     if program is None:

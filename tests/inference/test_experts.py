@@ -34,6 +34,8 @@ from inference.experts.saliency import rule_regions
 from inference.experts.sam.slices import Window, box_of, slice_boxes, window_for
 from inference.fusion import masks_of
 
+pytestmark = pytest.mark.torch
+
 WEIGHTS = Path(__file__).resolve().parents[2] / "inference" / "weights"
 
 

@@ -21,6 +21,8 @@ from inference.training.losses import deep_supervision_loss, dice_bce
 from inference.training.patches import PatchSampler, region_targets
 from inference.training.preprocess import PreparedCase, load_prepared, make_plans
 
+pytestmark = pytest.mark.torch
+
 
 def write_dataset(folder: Path, cases: int = 4) -> Path:
     rng = np.random.default_rng(0)
