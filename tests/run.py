@@ -32,6 +32,8 @@ PARTS = {
     "hapi-hl7": "HAPI HL7 v2",
     "test-data": "real test data",
 }
+# What .ci/run installs itself; the others come with a folder that not every machine has.
+INSTALLABLE = ("postgresql", "redis", "orthanc", "dcmtk", "chromium", "poppler")
 
 
 def pytest(arguments: list[str], report: Path) -> int:
@@ -41,7 +43,7 @@ def pytest(arguments: list[str], report: Path) -> int:
 
 
 def table(report: Path) -> list[str]:
-    """Prints the closing table; returns the parts that were skipped."""
+    """Prints the closing table; returns what could have been installed and took no part."""
     used: dict[str, int] = defaultdict(int)
     skipped: dict[str, str] = {}
     for line in report.read_text(encoding="utf-8").splitlines() if report.exists() else []:
@@ -57,7 +59,7 @@ def table(report: Path) -> list[str]:
         else:
             state = f"SKIPPED: {skipped.get(part, 'no test asked for it')}"
         print(f"  {title:32} {state}")
-    return [part for part in PARTS if part in skipped and not used[part]]
+    return [part for part in INSTALLABLE if not used[part]]
 
 
 def main() -> int:
