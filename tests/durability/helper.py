@@ -40,9 +40,10 @@ def enqueue(kind: str) -> None:
 
 def look() -> dict[str, Any]:
     """Count everything."""
+    rows = list(Job.objects.values_list("kind", "state"))  # one look: "open" must not be of a later moment
     return {
-        "jobs": dict(Counter(f"{kind} {state}" for kind, state in Job.objects.values_list("kind", "state"))),
-        "open": Job.objects.filter(state__in=["waiting", "running"]).count(),
+        "jobs": dict(Counter(f"{kind} {state}" for kind, state in rows)),
+        "open": sum(state in ("waiting", "running") for _, state in rows),
         "effects": dict(Counter(f"{e.stage} {e.name}" for e in Effect.objects.all())),
         "made": Event.objects.filter(kind="effects.made").count(),
         "done": Event.objects.filter(kind="delivery.done").count(),

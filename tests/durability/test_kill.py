@@ -91,6 +91,13 @@ class Site:
 
     def stop(self, *workers: Process) -> None:
         for worker in workers:
+            # Just forked it has not said yet what SIGTERM means to it.
+            deadline = time.monotonic() + 30
+            while f":{worker.pid}:" not in (self.folder / "log").read_text(errors="replace"):
+                assert time.monotonic() < deadline, "a worker did not start\n" + self.log()
+                time.sleep(0.02)
+        time.sleep(0.5)  # it says so just before it sets its handlers
+        for worker in workers:
             worker.signal(signal.SIGTERM)
         for worker in workers:
             assert worker.wait() == 0, "a worker did not stop well on SIGTERM\n" + self.log()
