@@ -32,7 +32,6 @@ from imaging.volumes import latest_volume_set, load_volume
 from inference.panel import latest_panel, panel_summary
 from oncoflow_site.api.problems import ProblemRenderer, handle
 from oncoflow_site.foundation import objects
-from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.models import Job
 from reports.models import Report
 from reports.services import load_content, load_pdf
@@ -77,17 +76,29 @@ def visible_study(user: Any, study_id: uuid.UUID, event: str) -> Study:
     return study
 
 
-def refused(user: Any, study: Study, event: str) -> PermissionDenied:
-    """The error for someone whose role does not allow it; the refusal is recorded."""
-    record_refusal(
-        event,
-        action="C",
-        resource=study.subject,
-        patient_id=study.patient_id,
-        actor=Actor.user(user),
-        detail={"why": "role"},
-    )
-    return PermissionDenied("Your role does not allow this.")
+def bring_in_outline(request: HttpRequest, study: Study) -> Segmentation:
+    """Put the uploaded ``file`` in force as a person's segmentation of a study that they may see, for its ``reason``.
+
+    :raises PermissionDenied: their role does not allow it; the refusal is recorded.
+    :raises ParseError: no file, or no reason.
+    :raises UserVisibleError: it cannot be this study's segmentation.
+    """
+    user: Any = request.user
+    if not can(user, "edit_segmentation"):
+        record_refusal(
+            "segmentation.person",
+            action="C",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            actor=Actor.user(user),
+            detail={"why": "role"},
+        )
+        raise PermissionDenied("Your role does not allow this.")
+    sent, reason = request.FILES.get("file"), request.POST.get("reason", "").strip()
+    if sent is None or not reason:
+        raise exceptions.ParseError("Send 'file' (NIfTI) and 'reason'.")
+    # One byte more than is taken tells what is too large without reading all of it.
+    return accept_label_map(study, sent.read(MAX_BYTES + 1), author=user.get_username(), reason=reason)
 
 
 def study_row(study: Study) -> dict[str, Any]:
@@ -289,16 +300,8 @@ class Segmentations(Base):
     )
     def post(self, request: Request, study_id: uuid.UUID) -> Response:
         study = self.study(request, study_id, "segmentation.person")
-        if not can(request.user, "edit_segmentation"):
-            raise refused(request.user, study, "segmentation.person")
-        sent = request.FILES.get("file")
-        reason = str(request.POST.get("reason", "")).strip()
-        if sent is None or not reason:
-            raise exceptions.ParseError("Send 'file' (NIfTI) and 'reason'.")
-        if sent.size > MAX_BYTES:
-            raise UserVisibleError(f"The file is larger than {MAX_BYTES >> 20} MiB.", code="too-large")
         with acting_as(Actor.user(request.user), source="api"):
-            made = accept_label_map(study, sent.read(), author=request.user.get_username(), reason=reason)
+            made = bring_in_outline(request, study)
         return Response({"id": str(made.id), "version": made.version, "kind": made.kind}, status=201)
 
 

@@ -14,20 +14,20 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
+from rest_framework.exceptions import ParseError
 
 from audit.services import record
 from clinical.access import require_patient
 from clinical.models import CareAssignment, ClinicalDocument, Patient
 from clinical.registry import reveal_identity
 from clinical.roles import can
-from imaging.handmade import MAX_BYTES, accept_label_map
 from imaging.models import Comparison, Measurement, Segmentation, Study
 from imaging.render import PLANES, slice_count
 from imaging.segmentations import current_segmentation, grid_of
 from imaging.volumes import latest_volume_set
 from inference.panel import latest_panel, panel_summary
 from oncoflow_site.api.steps import current_steps
-from oncoflow_site.api.studies import default_slices, refused, visible_study
+from oncoflow_site.api.studies import bring_in_outline, default_slices, visible_study
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.web.plot import Point, volume_plot
@@ -190,20 +190,14 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
 def outline(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
     """Put the outline that a person drew elsewhere in force."""
     study = visible_study(request.user, study_id, "segmentation.person")
-    sent, reason = request.FILES.get("file"), request.POST.get("reason", "").strip()
-    if not can(request.user, "edit_segmentation"):
-        raise refused(request.user, study, "segmentation.person")
-    if sent is None or not reason:
+    try:
+        made = bring_in_outline(request, study)
+    except ParseError:
         messages.error(request, "Choose a file and say why.")
-    elif (sent.size or 0) > MAX_BYTES:
-        messages.error(request, f"The file is larger than {MAX_BYTES >> 20} MiB.")
+    except UserVisibleError as error:
+        messages.error(request, str(error))
     else:
-        try:
-            made = accept_label_map(study, sent.read(), author=str(request.user.get_username()), reason=reason)
-        except UserVisibleError as error:
-            messages.error(request, str(error))
-        else:
-            messages.success(request, f"Outline version {made.version} is in force; it is being measured.")
+        messages.success(request, f"Outline version {made.version} is in force; it is being measured.")
     return HttpResponseRedirect(reverse("web:study", args=[study.pk]))
 
 
