@@ -22,11 +22,27 @@ from inference.experts.factory import ExpertSpec, make_expert
 
 from .wire import Channel, Closed, Message
 
-__all__ = ["serve_requests"]
+__all__ = ["library_environment", "serve_requests"]
+
+
+def library_environment(threads: int) -> dict[str, str]:
+    """Environment of an expert's process for the numerical libraries in it, and for what they start."""
+    return {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "NUMEXPR_NUM_THREADS": str(threads),
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_n_proc_DA": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def serve_requests(connection: socket.socket, spec: ExpertSpec) -> None:
     """Run one expert until the connection closes. The process was forked from the supervisor's template."""
+    # The template may be older than this supervisor, and has the highest number of threads of all its experts.
+    os.environ |= library_environment(spec.threads)
     os.setsid()  # Ctrl-C in the terminal is for the supervisor, which ends us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _exit_with_parent(os.getppid())

@@ -17,7 +17,7 @@ from typing import Any
 
 from inference.experts.factory import ExpertSpec, heavy_modules
 
-from .child import serve_requests
+from .child import library_environment, serve_requests
 from .wire import Channel, Closed, Message, ProtocolError
 
 __all__ = ["Request", "Worker", "warm_up"]
@@ -64,17 +64,7 @@ def warm_up(specs: Sequence[ExpertSpec]) -> None:
     crash, and shares the libraries' memory. Call before the first worker starts; a library that is missing is skipped.
     """
     # Read when the libraries are imported; each expert sets its own number of threads when it runs.
-    threads = str(max((s.threads for s in specs), default=1))
-    os.environ |= {
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "NUMEXPR_NUM_THREADS": threads,
-        "nnUNet_def_n_proc": "1",
-        "nnUNet_n_proc_DA": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
+    os.environ |= library_environment(max((s.threads for s in specs), default=1))
     modules = ["inference.supervisor.child", *heavy_modules(specs)]
     _CONTEXT.set_forkserver_preload(modules)
 

@@ -63,6 +63,17 @@ def test_answer_progress_and_environment(client: SupervisorClient) -> None:
     assert client.health()["experts"]["good"]["state"] == "ready"
 
 
+def test_each_expert_has_its_own_number_of_threads(tmp_path: Path) -> None:
+    specs = tuple(ExpertSpec(f"with-{n}", "good", str(tmp_path), threads=n, factory=FACTORY) for n in (1, 2))
+    supervisor = Supervisor(SupervisorConfig(specs, "127.0.0.1:0", tmp_path / "key", load_timeout_s=60))
+    supervisor.start()
+    try:
+        client = SupervisorClient(supervisor.address, supervisor.key)
+        assert [client.run(spec.name, volumes(1), 60).notes[1] for spec in specs] == ["1", "2"]
+    finally:
+        supervisor.stop()
+
+
 def test_crash_is_reported_and_the_expert_returns(client: SupervisorClient) -> None:
     before = client.run("good", volumes(1), 60).notes[2]
     with pytest.raises(ExpertFailed, match=r"crashed \(signal 9\)"):
