@@ -1,0 +1,129 @@
+"""What is made from a study: volumes on one grid, segmentations, measurements, comparisons."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from imaging.models.archive import OBJECT, Sequence, Series, Study
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.ids import new_id
+
+__all__ = ["Comparison", "Measurement", "Segmentation", "SegmentationKind", "Volume", "VolumeSet"]
+
+
+class SegmentationKind(models.TextChoices):
+    """Who made a segmentation."""
+
+    EXPERT = "expert", "one expert of the panel"
+    CONSENSUS = "consensus", "the panel's consensus"
+    PERSON = "person", "a person"
+    IMPORT = "import", "imported"
+
+
+class VolumeSet(models.Model):
+    """The volumes of one preparation of a study, all on one grid (RAS, mm)."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="volume_sets")
+    version = models.PositiveIntegerField(default=1)
+    affine = models.JSONField(help_text="4 x 4, voxel index (x, y, z) to RAS mm.")
+    shape = models.JSONField(help_text="[x, y, z] voxels.")
+    spacing = models.JSONField(help_text="[x, y, z] mm.")
+    parameters = models.JSONField(default=dict, blank=True)
+    brain_mask = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "-version"]
+        constraints = [models.UniqueConstraint(fields=["study", "version"], name="volumeset_version")]
+
+    def __str__(self) -> str:
+        return f"volumes {self.version} of study {self.study_id}"
+
+
+class Volume(models.Model):
+    """One sequence resampled on the grid of its set, as NIfTI."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    volume_set = models.ForeignKey(VolumeSet, on_delete=models.CASCADE, related_name="volumes")
+    sequence = models.CharField(max_length=10, choices=Sequence.choices)
+    object = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
+    sha256 = models.CharField(max_length=64)
+    source_series = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="volumes")
+    transform = models.JSONField(null=True, blank=True, help_text="Rigid transform found, and how.")
+    quality = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["volume_set", "sequence"]
+        constraints = [models.UniqueConstraint(fields=["volume_set", "sequence"], name="volume_sequence")]
+
+    def __str__(self) -> str:
+        return f"{self.sequence} of {self.volume_set_id}"
+
+
+class Segmentation(models.Model):
+    """A label map (uint8: 0, 1 NCR, 2 ED, 3 ET) on the grid of a volume set. Never changed; a correction is a new row."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="segmentations")
+    volume_set = models.ForeignKey(VolumeSet, on_delete=models.PROTECT, related_name="segmentations")
+    kind = models.CharField(max_length=10, choices=SegmentationKind.choices)
+    version = models.PositiveIntegerField(default=1, help_text="Counts within the study.")
+    author = models.CharField(max_length=150, help_text="Expert or user name; never a patient's.")
+    model = models.JSONField(null=True, blank=True, help_text="Name, version and hash of what made it.")
+    labels = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
+    probability = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="corrections")
+    reason = models.CharField(max_length=300, blank=True, default="")
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "-version"]
+        constraints = [models.UniqueConstraint(fields=["study", "version"], name="segmentation_version")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} segmentation {self.version} of study {self.study_id}"
+
+
+class Measurement(models.Model):
+    """Region volumes, diameters and lesions of one segmentation (JSON as the room's contract gives it)."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="measurements")
+    segmentation = models.ForeignKey(Segmentation, on_delete=models.PROTECT, related_name="measurements")
+    regions = models.JSONField()
+    lesions = models.JSONField(default=list, blank=True)
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"measurement {self.id}"
+
+
+class Comparison(models.Model):
+    """A measurement against an earlier study's; without a prior it is the baseline."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="comparisons")
+    measurement = models.ForeignKey(Measurement, on_delete=models.PROTECT, related_name="comparisons")
+    prior_study = models.ForeignKey(Study, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    prior_measurement = models.ForeignKey(
+        Measurement, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    result = models.JSONField()
+    created_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["study", "-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["measurement", "prior_measurement"], name="comparison_pair"),
+            models.UniqueConstraint(
+                fields=["measurement"], condition=Q(prior_measurement__isnull=True), name="comparison_baseline"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"comparison {self.id}"
