@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from clinical.identity import Identifier, IdentityData
+from imaging.deidentification.pixels import IMAGE_CLASSES
 from imaging.recognise import HEADER_TAGS
-from imaging.sopclasses import IMAGE_CLASSES
 from imaging.structure import BadStructure, content_start, scan
 
 __all__ = ["BadInstance", "Header", "read_header"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from audit import services as audit
 from imaging.completion import move
-from imaging.deidentify import deidentify_study
+from imaging.deidentification.study import deidentify_study
 from imaging.events import STUDY_FLAGGED, VOLUMES_READY
 from imaging.geometry import GeometryError, read_nifti, write_nifti
 from imaging.machines import StudyState

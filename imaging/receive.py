@@ -20,13 +20,13 @@ from audit import services as audit
 from clinical import services as clinical
 from clinical.models import Patient
 from imaging import completion
-from imaging.deidrules import clean_words
+from imaging.deidentification.pixels import IMAGE_CLASSES, quarantine_reason
+from imaging.deidentification.rules import clean_words
 from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, BadInstance, Header, read_header
 from imaging.identity import SeriesIdentity, StudyIdentity, accession_index, map_uid, open_study, seal, uid_index
 from imaging.machines import StudyState
 from imaging.models import Instance, InstanceState, Series, Study, StudySource
 from imaging.recognise import recognise
-from imaging.sopclasses import IMAGE_CLASSES, quarantine_reason
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError

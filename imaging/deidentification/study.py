@@ -1,7 +1,7 @@
 """De-identification of stored studies: every received instance gets a de-identified, encrypted copy.
 
-What is done to a data set is in `imaging.deidengine`; here are the patient's constants (pseudonym, date shift, UID map)
-and the bookkeeping. A head is recognisable by its face: nothing here removes it, and (0028,0302) says so.
+What is done to a data set is in `imaging.deidentification.engine`; here are the patient's constants (pseudonym, date
+shift, UID map) and the bookkeeping. A head is recognisable by its face: nothing here removes it, and (0028,0302) says so.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from audit import services as audit
-from imaging.deidengine import DeidentificationRefused, Deidentified, Profile, deidentify
-from imaging.deidrules import RULES
+from imaging.deidentification.engine import DeidentificationRefused, Deidentified, Profile, deidentify
+from imaging.deidentification.rules import RULES
 from imaging.identity import map_uid
 from imaging.models import Instance, InstanceState, Study
 from oncoflow_site.foundation import failpoints, keys, objects
@@ -37,7 +37,7 @@ def shift_days(patient: Patient) -> int:
 
 
 def profile_of(patient: Patient) -> Profile:
-    """The patient's constants for `imaging.deidengine.deidentify`."""
+    """The patient's constants for `imaging.deidentification.engine.deidentify`."""
     return Profile(pseudonym=patient.pseudonym, shift_days=shift_days(patient), map_uid=map_uid)
 
 

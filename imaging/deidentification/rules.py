@@ -1,4 +1,4 @@
-"""The rules of de-identification, read from ``imaging/data/deidentification.json``, and what values they let through.
+"""The rules of de-identification, read from ``data/profile.json``, and what values they let through.
 
 PS3.15 Annex E. Values are handled as the bytes they are stored in: text outside the allow-list of words never survives,
 whatever attribute it hides in, and a number must be a plausible number of its attribute's kind.
@@ -18,7 +18,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, t
 
 __all__ = ["RULES", "Rule", "Rules", "clean_age", "clean_text", "clean_words", "shift_date", "value_allowed"]
 
-_DATA = Path(__file__).with_name("data") / "deidentification.json"
+_DATA = Path(__file__).with_name("data") / "profile.json"
 _SPLIT = re.compile(r"[^A-Za-z0-9.]+")
 _NUMBERED = re.compile(r"(\d{1,2}(mm|ms|d)|\d(\.\d)?t|p\d|iso\d?|b\d{3,4}|t[12])\Z")
 _DS = re.compile(rb"[+-]?(\d{1,6}(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?\Z")
@@ -68,7 +68,7 @@ def _load() -> Rules:
         for keyword in " ".join(lines).split():
             tag = tag_for_keyword(keyword)
             if tag is None or tag in rules:
-                raise ValueError(f"deidentification.json: {keyword} is unknown or named twice")
+                raise ValueError(f"profile.json: {keyword} is unknown or named twice")
             vrs = frozenset(dictionary_VR(tag).replace(" or ", " ").split())
             rules[tag] = Rule(keyword, action, vrs, _count(dictionary_VM(tag)), terms.get(keyword))
     private = {}

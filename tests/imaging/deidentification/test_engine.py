@@ -14,9 +14,16 @@ from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from imaging.deidengine import DeidentificationRefused, Deidentified, Profile, _verhoeff, _Writer, deidentify
-from imaging.deidentify import deidentify_study, profile_of
-from imaging.deidrules import RULES, clean_age, clean_words, shift_date
+from imaging.deidentification.engine import (
+    DeidentificationRefused,
+    Deidentified,
+    Profile,
+    _verhoeff,
+    _Writer,
+    deidentify,
+)
+from imaging.deidentification.rules import RULES, clean_age, clean_words, shift_date
+from imaging.deidentification.study import deidentify_study, profile_of
 from imaging.models import Instance, InstanceState, Study
 from imaging.receive import store_instance
 from oncoflow_site.foundation import objects

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from imaging.deidrules import RULES, Rule, clean_age, clean_text, shift_date, value_allowed
+from imaging.deidentification.rules import RULES, Rule, clean_age, clean_text, shift_date, value_allowed
 from imaging.structure import BadStructure, content_start, scan
 from oncoflow_site.foundation.errors import EngineError
 
