@@ -219,32 +219,62 @@ CACHES: dict[str, Any] = {
     )
 }
 
+
+def storage(purpose: str, folder: Path, *, prefix: str = "", otherwise: str = "") -> dict[str, Any]:
+    """The storage that ``ONCOFLOW_<purpose>_*`` describes: an S3 bucket, an Azure container, else the local ``folder``.
+
+    :param prefix: names begin with it in a bucket or container, where ``ONCOFLOW_<purpose>_PREFIX`` says nothing else.
+    :param otherwise: a second purpose, whose bucket or container serves where this one has none.
+    """
+    for name in (purpose, otherwise):
+        location = (env(f"ONCOFLOW_{purpose}_PREFIX") or prefix).strip("/")
+        if bucket := env(f"ONCOFLOW_{name}_S3_BUCKET"):
+            endpoint = env(f"ONCOFLOW_{name}_S3_ENDPOINT")
+            options: dict[str, Any] = {
+                "bucket_name": bucket,
+                "endpoint_url": endpoint,
+                "region_name": env(f"ONCOFLOW_{name}_S3_REGION") or env("AWS_DEFAULT_REGION") or "us-east-1",
+                "addressing_style": "path" if endpoint else "auto",
+                "signature_version": "s3v4",
+                "location": location,
+                "file_overwrite": False,
+                "default_acl": None,
+                "object_parameters": {"ServerSideEncryption": "AES256"},
+            }
+            if key := env(f"ONCOFLOW_{name}_S3_KMS_KEY"):
+                options["object_parameters"] = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key}
+            return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+        if container := env(f"ONCOFLOW_{name}_AZURE_CONTAINER"):
+            options = {"azure_container": container, "location": location, "overwrite_files": False}
+            for option, variable in (
+                ("connection_string", "CONNECTION_STRING"),
+                ("account_name", "ACCOUNT"),
+                ("account_key", "ACCOUNT_KEY"),
+            ):
+                if value := env(f"ONCOFLOW_{name}_AZURE_{variable}"):
+                    options[option] = value
+            return {"BACKEND": "storages.backends.azure_storage.AzureStorage", "OPTIONS": options}
+    return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(folder)}}
+
+
 STORAGES: dict[str, Any] = {
     "default": {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "files")},
     },
-    "objects": {
-        "BACKEND": "django.core.files.storage.FileSystemStorage",
-        "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "objects")},
-    },
+    "objects": storage("OBJECTS", ONCOFLOW_DATA_DIR / "objects"),
+    # Where clients put files directly by a signed address; a local folder is never one: our own door takes them then.
+    "staging": storage("STAGING", ONCOFLOW_DATA_DIR / "staging", prefix="staging", otherwise="OBJECTS"),
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
         if TESTING
         else "whitenoise.storage.CompressedManifestStaticFilesStorage"
     },
 }
-if env("ONCOFLOW_OBJECTS_S3_BUCKET"):
-    STORAGES["objects"] = {
-        "BACKEND": "storages.backends.s3.S3Storage",
-        "OPTIONS": {
-            "bucket_name": env("ONCOFLOW_OBJECTS_S3_BUCKET"),
-            "endpoint_url": env("ONCOFLOW_OBJECTS_S3_ENDPOINT"),
-            "file_overwrite": False,
-            "default_acl": None,
-            "object_parameters": {"ServerSideEncryption": "AES256"},
-        },
-    }
+# What lands here is brought in by `manage.py watch_intake`.
+ONCOFLOW_INTAKE_FOLDER = env("ONCOFLOW_INTAKE_FOLDER")
+if any(env(f"ONCOFLOW_INTAKE_{name}") for name in ("FOLDER", "S3_BUCKET", "AZURE_CONTAINER")):
+    STORAGES["intake"] = storage("INTAKE", Path(ONCOFLOW_INTAKE_FOLDER or "").absolute())
 
 # --- web --------------------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,8 @@ FIXTURE_PARTS = {
     "dcmtk": "dcmtk",
     "chromium": "chromium",
     "poppler": "poppler",
+    "s3_bucket": "moto",
+    "azure_container": "azurite",
     "elasticsearch": "elasticsearch",
     "elasticsearch_url": "elasticsearch",
     "hapi_fhir": "hapi-fhir",

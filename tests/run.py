@@ -26,6 +26,8 @@ PARTS = {
     "dcmtk": "dcmtk (storescu, echoscu)",
     "chromium": "Chromium",
     "poppler": "poppler (pdfsig, pdftoppm)",
+    "moto": "S3 and SQS (moto's server)",
+    "azurite": "Azure Blob (Azurite)",
     "elasticsearch": "Elasticsearch",
     "hapi-fhir": "HAPI FHIR server",
     "fhir-validator": "HL7 FHIR validator",
@@ -33,7 +35,7 @@ PARTS = {
     "test-data": "real test data",
 }
 # What .ci/run installs itself; the others come with a folder that not every machine has.
-INSTALLABLE = ("postgresql", "redis", "orthanc", "dcmtk", "chromium", "poppler")
+INSTALLABLE = ("postgresql", "redis", "orthanc", "dcmtk", "chromium", "poppler", "moto", "azurite")
 
 
 def pytest(arguments: list[str], report: Path) -> int:

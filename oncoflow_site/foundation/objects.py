@@ -14,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 import secrets
 import struct
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,7 +30,7 @@ from django.core.files.storage import FileSystemStorage, Storage, storages
 from django.db import transaction
 from tink import aead
 
-from oncoflow_site.foundation import failpoints, files, keys
+from oncoflow_site.foundation import failpoints, files, keys, stores
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, TransientError, safe_error_text
 from oncoflow_site.foundation.ids import new_id
@@ -55,6 +55,7 @@ CHUNK_SIZE = 256 * 1024
 _HEADER = struct.Struct(">4sIII")
 _MAGIC = b"OFO1"
 _SPOOL = 8 * 1024 * 1024
+_OURS = re.compile(r"[0-9a-f]{2}/")
 
 
 class ObjectMissing(EngineError):
@@ -110,6 +111,13 @@ class _Encrypting:
             yield self._key.encrypt(chunk, _associated(self._name, header, index, last))
 
 
+def _save(storage: Storage, name: str, spool: IO[bytes]) -> str:
+    try:
+        return storage.save(name, File(cast(Any, spool), name=name))
+    except Exception as error:  # whatever the service's library raises: nothing was stored, and it may work later
+        raise TransientError(f"the object storage cannot be written ({type(error).__name__})") from error
+
+
 def put(data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str = "") -> StoredObject:
     """Encrypt and store ``data`` (bytes or a binary stream, read once) and create its row in the caller's transaction.
 
@@ -133,7 +141,7 @@ def put(data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str =
                 for block in encrypting:
                     spool.write(block)
                 spool.seek(0)
-                stored = storage.save(name, File(cast(Any, spool), name=name))
+                stored = _save(storage, name, spool)
             if stored != name:
                 storage.delete(stored)
                 raise TransientError("the object storage did not take the name it was given")
@@ -156,34 +164,16 @@ def _row(item: StoredObject | uuid.UUID | str) -> StoredObject:
 
 
 def _read_at(storage: Storage, name: str, offset: int, length: int) -> bytes:
-    bucket = getattr(storage, "bucket", None)
-    if bucket is not None and hasattr(storage, "_normalize_name"):
-        # django-storages' S3 file fetches the whole object before it can seek; ask S3 for the range instead.
-        key = storage._normalize_name(name)
-        answer = bucket.Object(key).get(Range=f"bytes={offset}-{offset + length - 1}")
-        with closing(answer["Body"]) as body:
-            return bytes(body.read())
-    with storage.open(name, "rb") as stream:
-        stream.seek(offset)
-        return bytes(stream.read(length))
+    return stores.of(storage).read(name, offset, length)
 
 
 def _read(storage: Storage, row: StoredObject, offset: int, length: int) -> bytes:
     try:
         return _read_at(storage, row.storage_name, offset, length)
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"object {row.id} is not in the storage") from error
     except Exception as error:
-        if _is_missing(storage, row.storage_name, error):
-            raise ObjectMissing(f"object {row.id} is not in the storage") from error
         raise TransientError(f"the object storage cannot be read ({type(error).__name__})") from error
-
-
-def _is_missing(storage: Storage, name: str, error: Exception) -> bool:
-    if isinstance(error, FileNotFoundError):
-        return True
-    try:
-        return not storage.exists(name)
-    except Exception:
-        return False
 
 
 def iter_chunks(item: StoredObject | uuid.UUID | str, *, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -266,25 +256,15 @@ def _discard(name: str) -> None:
         logger.warning("an object without a row stays for the janitor: %s", safe_error_text(error))
 
 
-def _walk(storage: Storage, folder: str = "") -> Iterator[str]:
-    try:
-        folders, names = storage.listdir(folder)
-    except FileNotFoundError:
-        return
-    for name in names:
-        yield f"{folder}/{name}".lstrip("/")
-    for inner in folders:
-        if inner:
-            yield from _walk(storage, f"{folder}/{inner}".lstrip("/"))
-
-
-def _batches(names: Iterable[str], size: int = 500) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for name in names:
-        batch.append(name)
+def _batches(entries: Iterable[stores.Entry], size: int = 500) -> Iterator[dict[str, datetime]]:
+    """Names of ours with the time of their last change; what else lies in the same bucket is none of our business."""
+    batch: dict[str, datetime] = {}
+    for entry in entries:
+        if _OURS.match(entry.name):
+            batch[entry.name] = entry.modified
         if len(batch) == size:
             yield batch
-            batch = []
+            batch = {}
     if batch:
         yield batch
 
@@ -296,13 +276,10 @@ def janitor(grace: timedelta = timedelta(days=1), *, before: datetime | None = N
     """
     limit = before or now() - grace
     storage, count = _storage(), 0
-    for batch in _batches(_walk(storage)):
+    for batch in _batches(stores.of(storage).entries()):
         known = set(StoredObject.objects.filter(storage_name__in=batch).values_list("storage_name", flat=True))
-        for name in set(batch) - known:
-            try:
-                if storage.get_modified_time(name) < limit:
-                    storage.delete(name)
-                    count += 1
-            except FileNotFoundError:
-                continue
+        for name, modified in batch.items():
+            if name not in known and modified < limit:
+                storage.delete(name)
+                count += 1
     return count

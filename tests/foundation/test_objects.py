@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.files.storage import storages
 from django.db import transaction
 
-from oncoflow_site.foundation import files, keys, objects
+from oncoflow_site.foundation import files, keys, objects, stores
 from oncoflow_site.foundation.errors import KeyDestroyed, TransientError
 from oncoflow_site.foundation.models import StoredObject
+from tests.peers import buckets
 
 pytestmark = pytest.mark.django_db
 
@@ -30,15 +30,15 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, settings: Any) -> Path:
     """A storage of this test's own."""
-    settings.STORAGES = settings.STORAGES | {
-        "objects": {
-            "BACKEND": "django.core.files.storage.FileSystemStorage",
-            "OPTIONS": {"location": str(tmp_path / "objects")},
-        }
-    }
-    storages._storages.clear()
-    storages.__dict__.pop("backends", None)
+    buckets.configure(settings, objects=buckets.local(tmp_path / "objects"))
     return tmp_path / "objects"
+
+
+@pytest.fixture(params=["local", "s3", "azure"])
+def anywhere(request: pytest.FixtureRequest, root: Path, settings: Any) -> stores.Store:
+    """The same storage in a folder, on S3 and on Azure; another one's things lie beside ours."""
+    buckets.configure(settings, objects=buckets.storage_options(request, request.param))
+    return stores.store("objects")
 
 
 def put(data: bytes, subject: str = "patient:1") -> StoredObject:
@@ -50,14 +50,14 @@ def path_of(root: Path, row: StoredObject) -> Path:
 
 
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 2000, 16_000, 16_001, 40_123])
-def test_round_trip_of_every_size(root: Path, size: int) -> None:
+def test_round_trip_of_every_size(anywhere: stores.Store, size: int) -> None:
     data = os.urandom(size)
     row = put(data)
     assert objects.get(row) == objects.get(row.id) == objects.get(str(row.id)) == data
     assert (row.size, row.sha256, row.content_type) == (size, hashlib.sha256(data).hexdigest(), "application/x-test")
     objects.verify(row)
     if size >= 16:
-        assert data[:16] not in path_of(root, row).read_bytes()
+        assert data[:16] not in anywhere.read(row.storage_name, 0, 1 << 20)
 
 
 def test_a_stream_that_gives_little_at_a_time() -> None:
@@ -75,17 +75,24 @@ def test_a_stream_that_gives_little_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("start", "length"), [(0, 1), (0, 5000), (999, 2), (1000, 1000), (4999, 10), (5000, 5), (1234, 2345), (0, 0)]
 )
-def test_ranges(start: int, length: int) -> None:
+def test_ranges(anywhere: stores.Store, start: int, length: int) -> None:
     data = os.urandom(5000)
     assert objects.open_range(put(data), start, length) == data[start : start + length]
 
 
-def test_a_range_reads_only_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = put(os.urandom(50_000))
+def test_a_range_reads_only_its_chunks(anywhere: stores.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(50_000)
+    row = put(data)
     read: list[int] = []
-    original = objects._read_at
-    monkeypatch.setattr(objects, "_read_at", lambda s, n, o, c: (read.append(c), original(s, n, o, c))[1])
-    objects.open_range(row, 30_500, 100)
+    original = type(anywhere).read
+
+    def counted(*arguments: Any, **options: Any) -> bytes:
+        got = original(*arguments, **options)
+        read.append(len(got))
+        return got
+
+    monkeypatch.setattr(type(anywhere), "read", counted)
+    assert objects.open_range(row, 30_500, 100) == data[30_500:30_600]
     assert sum(read) < 1200
     with pytest.raises(ValueError, match="outside"):
         objects.open_range(row, 50_001, 1)
@@ -196,39 +203,63 @@ def test_names_say_nothing_and_are_never_reused(root: Path) -> None:
     assert path_of(root, first).stat().st_mode & 0o077 == 0
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
-    """A bucket of moto's, behind django-storages."""
-    moto = pytest.importorskip("moto")
-    import boto3
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.setenv(name, "test")
-    with moto.mock_aws():
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="oncoflow")
-        options = {"bucket_name": "oncoflow", "region_name": "us-east-1", "file_overwrite": False, "default_acl": None}
-        settings.STORAGES = settings.STORAGES | {
-            "objects": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
-        }
-        storages._storages.clear()
-        storages.__dict__.pop("backends", None)
-        yield client
-
-
-def test_the_same_on_s3_with_true_range_requests(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollback_damage_loss_and_the_janitor_everywhere(anywhere: stores.Store) -> None:
     data = os.urandom(20_500)
     row = put(data)
     with pytest.raises(RuntimeError), transaction.atomic():
         put(b"orphan")
         raise RuntimeError
-    assert objects.get(row) == data
-    assert objects.open_range(row, 12_345, 2000) == data[12_345:14_345]
-    stored = s3.get_object(Bucket="oncoflow", Key=row.storage_name)["Body"].read()
-    assert data[:16] not in stored
+    anywhere.write("staging/of-another-purpose", b"x")
     assert objects.janitor() == 0
     assert objects.janitor(timedelta(seconds=-60)) == 1
     assert objects.get(row) == data
-    s3.delete_object(Bucket="oncoflow", Key=row.storage_name)
+    assert anywhere.stat("staging/of-another-purpose").size == 1
+    sealed = anywhere.read(row.storage_name, 0, 1 << 20)
+    for bad in (sealed[:5000], sealed[:16], sealed[:9000] + bytes([sealed[9000] ^ 1]) + sealed[9001:]):
+        anywhere.write(row.storage_name, bad)
+        with pytest.raises(objects.ObjectDamaged):
+            objects.get(row)
+    anywhere.delete(row.storage_name)
     with pytest.raises(objects.ObjectMissing):
         objects.get(row)
+
+
+def test_deleting_everywhere(anywhere: stores.Store, django_capture_on_commit_callbacks: Any) -> None:
+    row = put(b"x")
+    with django_capture_on_commit_callbacks(execute=True):
+        objects.delete(row)
+        assert anywhere.stat(row.storage_name)
+    with pytest.raises(FileNotFoundError):
+        anywhere.stat(row.storage_name)
+
+
+@pytest.mark.parametrize("kind", ["s3", "azure"])
+def test_a_store_that_is_away_is_no_lost_object(request: pytest.FixtureRequest, settings: Any, kind: str) -> None:
+    options = buckets.storage_options(request, kind)
+    buckets.configure(settings, objects=options)
+    row = put(b"x")
+    name = {"s3": "bucket_name", "azure": "azure_container"}[kind]
+    buckets.configure(settings, objects=options | {"OPTIONS": options["OPTIONS"] | {name: "not-there-at-all"}})
+    with pytest.raises(TransientError):
+        put(b"y")
+    with pytest.raises(TransientError):
+        objects.get(row)
+    assert StoredObject.objects.get() == row
+
+
+def test_a_store_names_changes_and_never_reads_other_bytes(anywhere: stores.Store) -> None:
+    anywhere.write("in/here/a.dcm", b"0123456789")
+    before = anywhere.stat("in/here/a.dcm")
+    assert [one.name for one in anywhere.entries("in/")] == ["in/here/a.dcm"]
+    assert list(anywhere.entries("elsewhere/")) == []
+    assert next(iter(anywhere.entries())).etag == before.etag
+    assert anywhere.read("in/here/a.dcm", 3, 4, etag=before.etag) == b"3456"
+    anywhere.write("in/here/a.dcm", b"another!!!")
+    with pytest.raises(stores.StoreChanged):
+        anywhere.read("in/here/a.dcm", 3, 4, etag=before.etag)
+    anywhere.move("in/here/a.dcm", "done/in/here/a.dcm")
+    assert [one.name for one in anywhere.entries()] == ["done/in/here/a.dcm"]
+    assert anywhere.read("done/in/here/a.dcm", 0, 99) == b"another!!!"
+    with pytest.raises(FileNotFoundError):
+        anywhere.read("in/here/a.dcm", 0, 1)
+    anywhere.delete("in/here/a.dcm")
