@@ -5,7 +5,7 @@ Refuses by name what cannot be a volume; never guesses a missing slice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -16,13 +16,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from imaging.models import InstanceState
+from imaging.planes import READ_TAGS, Plane, VolumeRefused, pixels_of, planes_of, stored_type
 from oncoflow_site.foundation import objects
-from oncoflow_site.foundation.errors import UserVisibleError
 
 if TYPE_CHECKING:
-    from imaging.models import Series
+    from imaging.models import Instance, Series
 
-__all__ = ["Slice", "Stack", "VolumeRefused", "read_series", "stack_datasets"]
+__all__ = ["Stack", "VolumeRefused", "read_series", "series_instances", "stack_datasets"]
 
 ORTHOGONAL_TOLERANCE = 1e-3  # of unit vectors; scanners round direction cosines to about 1e-5
 UNEVEN_TOLERANCE = 0.05  # of the slice distance
@@ -31,36 +31,38 @@ TILT_TOLERANCE_DEG = 0.5
 MAX_VOXELS = 512 * 512 * 1024
 
 
-class VolumeRefused(UserVisibleError):
-    """A series that is not a volume. ``code`` names why; the message is for a radiologist."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message, what_to_do="Please send the series again from the scanner.", code=code)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack:
     """A series in memory.
 
-    :param array: float32 (z, y, x); modality values (rescaled), not display values.
+    :param stored: (z, y, x); integers as the scanner stored them, or float32 modality values where each plane has its
+        own scaling (then ``slope`` is 1).
     :param affine_ras: 4 x 4, voxel index (x, y, z) to RAS mm (x = column, y = row, z = slice along the normal).
+    :param slope: and ``intercept``: modality value = stored * slope + intercept (PS3.3 C.11.1.1.2).
+    :param frames: for each z, (number of the data set in the order given, frame in it), both from 0.
     :param warnings: what a reader should know, one sentence each.
     """
 
-    array: NDArray[np.float32]
+    stored: NDArray[np.generic]
     affine_ras: NDArray[np.float64]
+    slope: float = 1.0
+    intercept: float = 0.0
+    frames: tuple[tuple[int, int], ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
+    @property
+    def array(self) -> NDArray[np.float32]:
+        """Modality values, not display values: float32 (z, y, x), made anew at each call."""
+        values = np.asarray(self.stored, dtype=np.float32)
+        if self.slope == 1.0 and self.intercept == 0.0:
+            return values
+        return values * np.float32(self.slope) + np.float32(self.intercept)
 
-@dataclass(frozen=True)
-class Slice:
-    """One plane: pixels (rows, columns) and its place, DICOM patient coordinates (LPS, mm)."""
 
-    pixels: NDArray[np.float32]
-    position: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    spacing: tuple[float, float]
-    gantry_tilt: float = 0.0
+def series_instances(series: Series) -> list[Instance]:
+    """The instances a stack of ``series`` is read from, in the order of `Stack.frames`."""
+    rows = series.instances.exclude(state=InstanceState.QUARANTINED).select_related("original", "deidentified")
+    return list(rows.order_by("number", "id"))
 
 
 def read_series(series: Series, *, original: bool = False) -> Stack:
@@ -68,15 +70,15 @@ def read_series(series: Series, *, original: bool = False) -> Stack:
 
     :param original: use the instances as received (only the way back to the PACS needs that).
     :raises VolumeRefused: codes no-images, not-de-identified, no-geometry, mixed-orientation, mixed-matrix,
-        mixed-spacing, gantry-tilt, duplicate-slice, missing-slice, uneven-slices, not-a-volume, undecodable, too-large.
+        mixed-spacing, gantry-tilt, duplicate-slice, missing-slice, uneven-slices, mosaic, not-a-volume, undecodable,
+        too-large.
     """
-    rows = series.instances.exclude(state=InstanceState.QUARANTINED).select_related("original", "deidentified")
     datasets: list[Dataset] = []
-    for row in rows.order_by("number", "id"):
+    for row in series_instances(series):
         stored = row.original if original else row.deidentified
         if stored is None:
             raise VolumeRefused("not-de-identified", "This series has instances that are not de-identified yet.")
-        datasets.append(dcmread(BytesIO(objects.get(stored)), force=True))
+        datasets.append(dcmread(BytesIO(objects.get(stored)), force=True, specific_tags=READ_TAGS))  # type: ignore[arg-type]
     return stack_datasets(datasets)
 
 
@@ -87,91 +89,34 @@ def stack_datasets(datasets: Sequence[Dataset]) -> Stack:
     """
     if not datasets:
         raise VolumeRefused("no-images", "This series has no images.")
-    pixels = sum(int(one.get("Rows") or 0) * int(one.get("Columns") or 0) * _frames(one) for one in datasets)
-    if pixels > MAX_VOXELS:
-        raise VolumeRefused("too-large", "This series has more voxels than this service can hold.")
-    slices = [plane for dataset in datasets for plane in _slices(dataset)]
-    return _stack(slices)
-
-
-def _frames(dataset: Dataset) -> int:
-    return int(dataset.get("NumberOfFrames") or 1)
-
-
-def _slices(dataset: Dataset) -> Iterable[Slice]:
-    image_type = [str(part) for part in dataset.get("ImageType") or []]
-    if "MOSAIC" in image_type:
-        raise VolumeRefused("not-a-volume", "This series is a mosaic: its slices share one plane and cannot be placed.")
-    try:
-        pixels = np.asarray(dataset.pixel_array)
-    except Exception as error:  # decoders raise anything; their text may quote the data
-        raise VolumeRefused("undecodable", "The pixels of this series cannot be decoded.") from error
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        planes = pixels if pixels.ndim == 3 else pixels[np.newaxis]
-        yield from _enhanced(dataset, planes)
-        return
-    if pixels.ndim != 2:
-        raise VolumeRefused("not-a-volume", "This series holds multi-frame or colour images without a place in space.")
-    rescaled = _rescaled(pixels, dataset.get("RescaleSlope"), dataset.get("RescaleIntercept"))
-    tilt = dataset.get("GantryDetectorTilt")
-    yield _slice(
-        rescaled,
-        dataset.get("ImagePositionPatient"),
-        dataset.get("ImageOrientationPatient"),
-        dataset.get("PixelSpacing"),
-        float(tilt) if tilt not in (None, "") else 0.0,
+    voxels = sum(
+        int(one.get("Rows") or 0) * int(one.get("Columns") or 0) * int(one.get("NumberOfFrames") or 1)
+        for one in datasets
     )
+    if voxels > MAX_VOXELS:
+        raise VolumeRefused("too-large", "This series has more voxels than this service can hold.")
+    planes, affine = _ordered([plane for number, one in enumerate(datasets) for plane in planes_of(one, number)])
+    scales = {plane.scale for plane in planes}
+    kind = stored_type(datasets) if len(scales) == 1 else np.dtype(np.float32)
+    stored = np.empty((len(planes), *planes[0].shape), dtype=kind)
+    places: dict[int, list[int]] = {}
+    for z, plane in enumerate(planes):
+        places.setdefault(plane.source, []).append(z)
+    for source, one in enumerate(datasets):
+        pixels = pixels_of(one)
+        for z in places[source]:
+            values = pixels[planes[z].frame]
+            stored[z] = values if len(scales) == 1 else _rescaled(values, *planes[z].scale)
+    if kind.kind == "f" and not np.all(np.isfinite(stored)):
+        raise VolumeRefused("undecodable", "This series has pixel values that are not numbers.")
+    step = float(np.linalg.norm(affine[:3, 2]))
+    warnings = (f"Thick slices: {step:.1f} mm apart.",) if step > 6.0 else ()
+    slope, intercept = scales.pop() if len(scales) == 1 else (1.0, 0.0)
+    return Stack(stored, affine, slope, intercept, tuple((one.source, one.frame) for one in planes), warnings)
 
 
-def _enhanced(dataset: Dataset, planes: NDArray[np.generic]) -> Iterable[Slice]:
-    """Frames of an enhanced object; a functional group is per frame or shared (PS3.3 C.7.6.16.1.1)."""
-    shared_groups = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    shared = shared_groups[0]
-    per_frame = dataset.PerFrameFunctionalGroupsSequence
-    if len(per_frame) != len(planes):
-        raise VolumeRefused("not-a-volume", "This multi-frame image does not describe each of its frames.")
-    for frame, pixels in zip(per_frame, planes, strict=True):
-
-        def group(name: str, frame: Dataset = frame) -> Dataset:
-            items = frame.get(name) or shared.get(name) or [Dataset()]
-            return items[0]
-
-        transform = group("PixelValueTransformationSequence")
-        measures = group("PixelMeasuresSequence")
-        yield _slice(
-            _rescaled(pixels, transform.get("RescaleSlope"), transform.get("RescaleIntercept")),
-            group("PlanePositionSequence").get("ImagePositionPatient"),
-            group("PlaneOrientationSequence").get("ImageOrientationPatient"),
-            measures.get("PixelSpacing"),
-        )
-
-
-def _rescaled(pixels: NDArray[np.generic], slope: object, intercept: object) -> NDArray[np.float32]:
-    factor = 1.0 if slope in (None, "") else float(str(slope))
-    offset = 0.0 if intercept in (None, "") else float(str(intercept))
-    values = np.asarray(pixels, dtype=np.float32)
-    return values if factor == 1.0 and offset == 0.0 else values * np.float32(factor) + np.float32(offset)
-
-
-def _slice(
-    pixels: NDArray[np.float32], position: object, orientation: object, spacing: object, tilt: float = 0.0
-) -> Slice:
-    try:
-        place = np.array([float(value) for value in position], dtype=float)  # type: ignore[attr-defined, type-var]
-        cosines = np.array([float(value) for value in orientation], dtype=float)  # type: ignore[attr-defined, type-var]
-        steps = [float(value) for value in spacing]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        place, cosines, steps = np.empty(0), np.empty(0), []
-    if (
-        place.shape != (3,)
-        or cosines.shape != (6,)
-        or len(steps) != 2
-        or not np.all(np.isfinite([*place, *cosines, *steps]))
-    ):
-        raise VolumeRefused("no-geometry", "The images of this series do not say where they lie in the patient.")
-    if min(steps) <= 0:
-        raise VolumeRefused("no-geometry", "The pixel spacing of this series is not positive.")
-    return Slice(pixels, place, cosines, (steps[0], steps[1]), tilt)  # type: ignore[arg-type]
+def _rescaled(pixels: NDArray[np.generic], slope: float, intercept: float) -> NDArray[np.float32]:
+    return np.asarray(pixels, dtype=np.float32) * np.float32(slope) + np.float32(intercept)
 
 
 def _normal(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -183,27 +128,25 @@ def _normal(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(normal / np.linalg.norm(normal), dtype=np.float64)
 
 
-def _stack(slices: Sequence[Slice]) -> Stack:
-    first = slices[0]
-    warnings: list[str] = []
-    if any(one.pixels.shape != first.pixels.shape for one in slices):
+def _ordered(planes: Sequence[Plane]) -> tuple[list[Plane], NDArray[np.float64]]:
+    """The planes along their normal, and the affine of the stack; refuses by name."""
+    first = planes[0]
+    if any(one.shape != first.shape for one in planes):
         raise VolumeRefused("mixed-matrix", "The images of this series have different matrix sizes.")
-    if any(not np.allclose(one.orientation, first.orientation, atol=1e-3) for one in slices):
+    if not np.allclose([one.orientation for one in planes], first.orientation, atol=1e-3):
         raise VolumeRefused(
             "mixed-orientation", "The images of this series lie in different directions (a localizer?)."
         )
-    if any(not np.allclose(one.spacing, first.spacing, rtol=1e-3) for one in slices):
+    if not np.allclose([one.spacing for one in planes], first.spacing, rtol=1e-3):
         raise VolumeRefused("mixed-spacing", "The images of this series have different pixel spacings.")
-    if len(slices) < 3:
+    if len(planes) < 3:
         raise VolumeRefused("not-a-volume", "This series has fewer than three slices.")
     normal = _normal(first.orientation)
-    order = np.argsort([float(one.position @ normal) for one in slices], kind="stable")
-    ordered = [slices[index] for index in order]
+    order = np.argsort([float(one.position @ normal) for one in planes], kind="stable")
+    ordered = [planes[index] for index in order]
     positions = np.array([one.position for one in ordered])
-    gaps = np.diff(positions @ normal)
-    step = _slice_step(gaps)
+    step = _slice_step(np.diff(positions @ normal))
     _refuse_tilt(ordered, positions, normal, step)
-
     row, column = first.orientation[:3], first.orientation[3:]
     # PS3.3 C.7.6.2.1.1: index x runs along a row (PixelSpacing[1]), y down the columns (PixelSpacing[0]).
     lps = np.eye(4)
@@ -211,13 +154,7 @@ def _stack(slices: Sequence[Slice]) -> Stack:
     lps[:3, 1] = column * first.spacing[0]
     lps[:3, 2] = normal * step
     lps[:3, 3] = positions[0]
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
-    array = np.stack([one.pixels for one in ordered]).astype(np.float32, copy=False)
-    if not np.all(np.isfinite(array)):
-        raise VolumeRefused("undecodable", "This series has pixel values that are not numbers.")
-    if step > 6.0:
-        warnings.append(f"Thick slices: {step:.1f} mm apart.")
-    return Stack(array, affine, tuple(warnings))
+    return ordered, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
 def _slice_step(gaps: NDArray[np.float64]) -> float:
@@ -241,13 +178,13 @@ def _slice_step(gaps: NDArray[np.float64]) -> float:
 
 
 def _refuse_tilt(
-    slices: Sequence[Slice], positions: NDArray[np.float64], normal: NDArray[np.float64], step: float
+    planes: Sequence[Plane], positions: NDArray[np.float64], normal: NDArray[np.float64], step: float
 ) -> None:
     """A stack whose positions drift sideways is sheared: gantry tilt, or slices shifted against each other."""
     along = positions[-1] - positions[0]
     sideways = float(np.linalg.norm(along - (along @ normal) * normal))
     angle = float(np.degrees(np.arctan2(sideways, abs(float(along @ normal)))))
-    declared = max(abs(one.gantry_tilt) for one in slices)
+    declared = max(abs(one.tilt) for one in planes)
     if angle > TILT_TOLERANCE_DEG or (declared > TILT_TOLERANCE_DEG and sideways > step):
         raise VolumeRefused(
             "gantry-tilt", f"The slices of this series are sheared by {angle:.1f} degrees (gantry tilt)."

@@ -136,7 +136,7 @@ def test_a_stack_is_sorted_by_place_and_rescaled():
         (lambda s: delattr(s[1], "ImagePositionPatient"), "no-geometry"),
         (lambda s: [setattr(o, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]) for o in s], "no-geometry"),
         (lambda s: setattr(s[0], "PixelData", s[0].PixelData[:50]), "undecodable"),
-        (lambda s: setattr(s[0], "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "not-a-volume"),
+        (lambda s: setattr(s[0], "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic"),
         (lambda s: s.__delitem__(slice(2, None)), "not-a-volume"),
         (lambda s: s.clear(), "no-images"),
         (lambda s: setattr(s[0], "Rows", 60000) or setattr(s[0], "Columns", 60000), "too-large"),
