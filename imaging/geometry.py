@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,12 @@ class Grid:
             "shape": list(self.shape_xyz),
             "spacing": list(self.spacing_xyz()),
         }
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> Grid:
+        """Inverse of `to_json`, exact."""
+        x, y, z = stored["shape"]
+        return Grid(np.asarray(stored["affine"], dtype=np.float64), (int(x), int(y), int(z)))
 
 
 def to_ras(array: NDArray[Any], affine: NDArray[Any]) -> tuple[NDArray[Any], Grid]:

@@ -18,7 +18,7 @@ from imaging.brainmask import find_brain, skull_stripped_mask
 from imaging.geometry import Grid, crop_box, crop_to_box, to_ras
 from imaging.registration import Registration, register_rigid, resample
 
-__all__ = ["NoBrain", "Normalised", "NotAligned", "Progress", "normalise_study", "reference_grid"]
+__all__ = ["NoBrain", "Normalised", "NotAligned", "Progress", "normalise_study", "on_grid", "reference_grid", "within"]
 
 Progress = Callable[[float, str], None]
 REFERENCE_ORDER = ("T1c", "T1", "T2", "FLAIR")
@@ -45,7 +45,9 @@ class Normalised:
     :param images: sequence -> float32 (z, y, x), exactly 0 outside ``brain``.
     :param brain: bool (z, y, x).
     :param registrations: sequence -> how it came onto the grid.
-    :param parameters: what was done, JSON-able; ``warnings`` in it are sentences for a person.
+    :param scanner_grids: sequence -> the grid it was given on, before any turning.
+    :param parameters: what was done, JSON-able; ``warnings`` in it are sentences for a person, ``steps`` the steps in
+        order, ``full_grid`` and ``box`` ([[z0, z1], [y0, y1], [x0, x1]]) the grid before it was cut to the brain.
     """
 
     grid: Grid
@@ -53,6 +55,7 @@ class Normalised:
     brain: NDArray[np.bool_]
     reference: str
     registrations: Mapping[str, Registration]
+    scanner_grids: Mapping[str, Grid]
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +81,10 @@ def normalise_study(
     :raises NotAligned: a registration did not converge. :raises NoBrain: no plausible brain.
     :raises GeometryError: an unusable affine.
     """
+    given = {
+        name: Grid(affine, (array.shape[2], array.shape[1], array.shape[0]))
+        for name, (array, affine) in sequences.items()
+    }
     turned = {name: to_ras(np.asarray(array, dtype=np.float32), affine) for name, (array, affine) in sequences.items()}
     reference = next(name for name in REFERENCE_ORDER if name in turned)
     own = turned[reference][1]
@@ -89,8 +96,8 @@ def normalise_study(
     images: dict[str, NDArray[np.float32]] = {}
     registrations: dict[str, Registration] = {}
     others = [name for name in turned if name != reference]
-    images[reference] = turned[reference][0] if grid is own else resample(turned[reference][0], own, grid)
     registrations[reference] = Registration.identity("identity: the reference")
+    images[reference] = on_grid(*turned[reference], grid, registrations[reference].matrix)
     for number, name in enumerate(others):
         progress(0.6 * number / max(1, len(others)), f"Aligning {name} with {reference}")
         array, its_grid = turned[name]
@@ -101,17 +108,13 @@ def normalise_study(
             if not found.converged:
                 raise NotAligned(name, reference, found.reason)
         registrations[name] = found
-        identical = stripped is not None and grid is own
-        images[name] = array if identical else resample(array, its_grid, grid, found.matrix)
+        images[name] = on_grid(array, its_grid, grid, found.matrix)
     progress(0.6, "Finding the brain")
     brain, brain_parameters, warnings = _brain(images, grid, own, stripped, spacing_known, threads)
     margin = [int(np.ceil(MARGIN_MM / s)) for s in grid.spacing_zyx()]
     box = crop_box(brain, margin)
     brain = np.ascontiguousarray(brain[box])
-    masked = {
-        name: np.where(brain, image[box], np.float32(0)).astype(np.float32, copy=False)
-        for name, image in images.items()
-    }
+    masked = {name: within(brain, image[box]) for name, image in images.items()}
     for name, image in masked.items():
         covered = float(np.count_nonzero(image)) / float(max(1, np.count_nonzero(brain)))  # type: ignore[arg-type]
         if covered < 0.9:
@@ -120,11 +123,45 @@ def normalise_study(
     parameters = {
         "reference": reference,
         "reference_grid": own.to_json(),
+        "full_grid": grid.to_json(),
+        "box": [[one.start, one.stop] for one in box],
         "interpolation": "linear",
         "brain": brain_parameters,
+        "steps": _steps(reference, registrations, brain_parameters),
         "warnings": warnings,
     }
-    return Normalised(crop_to_box(grid, box), masked, brain, reference, registrations, parameters)
+    return Normalised(crop_to_box(grid, box), masked, brain, reference, registrations, given, parameters)
+
+
+def on_grid(array: NDArray[np.float32], its_grid: Grid, grid: Grid, matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The image (z, y, x) on ``grid``: as it is where nothing has to move, else resampled linearly, 0 outside.
+
+    :param matrix: RAS mm of ``grid`` -> RAS mm of the image.
+    """
+    if its_grid.same_as(grid) and np.array_equal(matrix, np.eye(4)):
+        return array
+    return np.asarray(resample(array, its_grid, grid, matrix), dtype=np.float32)
+
+
+def within(brain: NDArray[np.bool_], image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The image, exactly 0 outside the brain."""
+    return np.where(brain, image, np.float32(0)).astype(np.float32, copy=False)
+
+
+def _steps(reference: str, registrations: Mapping[str, Registration], brain: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was done, in order. What each step used is in the parameters, the transforms with each volume."""
+    return [
+        {"step": "read", "values": "modality values, float32"},
+        {"step": "reorient", "to": "RAS+", "interpolation": "none: axes permuted and flipped"},
+        {"step": "register", "to": reference, "methods": {name: one.method for name, one in registrations.items()}},
+        {"step": "resample", "onto": "full_grid", "interpolation": "linear", "outside": 0},
+        {"step": "bias", "done": False, "reason": "each expert is given the scanner's intensities"},
+        {"step": "intensity", "done": False, "reason": "each expert normalises within the brain for itself"},
+        {"step": "brain", "method": brain.get("method", "")},
+        {"step": "crop", "to": "box", "margin_mm": MARGIN_MM},
+        {"step": "mask", "outside": 0},
+        {"step": "write", "format": "NIfTI-1, int16 with slope, gzip"},
+    ]
 
 
 def _brain(

@@ -19,13 +19,14 @@ from audit import services as audit
 from imaging.completion import move
 from imaging.deidentification.study import deidentify_study
 from imaging.events import STUDY_FLAGGED, VOLUMES_READY
-from imaging.geometry import GeometryError, read_nifti, write_nifti
+from imaging.geometry import GeometryError, write_nifti
 from imaging.machines import StudyState
 from imaging.matching import match_study
 from imaging.models import InstanceState, Study, Volume, VolumeSet
 from imaging.normalise import NoBrain, Normalised, NotAligned, normalise_study
 from imaging.recognise import best_series
-from imaging.stack import VolumeRefused, read_series
+from imaging.remake import library_versions, read_source
+from imaging.stack import VolumeRefused
 from imaging.volumes import PANEL_SEQUENCES
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.events import emit
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PIPELINE_VERSION", "missing_sentence", "prepare"]
 
-PIPELINE_VERSION = "1"
+PIPELINE_VERSION = "2"
 _NAMES = {"T1": "T1", "T1c": "contrast-enhanced T1", "T2": "T2", "FLAIR": "FLAIR"}
 _DEIDENTIFIED = 0.25
 _READ = 0.35
@@ -74,7 +75,7 @@ def prepare(ctx: JobContext, study: Study) -> None:
     for number, (sequence, series) in enumerate(sorted(chosen.items())):
         ctx.progress(_DEIDENTIFIED + (_READ - _DEIDENTIFIED) * number / len(chosen), f"Reading {sequence}")
         try:
-            array, affine, warnings = _read(series)
+            array, affine, warnings = read_source(series)
         except (VolumeRefused, GeometryError) as error:
             text = error.message if isinstance(error, VolumeRefused) else f"The file cannot be used: {error}."
             code = error.code if isinstance(error, VolumeRefused) else "unreadable"
@@ -148,16 +149,6 @@ def _done(study: Study, inputs: str) -> bool:
     return latest is not None and latest.parameters.get("inputs") == inputs
 
 
-def _read(series: Series) -> tuple[NDArray[Any], NDArray[np.float64], tuple[str, ...]]:
-    if series.nifti is not None:
-        array, grid = read_nifti(objects.get(series.nifti))
-        if not np.all(np.isfinite(array)):
-            raise GeometryError("it has voxels that are not numbers")
-        return array, grid.affine, ()
-    stack = read_series(series)
-    return stack.array, stack.affine_ras, stack.warnings
-
-
 def _superseded(study: Study, generation: int) -> bool:
     """Whether the study was reopened while it was being prepared. Inside a fenced transaction."""
     study.refresh_from_db(fields=["state", "generation"])
@@ -210,7 +201,12 @@ def _store(
                 affine=placed["affine"],
                 shape=placed["shape"],
                 spacing=placed["spacing"],
-                parameters={**normalised.parameters, "inputs": inputs, "pipeline": PIPELINE_VERSION},
+                parameters={
+                    **normalised.parameters,
+                    "inputs": inputs,
+                    "pipeline": PIPELINE_VERSION,
+                    "versions": library_versions(),
+                },
                 brain_mask=stored_mask,
             )
             for name, data in encoded.items():
@@ -222,7 +218,10 @@ def _store(
                     object=stored,
                     sha256=stored.sha256,
                     source_series=chosen[name],
-                    transform=registration.to_json(),
+                    transform={
+                        **registration.to_json(),
+                        "scanner_grid": normalised.scanner_grids[name].to_json(),
+                    },
                     quality=registration.quality,
                 )
         audit.record(

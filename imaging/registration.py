@@ -45,10 +45,11 @@ class Registration:
     quality: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """For `Volume.transform` and the comparison."""
+        """For `Volume.transform` and the comparison. The matrix is whole: read back, it makes the same bytes again."""
         return {
             "method": self.method,
-            "matrix_ras": [[round(float(v), 6) for v in row] for row in self.matrix],
+            "matrix_ras": [[float(v) for v in row] for row in self.matrix],
+            "inverse_ras": [[float(v) for v in row] for row in np.linalg.inv(self.matrix)],
             "converged": self.converged,
             "reason": self.reason,
         }
