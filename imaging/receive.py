@@ -21,7 +21,7 @@ from clinical import services as clinical
 from clinical.models import Patient
 from imaging import completion
 from imaging.deidentification.pixels import IMAGE_CLASSES, quarantine_reason
-from imaging.deidentification.rules import clean_words
+from imaging.deidentification.values import clean_words
 from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, BadInstance, Header, read_header
 from imaging.identity import SeriesIdentity, StudyIdentity, accession_index, map_uid, open_study, seal, uid_index
 from imaging.machines import StudyState

@@ -2,30 +2,36 @@
 
 PS3.15 Annex E Basic Profile (113100) with Clean Descriptors (113105), Retain Longitudinal Temporal Information with
 Modified Dates (113107) and Retain Patient Characteristics (113108). Safe private attributes are kept where the list has
-them, and only then 113111 is declared. Sequences and the file meta information are walked; pixels are not changed.
+them, and only then 113111 is declared. Sequences and the file meta information are walked; the image is not changed.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
-from typing import Any
 
-from pydicom import dcmread
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
-from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from imaging.deidentification.rules import RULES, Rule, clean_age, clean_text, shift_date, value_allowed
-from imaging.structure import BadStructure, content_start, scan
+from imaging.deidentification import values
+from imaging.deidentification.codestream import without_comments
+from imaging.deidentification.elements import BadElements, Element, Reader, Writer, known_vr
+from imaging.deidentification.rules import RULES, Rule
+from imaging.structure import BadStructure, content_start
 from oncoflow_site.foundation.errors import EngineError
 
-__all__ = ["CODES", "DeidentificationRefused", "Deidentified", "Profile", "deidentify"]
+__all__ = [
+    "CODES",
+    "DeidentificationRefused",
+    "Deidentified",
+    "Deidentifier",
+    "PixelStatement",
+    "Profile",
+    "deidentify",
+]
 
 # PS3.16 CID 7050, coding scheme DCM
 CODES = {
@@ -37,18 +43,22 @@ CODES = {
     "113108": "Retain Patient Characteristics Option",
     "113111": "Retain Safe Private Option",
 }
-OUR_CODES = ("113100", "113105", "113107", "113108")
+OUR_CODES = ("113100", *RULES.options)
 SENDERS_CODES = ("113101", "113102")  # done before it came to us; we neither do nor undo it
 IMPLEMENTATION_UID = "2.25.191823450116390744170463115237429517521"
-IMPLEMENTATION_NAME = "ONCOFLOW_1"
-_LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
-_UNDEFINED = 0xFFFFFFFF
+IMPLEMENTATION_NAME = "ONCOFLOW_2"
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+STANDARD_ROOT = b"1.2.840.10008."
+MAX_INFLATED = 1 << 30
 _MAX_DEPTH = 8
-_SCHEME = BaseTag(0x00080102)
+_CACHED_BYTES = 512
+_CACHED_VALUES = 50_000
+_PIXEL_DATA = 0x7FE00010
 _SAFE_GROUPS = frozenset(group for _, group, _ in RULES.private)
-_Raws = Mapping[BaseTag, Any]
-_SCT = re.compile(r"\d{6,18}\Z")
-_WRITTEN_BY_US = {0x00120062, 0x00120063, 0x00120064, 0x00280302, 0x00280303}
+_WRITTEN_BY_US = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280301, 0x00280302, 0x00280303})
+_NAMES = (0x00100010, 0x00101001, 0x00101005, 0x00101060, 0x00080090, 0x00081048, 0x00081050, 0x00081060, 0x00081070)
+_UIDS = re.compile(r"[0-9.]{1,64}")
+_Key = tuple[int, str, str]
 
 
 class DeidentificationRefused(EngineError):
@@ -70,88 +80,145 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class PixelStatement:
+    """What was done to the pixels besides this engine, for (0028,0301), (0028,0302) and the codes.
+
+    :param no_text: somebody or something looked at every frame and found no burned-in text (113101).
+    :param no_face: the face was removed (113102).
+    """
+
+    no_text: bool = False
+    no_face: bool = False
+
+
+@dataclass(frozen=True)
 class Deidentified:
     """The result for one instance.
 
-    :param data: a DICOM file (preamble, file meta information, data set in the transfer syntax it came in).
-    :param actions: how many attributes met which action of the table (X removed, Z emptied, D dummy, U UID replaced,
-        C cleaned, S date shifted, A age, K kept, P private removed, PK safe private kept, V removed for its value).
+    :param data: a DICOM file (preamble, file meta information, data set in the transfer syntax it came in; a deflated one
+        comes out as Explicit VR Little Endian).
+    :param report: (tag, VR, action of `imaging.deidentification.rules.ACTIONS`) -> how many. Private tags are reported by
+        their group alone, as (group << 16), unless they are on the safe list. No values.
     :param codes: CID 7050 codes written into (0012,0064).
     """
 
     data: bytes
-    actions: Counter[str] = field(default_factory=Counter)
+    report: Counter[_Key] = field(default_factory=Counter)
     codes: tuple[str, ...] = ()
 
-
-class _Writer:
-    """Serialises elements in the syntax of the source."""
-
-    def __init__(self, implicit: bool, little: bool) -> None:
-        self.implicit = implicit
-        self.order = "<" if little else ">"
-        self.little = little
-
-    def element(self, tag: int, vr: str, value: bytes, *, undefined: bool = False) -> bytes:
-        if len(value) % 2 and not undefined:
-            value += b"\0" if vr in ("UI", "OB", "UN") else b" "
-        length = _UNDEFINED if undefined else len(value)
-        head = struct.pack(f"{self.order}HH", tag >> 16, tag & 0xFFFF)
-        if self.implicit:
-            head += struct.pack(f"{self.order}I", length)
-        elif vr in _LONG:
-            head += vr.encode() + b"\0\0" + struct.pack(f"{self.order}I", length)
-        else:
-            if length > 0xFFFF:
-                raise DeidentificationRefused("a value is too long for its value representation")
-            head += vr.encode() + struct.pack(f"{self.order}H", length)
-        if undefined:
-            return head + value + struct.pack(f"{self.order}HHI", 0xFFFE, 0xE0DD, 0)
-        return head + value
-
-    def item(self, content: bytes) -> bytes:
-        return struct.pack(f"{self.order}HHI", 0xFFFE, 0xE000, len(content)) + content
+    @property
+    def actions(self) -> Counter[str]:
+        """How many attributes met which action."""
+        counts: Counter[str] = Counter()
+        for (_, _, action), number in self.report.items():
+            counts[action] += number
+        return counts
 
 
-def deidentify(data: bytes, profile: Profile) -> Deidentified:
-    """De-identify one DICOM file.
+def deidentify(data: bytes, profile: Profile, pixels: PixelStatement | None = None) -> Deidentified:
+    """De-identify one DICOM file. For many of one patient, a `Deidentifier` is faster.
 
     :raises DeidentificationRefused: it cannot be parsed or written, or is nested too deep. Nothing half done comes out.
     """
-    try:
-        syntax = UID(str(dcmread(BytesIO(memoryview(data)[: content_start(data)])).file_meta.TransferSyntaxUID))
-        if syntax.is_deflated or not syntax.is_transfer_syntax:
-            raise DeidentificationRefused("the transfer syntax is not supported")
-        layout = scan(data, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
-        return _deidentify(dcmread(BytesIO(memoryview(data)[: layout.end])), syntax, profile)
-    except DeidentificationRefused:
-        raise
-    except BadStructure as error:
-        raise DeidentificationRefused(str(error)) from None
-    except Exception as error:  # any parser error; its text may quote the data
-        raise DeidentificationRefused(f"the data set cannot be parsed ({type(error).__name__})") from None
+    return Deidentifier(profile)(data, pixels)
 
 
-def _deidentify(source: Dataset, syntax: UID, profile: Profile) -> Deidentified:
-    writer = _Writer(syntax.is_implicit_VR, syntax.is_little_endian)
-    walk = _Walk(profile, writer)
-    codes, earlier_no_face = _sender_codes(source)
-    elements = dict(walk.elements(source, 0))
-    if walk.actions["PK"]:
-        codes = (*codes, "113111")
-    codes = tuple(sorted({*OUR_CODES, *codes}))
-    elements |= dict(_statement(writer, codes, face=not earlier_no_face))
-    body = b"".join(elements[tag] for tag in sorted(elements))
-    sop_class = str(source.get("SOPClassUID", ""))
-    sop_instance = profile.map_uid(str(source.get("SOPInstanceUID", "")))
-    if not sop_class or not sop_instance:
-        raise DeidentificationRefused("the data set has no SOP Class or SOP Instance UID")
-    return Deidentified(_meta(sop_class, sop_instance, str(syntax)) + body, walk.actions, codes)
+class Deidentifier:
+    """De-identifies the files of one patient, and remembers what it made of an element: those of a series are mostly alike."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._caches: dict[object, dict[bytes, tuple[bytes | None, _Key]]] = {}
+
+    def __call__(self, data: bytes, pixels: PixelStatement | None = None) -> Deidentified:
+        """:raises DeidentificationRefused: see `deidentify`."""
+        try:
+            return self._file(data, pixels or PixelStatement())
+        except (BadElements, BadStructure) as error:
+            raise DeidentificationRefused(str(error)) from None
+        except (struct.error, IndexError, ValueError, zlib.error) as error:  # their text may quote the data
+            raise DeidentificationRefused(f"the data set cannot be parsed ({type(error).__name__})") from None
+
+    def _file(self, data: bytes, pixels: PixelStatement) -> Deidentified:
+        start = content_start(data)
+        syntax = _transfer_syntax(data, start)
+        if syntax.is_deflated:
+            data, start, syntax = _inflated(data[start:]), 0, UID(EXPLICIT_LITTLE)
+        reader = Reader(data, little=syntax.is_little_endian)
+        elements = reader.elements(start, len(data), implicit=syntax.is_implicit_VR)
+        by_tag = {element.tag: element for element in elements}
+        value = {tag: _stripped(data, by_tag, tag) for tag in (0x00080005, 0x00080016, 0x00080018)}
+        character_set = tuple(value[0x00080005].decode("ascii", "replace").split("\\"))
+        sop_class = value[0x00080016].decode("ascii", "replace")
+        sop_instance = value[0x00080018].decode("ascii", "replace")
+        if not value[0x00080016].startswith(STANDARD_ROOT) or not _UIDS.fullmatch(sop_class):
+            raise DeidentificationRefused("the data set is of no SOP class of the standard")
+        if not _UIDS.fullmatch(sop_instance):
+            raise DeidentificationRefused("the data set has no SOP Instance UID")
+        names = _names(data, by_tag, character_set)
+        context = (syntax.is_implicit_VR, syntax.is_little_endian, sop_class, character_set, names)
+        cache = self._caches.setdefault(context, {})
+        if len(self._caches) > 8 or len(cache) > _CACHED_VALUES:
+            self._caches = {context: (cache := {})}
+        writer = Writer(implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
+        walk = _Walk(self.profile, reader, writer, sop_class, character_set, names, cache)
+        written = dict(walk.elements(elements, 0))
+        codes, no_face = _sender_codes(reader, by_tag)
+        if walk.report_has("PK"):
+            codes = (*codes, "113111")
+        ours = tuple(code for code, done in (("113101", pixels.no_text), ("113102", pixels.no_face)) if done)
+        codes = tuple(sorted({*OUR_CODES, *codes, *ours}))
+        burned_in = b"NO" if pixels.no_text else _said(data, by_tag)
+        written |= dict(_statement(writer, codes, burned_in, face=not (no_face or pixels.no_face)))
+        body = b"".join([written[tag] for tag in sorted(written)])
+        meta = _meta(sop_class, self.profile.map_uid(sop_instance), str(syntax))
+        return Deidentified(meta + body, walk.report, codes)
+
+
+def _transfer_syntax(data: bytes, start: int) -> UID:
+    reader = Reader(data, little=True)
+    for element in reader.elements(132, start, implicit=False):
+        if element.tag == 0x00020010:
+            syntax = UID(data[element.start : element.end].rstrip(b" \0").decode("ascii", "replace"))
+            if syntax.is_transfer_syntax:
+                return syntax
+    raise DeidentificationRefused("the transfer syntax is not supported")
+
+
+def _inflated(data: bytes) -> bytes:
+    """The data set of a deflated file (PS3.5 A.5), at most 1 GiB."""
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    plain = engine.decompress(data, MAX_INFLATED)
+    if engine.unconsumed_tail or not engine.eof:
+        raise DeidentificationRefused("the deflated data set is too large or cut short")
+    return plain
+
+
+def _stripped(data: bytes, by_tag: dict[int, Element], tag: int) -> bytes:
+    element = by_tag.get(tag)
+    return b"" if element is None else data[element.start : element.end].strip(b" \0")
+
+
+def _names(data: bytes, by_tag: dict[int, Element], character_set: tuple[str, ...]) -> frozenset[str]:
+    """Words of the names in the data set: none of them is taken for a word of ours."""
+    found: set[str] = set()
+    for tag in _NAMES:
+        if tag in by_tag:
+            element = by_tag[tag]
+            text = values.decoded(data[element.start : min(element.end, element.start + 1024)], character_set)
+            found.update(word.lower() for word in values.words_of(text) if len(word) > 2)
+    return frozenset(found)
+
+
+def _said(data: bytes, by_tag: dict[int, Element]) -> bytes | None:
+    """(0028,0301) as the sender has it, if that is a value of the attribute."""
+    said = _stripped(data, by_tag, 0x00280301)
+    return said if said in (b"YES", b"NO") else None
 
 
 def _meta(sop_class: str, sop_instance: str, syntax: str) -> bytes:
     """Preamble and file meta information (PS3.10 section 7.1), written anew: nothing of the sender's survives."""
-    explicit = _Writer(implicit=False, little=True)
+    explicit = Writer(implicit=False, little=True)
     meta = b"".join(
         explicit.element(tag, vr, value)
         for tag, vr, value in (
@@ -166,18 +233,26 @@ def _meta(sop_class: str, sop_instance: str, syntax: str) -> bytes:
     return b"\0" * 128 + b"DICM" + explicit.element(0x00020000, "UL", struct.pack("<I", len(meta))) + meta
 
 
-def _sender_codes(source: Dataset) -> tuple[tuple[str, ...], bool]:
+def _sender_codes(reader: Reader, by_tag: dict[int, Element]) -> tuple[tuple[str, ...], bool]:
     """Codes of what the sender did to the pixels, and whether it says that no face can be recognised."""
-    items = source.get("DeidentificationMethodCodeSequence") or []
-    given = {str(item.get("CodeValue", "")) for item in items if item.get("CodingSchemeDesignator") == "DCM"}
+    sequence = by_tag.get(0x00120064)
+    if sequence is None or sequence.vr not in ("", "SQ"):
+        return (), False
+    given = set()
+    for item in reader.items(sequence, depth=1):
+        inside = {element.tag: element for element in item}
+        if _stripped(reader.data, inside, 0x00080102) == b"DCM":
+            given.add(_stripped(reader.data, inside, 0x00080100).decode("ascii", "replace"))
     codes = tuple(code for code in SENDERS_CODES if code in given)
-    return codes, "113102" in codes and str(source.get("RecognizableVisualFeatures", "")) == "NO"
+    return codes, "113102" in codes and _stripped(reader.data, by_tag, 0x00280302) == b"NO"
 
 
-def _statement(writer: _Writer, codes: tuple[str, ...], *, face: bool) -> Iterator[tuple[int, bytes]]:
-    """What was done: (0012,0062) to (0012,0064), (0028,0302) and (0028,0303), PS3.15 section E.2 and PS3.3 C.7.1.1."""
+def _statement(
+    writer: Writer, codes: tuple[str, ...], burned_in: bytes | None, *, face: bool
+) -> Iterator[tuple[int, bytes]]:
+    """What was done: (0012,0062) to (0012,0064), (0028,0301) to (0028,0303), PS3.15 section E.2 and PS3.3 C.7.1.1."""
     yield 0x00120062, writer.element(0x00120062, "CS", b"YES")
-    yield 0x00120063, writer.element(0x00120063, "LO", RULES.method.encode())
+    yield 0x00120063, writer.element(0x00120063, "LO", RULES.method.encode()[:64])
     items = b"".join(
         writer.item(
             writer.element(0x00080100, "SH", code.encode())
@@ -187,6 +262,8 @@ def _statement(writer: _Writer, codes: tuple[str, ...], *, face: bool) -> Iterat
         for code in codes
     )
     yield 0x00120064, writer.element(0x00120064, "SQ", items)
+    if burned_in is not None:
+        yield 0x00280301, writer.element(0x00280301, "CS", burned_in)
     yield 0x00280302, writer.element(0x00280302, "CS", b"YES" if face else b"NO")
     yield 0x00280303, writer.element(0x00280303, "CS", b"MODIFIED")
 
@@ -194,172 +271,203 @@ def _statement(writer: _Writer, codes: tuple[str, ...], *, face: bool) -> Iterat
 class _Walk:
     """One pass over a data set and its sequences."""
 
-    def __init__(self, profile: Profile, writer: _Writer) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        reader: Reader,
+        writer: Writer,
+        sop_class: str,
+        character_set: tuple[str, ...],
+        names: frozenset[str],
+        cache: dict[bytes, tuple[bytes | None, _Key]],
+    ) -> None:
         self.profile = profile
+        self.reader = reader
+        self.data = reader.data
         self.writer = writer
-        self.actions: Counter[str] = Counter()
+        self.sop_class = sop_class
+        self.character_set = character_set
+        self.names = names
+        self.cache = cache
+        self.report: Counter[_Key] = Counter()
+        self._seen: list[_Key] = []
 
-    def elements(self, dataset: Dataset, depth: int) -> Iterator[tuple[int, bytes]]:
+    def report_has(self, action: str) -> bool:
+        """Closes the report; whether any attribute met ``action``."""
+        self.report.update(self._seen)
+        self._seen.clear()
+        return any(key[2] == action for key in self.report)
+
+    def elements(self, elements: list[Element], depth: int) -> Iterator[tuple[int, bytes]]:
         """Serialised elements that survive, by tag."""
         if depth > _MAX_DEPTH:
             raise DeidentificationRefused("sequences are nested too deep")
-        # Taken before anything is looked at: pydicom decodes an element (and its neighbours) on first access.
-        raws: _Raws = {tag: dataset.get_item(tag) for tag in sorted(dataset.keys())}
-        for tag in raws:
-            number = int(tag)
-            if number in _WRITTEN_BY_US or number & 0xFFFF == 0:
+        data, cache, seen, by_tag = self.data, self.cache, self._seen, RULES.by_tag
+        implicit = self.writer.implicit
+        scheme: bytes | None = None
+        for element in elements:
+            tag = element.tag
+            if tag in _WRITTEN_BY_US or tag & 0xFFFF == 0:
                 continue
-            if tag.is_private:
-                yield from self._private(raws, tag)
+            if tag & 0x10000:
+                yield from self._private(elements, element)
                 continue
-            rule = RULES.by_tag.get(number)
+            rule = by_tag.get(tag)
             if rule is None:
-                self.actions["X"] += 1
+                if tag == _PIXEL_DATA and depth == 0:
+                    seen.append((tag, element.vr, "K"))
+                    yield tag, self._pixels(elements, element)
+                else:
+                    seen.append((tag if known_vr(tag) else tag & 0xFFFF0000, known_vr(tag) or "UN", "X"))
                 continue
-            written = (
-                self._sequence(dataset, tag, depth)
-                if rule.action == "sequence"
-                else self._one(dataset, raws, tag, rule)
-            )
+            # In an implicit item of an explicit data set the same bytes would mean another element.
+            alike = element.vr or implicit
+            if alike and element.end - element.head <= _CACHED_BYTES and rule.alone:
+                raw = data[element.head : element.end]
+                known = cache.get(raw)
+                if known is None:
+                    known = cache[raw] = self._one(rule, element, depth, b"")
+                seen.append(known[1])
+                if known[0] is not None:
+                    yield tag, known[0]
+                continue
+            if rule.action == "code" and scheme is None:
+                scheme = next((_value(data, one) for one in elements if one.tag == 0x00080102), b"")
+            written, key = self._one(rule, element, depth, scheme or b"")
+            seen.append(key)
             if written is not None:
-                yield number, written
+                yield tag, written
 
-    def _raw(self, raws: _Raws, tag: BaseTag) -> tuple[str, bytes, bool]:
-        """(VR, bytes, undefined length) as stored. An element pydicom has decoded already is of no use here."""
-        raw = raws[tag]
-        if not getattr(raw, "is_raw", False):
-            return "", b"", False
-        vr = raw.VR or ""
-        if not vr or vr == "UN":
-            # Implicit VR: the dictionary's. Of two possible ones (US or SS) the first; the bytes are the same.
-            vr = dictionary_VR(tag).split(" or ")[0] if dictionary_has_tag(tag) else ""
-        return vr, raw.value or b"", raw.length == _UNDEFINED
+    def _vr(self, element: Element) -> str:
+        """As stored; the dictionary's where it is not. Of two possible ones (US or SS) the first: the bytes are the same."""
+        return element.vr if element.vr not in ("", "UN") else known_vr(element.tag)
 
-    def _one(self, dataset: Dataset, raws: _Raws, tag: BaseTag, rule: Rule) -> bytes | None:
-        vr, value, undefined = self._raw(raws, tag)
-        number = int(tag)
-        if rule.action.startswith("D:"):
-            self.actions["D"] += 1
-            return self.writer.element(number, sorted(rule.vrs)[0], self.profile.pseudonym.encode())
-        if rule.action == "Z":
-            self.actions["Z"] += 1
-            return self.writer.element(number, sorted(rule.vrs)[0], b"")
-        if not vr or (undefined and rule.keyword != "PixelData"):
-            self.actions["V"] += 1
-            return None
-        action = rule.action.split(":")[0]
-        if rule.keyword == "PixelData":
-            self.actions["K"] += 1
-            return self.writer.element(
-                number, vr, value if undefined else _trimmed(dataset, value), undefined=undefined
-            )
-        new = self._changed(raws, rule, vr, value)
-        self.actions[action if new is not None else "V"] += 1
-        return None if new is None else self.writer.element(number, vr, new)
+    def _one(self, rule: Rule, element: Element, depth: int, scheme: bytes) -> tuple[bytes | None, _Key]:
+        action = rule.by_class.get(self.sop_class, rule.action) if depth == 0 else rule.action
+        vr, tag = self._vr(element), element.tag
+        if action in ("X", "Z", "D", "pseudonym"):
+            return self._basic(rule, action, vr)
+        if action == "walk":
+            return self._sequence(rule, element, vr, depth)
+        new = None
+        if not element.undefined:
+            new = self._changed(rule, action, vr, self.data[element.start : element.end], scheme)
+        if new is None or (not new and element.end > element.start):
+            written, _ = self._basic(rule, rule.otherwise, vr)
+            return written, (tag, vr, "V")
+        name = {"S": "S", "A": "A", "K": "K", "U": "U", "T": "K", "code": "K"}.get(action, "C")
+        return self.writer.element(tag, vr, new), (tag, vr, name)
 
-    def _changed(self, raws: _Raws, rule: Rule, vr: str, value: bytes) -> bytes | None:
-        if rule.action == "K":
-            return value_allowed(rule, vr, value, self.writer.little)
+    def _basic(self, rule: Rule, action: str, vr: str) -> tuple[bytes | None, _Key]:
+        """X, Z and D of the table."""
+        if action == "X":
+            return None, (rule.tag, vr, "X")
+        if action == "Z":
+            return self.writer.element(rule.tag, rule.vr, b""), (rule.tag, rule.vr, "Z")
+        dummy = {"DA": b"19000101", "DT": b"19000101", "TM": b"000000", "UI": b"2.25.0", "AS": b"000Y"}
+        value = self.profile.pseudonym.encode() if action == "pseudonym" else dummy.get(rule.vr, b"ANONYMIZED")
+        return self.writer.element(rule.tag, rule.vr, value), (rule.tag, rule.vr, "D")
+
+    def _changed(self, rule: Rule, action: str, vr: str, value: bytes, scheme: bytes) -> bytes | None:
+        if action in ("K", "T"):
+            return values.value_allowed(rule, vr, value, self.writer.little)
         if vr not in rule.vrs:
             return None
-        if rule.action == "U":
+        if action == "U":
             return self._uids(value)
-        if rule.action == "S":
-            return shift_date(value, self.profile.shift_days)
-        if rule.action == "A":
-            return clean_age(value)
-        if rule.action == "C:code":
-            scheme = self._raw(raws, _SCHEME)[1] if _SCHEME in raws else b""
-            return _clean_code(scheme.decode("latin-1").strip(" \0"), value)
-        cleaned = clean_text(value)
-        if rule.action == "C:contrast" and not cleaned and value.strip(b" \0"):
+        if action == "S":
+            return values.shift_date(value, self.profile.shift_days)
+        if action == "A":
+            return values.clean_age(value)
+        if action == "code":
+            return values.clean_code(scheme.decode("ascii", "replace").strip(" \0"), value)
+        if action == "version":
+            return values.clean_version(value, self.character_set, self.names)
+        cleaned = values.clean_text(value, self.character_set, self.names)
+        if action == "contrast" and not cleaned and value.strip(b" \0"):
             return b"CONTRAST"  # that an agent was given must survive; which one, said in unknown words, need not
         return cleaned
 
     def _uids(self, value: bytes) -> bytes | None:
-        parts = value.strip(b" \0").decode("latin-1").split("\\")
-        if not all(re.fullmatch(r"[0-9.]{1,64}", part) for part in parts if part):
+        parts = value.strip(b" \0").decode("ascii", "replace").split("\\")
+        if not all(_UIDS.fullmatch(part) for part in parts if part):
             return None
         return "\\".join(self.profile.map_uid(part) for part in parts).encode()
 
-    def _sequence(self, dataset: Dataset, tag: BaseTag, depth: int) -> bytes | None:
-        element = dataset[tag]
-        if element.VR != "SQ":
-            self.actions["V"] += 1
-            return None
+    def _sequence(self, rule: Rule, element: Element, vr: str, depth: int) -> tuple[bytes | None, _Key]:
+        if vr != "SQ" or (element.vr == "UN" and not self.writer.little):
+            return None, (element.tag, vr, "V")
         items = []
-        for item in element.value:
+        for item in self.reader.items(element, depth=depth + 1):
             content = dict(self.elements(item, depth + 1))
-            items.append(self.writer.item(b"".join(content[number] for number in sorted(content))))
-        self.actions["K"] += 1
-        return self.writer.element(int(tag), "SQ", b"".join(items))
+            items.append(self.writer.item(b"".join([content[tag] for tag in sorted(content)])))
+        return self.writer.element(element.tag, "SQ", b"".join(items)), (element.tag, "SQ", "K")
 
-    def _private(self, raws: _Raws, tag: BaseTag) -> Iterator[tuple[int, bytes]]:
+    def _private(self, elements: list[Element], element: Element) -> Iterator[tuple[int, bytes]]:
         """A private attribute survives only if (creator, group, element) is on the safe list and its value a number."""
-        if tag.element < 0x1000:
+        group, number = element.tag >> 16, element.tag & 0xFFFF
+        if number < 0x1000:
             return  # a creator is written with the attribute that needs it
-        if tag.group not in _SAFE_GROUPS:
-            self.actions["P"] += 1
+        creator_tag = group << 16 | number >> 8
+        creator, wanted = "", None
+        if group in _SAFE_GROUPS:
+            stored = next((_value(self.data, one) for one in elements if one.tag == creator_tag), b"")
+            creator = stored.decode("ascii", "replace").strip(" \0")
+            wanted = RULES.private.get((creator, group, number & 0xFF))
+        vr = wanted if wanted and element.vr in ("", "UN") else element.vr
+        if wanted is None or vr != wanted or element.undefined:
+            self._seen.append((group << 16, "", "P"))
             return
-        creator_tag = BaseTag((tag.group << 16) | (tag.element >> 8))
-        creator = ""
-        if creator_tag in raws:
-            creator = self._raw(raws, creator_tag)[1].decode("latin-1").strip(" \0")
-        wanted = RULES.private.get((creator, tag.group, tag.element & 0xFF))
-        vr, value, undefined = self._raw(raws, tag)
-        vr = wanted if wanted and not vr else vr
-        if wanted is None or vr != wanted or undefined:
-            self.actions["P"] += 1
-            return
-        rule = Rule("", "K", frozenset({wanted}), 9, None)
-        if value_allowed(rule, vr, value, self.writer.little) is None:
-            self.actions["V"] += 1
-            return
-        self.actions["PK"] += 1
-        yield creator_tag, self.writer.element(creator_tag, "LO", creator.encode())
-        yield int(tag), self.writer.element(int(tag), vr, value)
+        rule = Rule("", element.tag, "K", frozenset({wanted}), 9)
+        value = values.value_allowed(rule, wanted, self.data[element.start : element.end], self.writer.little)
+        self._seen.append((element.tag, wanted, "PK" if value is not None else "V"))
+        if value is not None:
+            yield creator_tag, self.writer.element(creator_tag, "LO", creator.encode())
+            yield element.tag, self.writer.element(element.tag, wanted, value)
+
+    def _pixels(self, elements: list[Element], element: Element) -> bytes:
+        """The pixel data: native ones cut behind the last pixel, compressed ones without comments; nothing else changes."""
+        vr = element.vr or "OW"
+        if vr not in ("OB", "OW"):
+            raise DeidentificationRefused("the pixel data have no value representation of pixel data")
+        if element.undefined:
+            fragments, _ = self.reader.fragments(element.start, element.end)
+            parts = [self.writer.item(_even(without_comments(self.data[start:end]))) for start, end in fragments[1:]]
+            starts = {start - fragments[1][0] for start, _ in fragments[1:]}
+            table = self.data[slice(*fragments[0])] if fragments else b""
+            if len(table) % 4 or not starts.issuperset(struct.unpack(f"<{len(table) // 4}I", table)):
+                table = b""  # no table of offsets; readers do without
+            closed = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+            return self.writer.element(
+                element.tag, vr, self.writer.item(table) + b"".join(parts) + closed, undefined=True
+            )
+        size = self._image_bytes(elements)
+        value = self.data[element.start : min(element.end, element.start + size)]
+        return self.writer.element(element.tag, vr, value + b"\0" * (len(value) % 2))
+
+    def _image_bytes(self, elements: list[Element]) -> int:
+        """How many bytes the pixels need: what lies behind them is no image."""
+        found = {element.tag: element for element in elements}
+        order = f"{self.writer.order}H"
+
+        def short(tag: int, default: int | None = None) -> int:
+            element = found.get(tag)
+            if element is None or element.end - element.start < 2:
+                if default is None:
+                    raise DeidentificationRefused("the image does not say how large it is")
+                return default
+            return int(struct.unpack_from(order, self.data, element.start)[0])
+
+        frames = _stripped(self.data, found, 0x00280008) or b"1"
+        if not frames.isdigit():
+            raise DeidentificationRefused("the image does not say how large it is")
+        bits = short(0x00280010) * short(0x00280011) * short(0x00280002, 1) * short(0x00280100) * int(frames)
+        return (bits + 7) // 8
 
 
-def _trimmed(dataset: Dataset, value: bytes) -> bytes:
-    """Native pixels without anything behind the last pixel: bytes there are no image."""
-    try:
-        bits = (
-            int(dataset.Rows)
-            * int(dataset.Columns)
-            * int(dataset.get("SamplesPerPixel", 1))
-            * int(dataset.BitsAllocated)
-        )
-        size = (bits * int(dataset.get("NumberOfFrames") or 1) + 7) // 8
-    except (AttributeError, TypeError, ValueError):
-        raise DeidentificationRefused("the image does not say how large it is") from None
-    return value[: size + size % 2]
+def _value(data: bytes, element: Element) -> bytes:
+    return data[element.start : element.end]
 
 
-def _verhoeff(digits: str) -> bool:
-    """Check digit of a SNOMED CT identifier (Release File Specification, section 7.5, appendix)."""
-    check = 0
-    for position, digit in enumerate(reversed(digits)):
-        value = int(digit)
-        for _ in range(position % 8):
-            value = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)[value]
-        # multiplication in the dihedral group of order 10
-        check = _dihedral(check, value)
-    return check == 0
-
-
-def _dihedral(a: int, b: int) -> int:
-    if a < 5:
-        return (a + b) % 5 if b < 5 else (a + b - 5) % 5 + 5
-    return (a - 5 - b) % 5 + 5 if b < 5 else (a - b) % 5
-
-
-def _clean_code(scheme: str, value: bytes) -> bytes | None:
-    """A code value survives if its scheme could have issued it."""
-    text = value.decode("latin-1").strip(" \0")
-    fine = {
-        "DCM": lambda: re.fullmatch(r"1[0-9]{5}", text),
-        "SCT": lambda: _SCT.match(text) and _verhoeff(text),
-        "SRT": lambda: re.fullmatch(r"[A-Z]-[0-9A-F]{5}", text),
-        "UCUM": lambda: text in {"mm", "mm2", "mm3", "cm3", "ml", "1", "%"},
-    }.get(scheme)
-    return value if fine is not None and fine() else None
+def _even(value: bytes) -> bytes:
+    return value + b"\0" * (len(value) % 2)

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from audit import services as audit
-from imaging.deidentification.engine import DeidentificationRefused, Deidentified, Profile, deidentify
+from imaging.deidentification.engine import DeidentificationRefused, Deidentified, Deidentifier, Profile
 from imaging.deidentification.rules import RULES
 from imaging.identity import map_uid
 from imaging.models import Instance, InstanceState, Study
@@ -50,7 +50,7 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
     :returns: ``{"deidentified": …, "quarantined": …}`` of this call.
     :raises PermanentError: a stored original is not what arrived.
     """
-    profile = profile_of(study.patient)
+    deidentifier = Deidentifier(profile_of(study.patient))
     waiting = list(
         study.instances.filter(state=InstanceState.RECEIVED)
         .select_related("original")
@@ -61,7 +61,7 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
     codes = set(study.deidentification.get("codes", []))
     for begin in range(0, len(waiting), BATCH):
         batch = waiting[begin : begin + BATCH]
-        results = [(instance, _one(instance, profile)) for instance in batch]
+        results = [(instance, _one(instance, deidentifier)) for instance in batch]
         for _, result in results:
             if isinstance(result, Deidentified):
                 actions.update(result.actions)
@@ -90,13 +90,13 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
     return counts
 
 
-def _one(instance: Instance, profile: Profile) -> Deidentified | str:
+def _one(instance: Instance, deidentifier: Deidentifier) -> Deidentified | str:
     """The de-identified copy, or why there is none."""
     data = objects.get(instance.original)
     if hashlib.sha256(data).hexdigest() != instance.sha256:
         raise PermanentError("a stored image is not what arrived: its SHA-256 differs")
     try:
-        return deidentify(data, profile)
+        return deidentifier(data)
     except DeidentificationRefused as error:
         return f"cannot be de-identified: {error}"
 
