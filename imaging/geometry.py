@@ -25,6 +25,7 @@ __all__ = [
     "Grid",
     "crop_box",
     "crop_to_box",
+    "encode_nifti",
     "from_sitk",
     "read_nifti",
     "to_ras",
@@ -187,8 +188,6 @@ def write_nifti(array: NDArray[Any], grid: Grid) -> bytes:
 
     The header holds geometry only: no description, no name, no date; the same input gives the same bytes.
     """
-    if array.shape != grid.shape_zyx:
-        raise GeometryError("the array does not fit the grid")
     data = array
     slope = 1.0
     if np.issubdtype(array.dtype, np.floating):
@@ -197,19 +196,32 @@ def write_nifti(array: NDArray[Any], grid: Grid) -> bytes:
         data = np.rint(array / slope).astype(np.int16)
     elif array.dtype == np.bool_:
         data = array.astype(np.uint8)
+    return encode_nifti(data, grid, slope=slope)
+
+
+def encode_nifti(
+    data: NDArray[Any], grid: Grid, *, slope: float = 1.0, intercept: float = 0.0, level: int = 1
+) -> bytes:
+    """Gzipped NIfTI-1 of ``data`` (z, y, x) as it is, its value said to be stored * slope + intercept.
+
+    :param level: of gzip, 1 (fast) to 9 (small).
+    :raises GeometryError: shape and grid differ.
+    """
+    if data.shape != grid.shape_zyx:
+        raise GeometryError("the array does not fit the grid")
     header = nib.Nifti1Header()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape[::-1])
     header.set_sform(grid.affine, code=1)
     header.set_qform(grid.affine, code=1)
     header.set_xyzt_units("mm")
-    header.set_slope_inter(slope, 0.0)
+    header.set_slope_inter(slope, intercept)
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     raw = io.BytesIO()
-    with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as out:
+    with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=level, mtime=0, filename="") as out:
         out.write(header.binaryblock + b"\0\0\0\0")
-        out.write(np.ascontiguousarray(data).tobytes())
+        out.write(np.ascontiguousarray(data).data)
     return raw.getvalue()
 
 

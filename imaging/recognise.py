@@ -96,6 +96,7 @@ class _Facts:
     temporal: int
     contrast: bool
     description: str
+    field_strength: float | None
     said_contrast: str  # AcquisitionContrast (0008,9209) of enhanced images
 
 
@@ -229,6 +230,7 @@ def _facts(dataset: Dataset) -> _Facts:
         temporal=int(_number(first("NumberOfTemporalPositions")) or 1),
         contrast=contrast,
         description=" ".join(_text(dataset.get(name)) for name in ("SeriesDescription", "ProtocolName")).strip(),
+        field_strength=_number(dataset.get("MagneticFieldStrength")),
         said_contrast=_text(first("AcquisitionContrast")).upper(),
     )
 
@@ -241,6 +243,7 @@ def _parameters(facts: _Facts) -> dict[str, Any]:
         "InversionTime": facts.ti,
         "FlipAngle": facts.flip,
         "MRAcquisitionType": acquisition,
+        "MagneticFieldStrength": facts.field_strength,
         "ScanningSequence": sorted(facts.scanning & {"SE", "IR", "GR", "EP", "RM"}),
         "ContrastBolusAgent": "given" if facts.contrast else "not given",
     }
