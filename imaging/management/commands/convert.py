@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from imaging.convert import GZIP_LEVEL, convert_folder
+from imaging.convert import convert_folder
 
 
 class Command(BaseCommand):
@@ -21,14 +21,13 @@ class Command(BaseCommand):
         """From where to where."""
         parser.add_argument("folder", type=Path, metavar="FOLDER")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-        parser.add_argument("--level", type=int, choices=range(1, 10), default=GZIP_LEVEL, help="of gzip")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """One line a series."""
         if not options["folder"].is_dir():
             raise CommandError("FOLDER is not a folder")
         done = 0
-        for one in convert_folder(options["folder"], options["out"], level=options["level"]):
+        for one in convert_folder(options["folder"], options["out"]):
             which = f"series {one.number}" if one.number is not None else "a series without a number"
             if one.path is None:
                 self.stdout.write(f"{which} ({one.images} images): refused, {one.code}: {one.reason}")
