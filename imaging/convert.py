@@ -18,7 +18,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from imaging.deidentification.rules import clean_words
+from imaging.deidentification.values import clean_words
 from imaging.geometry import GeometryError, encode_nifti, to_ras
 from imaging.planes import READ_TAGS
 from imaging.recognise import HEADER_TAGS, Recognition, recognise
