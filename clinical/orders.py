@@ -12,10 +12,11 @@ from django.db.models import QuerySet
 
 from audit.actors import Actor
 from audit.services import record
+from clinical.cleaning import clean
 from clinical.events import ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_CHANGED
 from clinical.identity import OrderIdentity
 from clinical.models import ORDER_MACHINE, Order, OrderPriority, Patient
-from clinical.registry import current_patient
+from clinical.registry import current_patient, identity_for_cleaning
 from clinical.vault import ei_index, open_json, seal_json
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, IllegalMove, UserVisibleError
@@ -26,6 +27,7 @@ __all__ = [
     "advance_order",
     "cancel_order",
     "change_order",
+    "cleaned_reason",
     "find_order",
     "find_order_by_accession",
     "find_orders_by_study_uid",
@@ -59,6 +61,11 @@ def _seal(order: Order, identity: OrderIdentity) -> None:
     for name, value in _indexes(identity).items():
         setattr(order, name, value)
     order.ciphertext = seal_json(order.patient.key_subject, identity.to_json(), context=_context(order))
+
+
+def cleaned_reason(order: Order) -> str:
+    """The reason for the study without the patient's identifiers: what a model may read. Empty where none was given."""
+    return clean(_load(order).reason, identity_for_cleaning(order.patient)).text.strip()
 
 
 def find_order_by_accession(accession: str) -> Order | None:

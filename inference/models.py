@@ -92,7 +92,7 @@ class ModelVersion(models.Model):
     version = models.CharField(max_length=50)
     sha256 = models.CharField(max_length=64, help_text="Digest over the digests of its files, hexadecimal.")
     architecture = models.CharField(max_length=200)
-    kind = models.CharField(max_length=30, help_text="Which expert runs it: nnunet, sam.")
+    kind = models.CharField(max_length=30, help_text="Which expert runs it: nnunet, sam, vlm.")
     status = models.CharField(max_length=10, choices=ModelStatus.choices, default=ModelStatus.ADVISER)
     status_reason = models.CharField(max_length=1000, blank=True, default="")
     evaluation = models.JSONField(default=dict, blank=True, help_text="Dice per region on held-out cases.")
@@ -184,6 +184,7 @@ class ExpertRun(models.Model):
     )
     error = models.CharField(max_length=500, blank=True, default="")
     notes = models.JSONField(default=list, blank=True)
+    findings = models.JSONField(default=list, blank=True, help_text="What it said: text, confidence, slice_z.")
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 

@@ -22,8 +22,9 @@ def panel_summary(panel_run: PanelRun) -> dict[str, Any]:
     """What a report or a page tells about a panel (JSON-able).
 
     Keys: ``state``; ``experts`` (name, version, sha256, architecture, role, state, runtime_s, device, dice_vs_consensus
-    and volume_mm3 per region, error, notes; None where not computed); ``fusion``; ``agreement`` (a, region, pairwise);
-    ``gate`` (band, a, region, reasons); ``thresholds``; ``demo``. Volumes are None where the spacing is not known.
+    and volume_mm3 per region, error, notes, findings; None where not computed); ``fusion``; ``agreement`` (a, region,
+    pairwise); ``gate`` (band, a, region, reasons); ``thresholds``; ``demo``. Volumes are None where the spacing is not
+    known. A finding is ``text``, ``confidence`` and ``slice_z``: what an expert said in words, verified by nobody.
     """
     per_expert: dict[str, Any] = panel_run.agreement.get("experts", {})
     experts = []
@@ -45,6 +46,7 @@ def panel_summary(panel_run: PanelRun) -> dict[str, Any]:
                 "volume_mm3": numbers.get("volume_mm3"),
                 "error": run.error,
                 "notes": list(run.notes),
+                "findings": list(run.findings),
             }
         )
     agreement = panel_run.agreement

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from django.conf import settings
 
 from audit import services as audit
+from clinical.orders import cleaned_reason
 from imaging.segmentations import encode_probability, save_segmentation
 from imaging.volumes import PANEL_SEQUENCES, load_volumes
 from inference.convening import enqueue_conclusion
@@ -85,6 +87,7 @@ def _ask(ctx: JobContext, run: ExpertRun) -> ExpertOutput:
         images={name: loaded.images[name] for name in PANEL_SEQUENCES},
         spacing=loaded.grid.spacing_zyx(),
         brain_mask=loaded.brain_mask,
+        indication=cleaned_reason(panel.study.order) if panel.study.order else "",
     )
     client = SupervisorClient(settings.ONCOFLOW_SUPERVISOR_ADDRESS, read_key(settings.ONCOFLOW_SUPERVISOR_KEY))
     ctx.progress(0.05, f"{run.expert} is waiting for its turn")
@@ -125,6 +128,7 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
             "runtime_s": round(float(output.runtime_s), 3),
             "device": output.device[:100],
             "notes": notes,
+            "findings": [asdict(finding) for finding in output.findings],
             "error": "",
             "finished_at": now(),
         }

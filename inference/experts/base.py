@@ -25,6 +25,7 @@ __all__ = [
     "ExpertError",
     "ExpertFailed",
     "ExpertOutput",
+    "Finding",
     "InvalidVolumes",
     "MissingSequence",
     "ModelVersion",
@@ -81,12 +82,14 @@ class Volumes:
     """One study on its reference grid.
 
     images: sequence name -> (z, y, x) float array of one shape. spacing: (z, y, x) mm. brain_mask: bool, same shape.
+    indication: why the images were asked for, cleaned of identity; only experts that read text use it.
     Raises InvalidVolumes when they do not belong together.
     """
 
     images: Mapping[str, NDArray[Any]]
     spacing: tuple[float, float, float]
     brain_mask: NDArray[np.bool_]
+    indication: str = ""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -133,11 +136,20 @@ class ModelVersion:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What an expert says in words. confidence: 0..1, the model's own, not calibrated. slice_z: of the reference grid."""
+
+    text: str
+    confidence: float
+    slice_z: int
+
+
+@dataclass(frozen=True)
 class ExpertOutput:
     """Region probabilities on the reference grid.
 
     probabilities: region -> float16 (z, y, x) in 0..1, nested (ET <= TC <= WT), 0 outside the brain mask.
-    runtime_s: seconds of prediction, loading excluded. device: "cpu", "cuda:0".
+    runtime_s: seconds of prediction, loading excluded. device: "cpu", "cuda:0". findings: of experts that speak.
     """
 
     probabilities: Mapping[str, NDArray[np.float16]]
@@ -145,6 +157,7 @@ class ExpertOutput:
     runtime_s: float
     device: str
     notes: tuple[str, ...] = field(default=())
+    findings: tuple[Finding, ...] = ()
 
 
 @runtime_checkable

@@ -10,16 +10,17 @@ from .base import Expert, WeightsMissing, read_model_json
 
 __all__ = ["KINDS", "ExpertSpec", "expert_for_folder", "heavy_modules", "make_expert"]
 
-KINDS = ("nnunet", "sam")
+KINDS = ("nnunet", "sam", "vlm")
 _HEAVY = {
     "nnunet": ("torch", "nnunetv2.inference.predict_from_raw_data", "inference.experts.nnunet"),
     "sam": ("torch", "sam2.build_sam", "inference.experts.sam"),
+    "vlm": ("torch", "transformers", "inference.experts.vlm.backend"),
 }
 
 
 @dataclass(frozen=True)
 class ExpertSpec:
-    """One expert of the panel. kind: "nnunet" or "sam". sha256: pins model.json. factory: "module:callable" for an
+    """One expert of the panel. kind: one of KINDS. sha256: pins model.json. factory: "module:callable" for an
 
     expert of one's own, called with the specification; kind is then free.
     """
@@ -57,6 +58,12 @@ def make_expert(spec: ExpertSpec) -> Expert:
         from .sam import SamExpert
 
         return SamExpert(
+            spec.name, spec.weights_dir, pinned_sha256=spec.sha256, device=spec.device, threads=spec.threads
+        )
+    if spec.kind == "vlm":
+        from .vlm.expert import VlmExpert
+
+        return VlmExpert(
             spec.name, spec.weights_dir, pinned_sha256=spec.sha256, device=spec.device, threads=spec.threads
         )
     raise ValueError(f"unknown kind of expert {spec.kind!r}: one of {', '.join(KINDS)}")

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import asdict
 
 from inference.experts.base import (
     Expert,
@@ -124,6 +125,7 @@ def _answer(expert: Expert, channel: Channel, request: Message) -> None:
                     "runtime_s": output.runtime_s,
                     "device": output.device,
                     "notes": list(output.notes),
+                    "findings": [asdict(finding) for finding in output.findings],
                 },
                 dict(output.probabilities),
             )
@@ -138,6 +140,7 @@ def request_volumes(request: Message) -> tuple[Volumes, Prompt | None]:
             {str(n): request.arrays[f"image:{n}"] for n in request.values["sequences"]},
             (z, y, x),
             request.arrays["brain_mask"],
+            str(request.values.get("indication", "")),
         )
         asked = request.values.get("prompt")
         if asked is None:

@@ -18,6 +18,7 @@ from inference.experts.base import (
     ExpertError,
     ExpertFailed,
     ExpertOutput,
+    Finding,
     InvalidVolumes,
     MissingSequence,
     ModelVersion,
@@ -142,6 +143,7 @@ class SupervisorClient:
                 "deadline_s": float(deadline_s),
                 "spacing": [float(s) for s in volumes.spacing],
                 "sequences": list(volumes.images),
+                "indication": volumes.indication,
                 "prompt": None
                 if prompt is None
                 else {
@@ -220,4 +222,8 @@ def _output(answer: Message, shape: tuple[int, int, int]) -> ExpertOutput:
         float(answer.values["runtime_s"]),
         str(answer.values["device"]),
         tuple(map(str, answer.values["notes"])),
+        tuple(
+            Finding(str(f["text"]), float(f["confidence"]), int(f["slice_z"]))
+            for f in answer.values.get("findings", [])
+        ),
     )

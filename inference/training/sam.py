@@ -26,7 +26,7 @@ from torch.nn import functional as F  # noqa: N812
 from inference.experts.base import SEQUENCES
 from inference.experts.saliency import salient_tumour
 from inference.experts.sam.network import BASE_CONFIG, SMALL_OVERRIDES, build
-from inference.experts.sam.slices import CHANNELS, Box, Window, box_of, slice_boxes, to_unit, window_for
+from inference.experts.slices import CHANNELS, Box, Window, box_of, slice_boxes, to_unit, window_for
 
 from .common import Average, Budget, Log, load_checkpoint, save_checkpoint, set_threads
 from .dataset import RawDataset

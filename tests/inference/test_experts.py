@@ -31,7 +31,7 @@ from inference.experts.nnunet.expert import region_channels
 from inference.experts.postprocess import minimum_volumes, suppress_small
 from inference.experts.prepare import clip_in_brain, stack_channels
 from inference.experts.saliency import rule_regions
-from inference.experts.sam.slices import Window, box_of, slice_boxes, window_for
+from inference.experts.slices import Window, box_of, slice_boxes, window_for
 from inference.fusion import masks_of
 
 pytestmark = pytest.mark.torch

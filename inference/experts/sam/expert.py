@@ -33,8 +33,17 @@ from inference.experts.base import (
 from inference.experts.postprocess import minimum_volumes, suppress_small
 from inference.experts.prepare import stack_channels, zscore_in_brain
 from inference.experts.saliency import salient_tumour
-
-from .slices import CHANNELS, WORKING_SPACING, Box, box_of, slice_boxes, to_unit, window_for
+from inference.experts.slices import (
+    CHANNELS,
+    WORKING_SPACING,
+    Box,
+    box_of,
+    resize,
+    slice_boxes,
+    to_unit,
+    window_for,
+    working_grid,
+)
 
 __all__ = ["SamExpert"]
 
@@ -118,12 +127,8 @@ class SamExpert:
         import torch
 
         torch.set_num_threads(self.threads)
-        shape = tuple(
-            max(1, round(n * s / WORKING_SPACING)) for n, s in zip(volumes.shape, volumes.spacing, strict=True)
-        )
-        brain = _resize(volumes.brain_mask[None].astype(np.float32), shape)[0] > 0.5
-        # z-scored on the study's own grid, then resampled: the order in which nnU-Net prepares a case, and so training
-        z = _resize(zscore_in_brain(stack, volumes.brain_mask), shape)
+        z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
+        shape = brain.shape
         unit = to_unit(z, brain)
         salient = salient_tumour(z[0], brain)
         notes: tuple[str, ...] = ()
@@ -144,7 +149,7 @@ class SamExpert:
             for outer in range(index):  # what holds the region the person marked must hold it too
                 result[outer] = np.maximum(result[outer], answered)
             notes += (f"{prompt.region} follows a person's prompt",)
-        full = _resize(result, volumes.shape)
+        full = resize(result, volumes.shape)
         return {region: full[TOKEN_REGIONS.index(region)] for region in REGIONS}, notes
 
     def _ask(
@@ -237,14 +242,3 @@ def _shrunk(box: Box, height: float) -> Box:
     scale = float(np.sqrt(max(1 - height**2, 0.15)))
     cx, cy, w, h = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
     return cx - w * scale, cy - h * scale, cx + w * scale, cy + h * scale
-
-
-def _resize(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """(c, z, y, x) by trilinear interpolation of cell centres, as nnU-Net's resample_torch does."""
-    if array.shape[1:] == tuple(shape):
-        return array
-    import torch
-
-    moved = torch.nn.functional.interpolate(torch.from_numpy(array)[None], tuple(shape), mode="trilinear")[0]
-    resized: NDArray[np.float32] = moved.numpy()
-    return resized

@@ -1,6 +1,6 @@
-"""From a volume to prompted square windows and back: shared by SAM's training and its expert.
+"""From a volume to square pictures of its slices and back: shared by the experts that look at slices and their training.
 
-The model sees three channels (FLAIR, T1c, T1) of one slice in 0..1, cut as a square window around a box. Volumes are at
+A model sees three channels (FLAIR, T1c, T1) of one slice in 0..1, cut as a square window around a box. Volumes are at
 2 mm isotropic here; a window is at least 64 voxels wide, so that one pixel of the mask decoder's output (a quarter of
 the image's resolution) is about one voxel. Boxes are (x0, y0, x1, y1) in slice pixels, upper corner exclusive.
 """
@@ -12,7 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHANNELS", "WORKING_SPACING", "Box", "Window", "box_of", "slice_boxes", "to_unit", "window_for"]
+from .base import Volumes
+
+__all__ = [
+    "CHANNELS",
+    "WORKING_SPACING",
+    "Box",
+    "Window",
+    "box_of",
+    "resize",
+    "slice_boxes",
+    "to_unit",
+    "window_for",
+    "working_grid",
+]
 
 CHANNELS: tuple[str, str, str] = ("FLAIR", "T1c", "T1")
 WORKING_SPACING = 2.0
@@ -94,3 +107,24 @@ def _whole(moved: NDArray[np.bool_]) -> Box:
     box = box_of(np.any(moved, axis=0, keepdims=True)[0])
     assert box is not None
     return box
+
+
+def resize(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(c, z, y, x) to `shape` (z, y, x) by trilinear interpolation of cell centres, as nnU-Net's resample_torch does."""
+    if array.shape[1:] == tuple(shape):
+        return array
+    import torch
+
+    moved = torch.nn.functional.interpolate(torch.from_numpy(array)[None], tuple(shape), mode="trilinear")[0]
+    resized: NDArray[np.float32] = moved.numpy()
+    return resized
+
+
+def working_grid(z: NDArray[np.float32], volumes: Volumes) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """z-scores (c, z, y, x) of a study and its brain mask on the working grid.
+
+    z-scored on the study's own grid and then resampled: the order in which nnU-Net prepares a case, and so training.
+    """
+    shape = tuple(max(1, round(n * s / WORKING_SPACING)) for n, s in zip(volumes.shape, volumes.spacing, strict=True))
+    brain = resize(volumes.brain_mask[None].astype(np.float32), shape)[0] > 0.5
+    return resize(z, shape), brain

@@ -1,0 +1,1 @@
+"""Vision-language models as experts: MedGemma, another one from a folder, or a server that speaks OpenAI's protocol."""

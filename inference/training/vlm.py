@@ -1,0 +1,415 @@
+"""Train a small Gemma 3 with vision on slices of a dataset folder: boxes and findings as JSON.
+
+    python -m inference.training.vlm --dataset DIR --out DIR --minutes 100 --resume
+
+Each example is one axial slice as the expert shows it, the question, and the true answer; coordinates are multiples of
+ten thousandths. Beside the text the vision tower learns which share of each patch is tumour: without that it takes many
+times as long until the text begins to look. Loss on the answer's tokens only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch.nn import functional as F  # noqa: N812
+
+from inference.experts.base import SEQUENCES
+from inference.experts.slices import CHANNELS, Window, box_of, to_unit
+from inference.experts.vlm.answer import BadAnswer, Piece, parse, question, render
+from inference.experts.vlm.views import View, brain_window, picture
+
+from .common import Average, Budget, Log, load_checkpoint, save_checkpoint, set_threads
+from .dataset import RawDataset
+from .export import write_model_json
+from .preprocess import PreparedCase, load_prepared, make_plans
+from .vlm_network import PATCHES, PatchHead, build, make_processor, save
+
+__all__ = ["main", "train"]
+
+STEP = 10
+PROMPT = "Indication: {indication}. Find WT, TC and ET."  # short: every token of it costs each step
+SMALLEST = 6  # pixels of a part that gets a box
+VALIDATION_CASES = 8
+REGION_ORDER = ("WT", "TC", "ET")
+INDICATIONS = (
+    "follow-up of glioblastoma",
+    "suspected brain tumour",
+    "glioma after radiotherapy",
+    "first seizure",
+    "headache and hemiparesis",
+    "brain metastases, follow-up",
+    "not given",
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """unit (3, z, y, x) float16 in 0..1; labels (z, y, x); window of the brain; slices with brain, and with tumour."""
+
+    unit: NDArray[np.float16]
+    labels: NDArray[np.int8]
+    window: Window
+    brain: NDArray[np.intp]
+    tumour: NDArray[np.intp]
+
+
+def shown(case: PreparedCase) -> Shown:
+    """One preprocessed case as the expert sees it."""
+    data = case.data.astype(np.float32)
+    brain = (data != 0).any(axis=0)
+    unit = to_unit(data[[SEQUENCES.index(c) for c in CHANNELS]], brain).astype(np.float16)
+    window = brain_window(brain)
+    return Shown(
+        unit,
+        case.labels,
+        window,
+        np.flatnonzero(brain.sum(axis=(1, 2)) > 200),
+        np.flatnonzero((case.labels > 0).any(axis=(1, 2))),
+    )
+
+
+def regions_of(labels: NDArray[np.int8]) -> dict[str, NDArray[np.bool_]]:
+    """Masks WT, TC, ET of a label map."""
+    return {"WT": labels > 0, "TC": (labels == 1) | (labels == 3), "ET": labels == 3}
+
+
+def truth(labels: NDArray[np.int8], view: View) -> tuple[list[tuple[str, tuple[int, int, int, int]]], list[str]]:
+    """Boxes (region, box in thousandths) of a slice's parts, the largest three of each region, and findings in words."""
+    masks = regions_of(labels)
+    boxes: list[tuple[str, tuple[int, int, int, int]]] = []
+    for region in REGION_ORDER:
+        parts, count = ndimage.label(ndimage.binary_closing(masks[region], iterations=1) | masks[region])
+        sizes = np.bincount(parts.ravel(), minlength=count + 1)
+        large = [n for n in np.argsort(-sizes[1:]) + 1 if sizes[n] >= SMALLEST][:3]
+        for number in large:
+            x0, y0, x1, y1 = box_of(parts == number) or (0, 0, 1, 1)
+            box = view.to_picture((y0, x0, y1, x1), STEP)
+            if box[0] < box[2] and box[1] < box[3]:
+                boxes.append((region, box))
+    return boxes, findings(masks, {region for region, _ in boxes}, view)
+
+
+def findings(masks: dict[str, NDArray[np.bool_]], present: set[str], view: View) -> list[str]:
+    """What a reader would say of the slice in a few words."""
+    if "WT" not in present:
+        return []
+    y, x = (float(v) for v in ndimage.center_of_mass(masks["WT"]))
+    front = "anterior" if y > view.window.y + view.window.side / 2 else "posterior"
+    side = "right" if x > view.window.x + view.window.side / 2 else "left"
+    place = f"in the {side} {front} hemisphere"
+    said = [f"FLAIR hyperintensity {place}"]
+    if "ET" in present:
+        necrotic = int((masks["TC"] & ~masks["ET"]).sum()) > 0.25 * int(masks["TC"].sum())
+        said.append("ring-enhancing lesion with a necrotic core" if necrotic else "solid enhancing lesion")
+    elif "TC" in present:
+        said.append("tumour core without enhancement")
+    return said
+
+
+class Sampler:
+    """Draws slices with their answers."""
+
+    def __init__(self, cases: list[Shown], seed: int) -> None:
+        self.cases = cases
+        self.with_tumour = [c for c in cases if c.tumour.size]
+        if not self.with_tumour:
+            raise ValueError("no training case has a tumour")
+        self.rng = np.random.default_rng(seed)
+
+    def draw(self) -> tuple[NDArray[np.uint8], str, NDArray[np.float32]]:
+        """(picture, answer, share of WT, TC, ET per patch (3, PATCHES, PATCHES))."""
+        rng = self.rng
+        tumour = rng.random() < 0.72
+        pool = self.with_tumour if tumour else self.cases
+        case = pool[rng.integers(len(pool))]
+        index = int(rng.choice(case.tumour if tumour else case.brain))
+        side = max(24, int(case.window.side * rng.uniform(0.92, 1.25)))
+        play = case.window.side - side
+        window = Window(
+            case.window.y + play // 2 + int(rng.integers(-5, 6)),
+            case.window.x + play // 2 + int(rng.integers(-5, 6)),
+            side,
+        )
+        unit = case.unit[:, index].astype(np.float32)
+        labels = case.labels[index]
+        if rng.random() < 0.5:  # mirrored, the sides change their names with it
+            unit, labels = unit[:, :, ::-1], labels[:, ::-1]
+            window = Window(window.y, labels.shape[1] - window.x - window.side, window.side)
+        view = View(0, window)
+        boxes, said = truth(labels, view)
+        shares = np.stack([_shares(mask, window) for mask in regions_of(labels).values()])
+        return picture(self._intensities(unit)[:, None], (0, 1, 2), view), render(boxes, said), shares
+
+    def _intensities(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+        rng = self.rng
+        inside = (unit > 0).any(axis=0)
+        out = np.clip(unit * rng.uniform(0.85, 1.15, (3, 1, 1)) + rng.uniform(-0.06, 0.06, (3, 1, 1)), 0, 1)
+        out = out ** np.exp(rng.uniform(-0.25, 0.25, (3, 1, 1)))
+        if rng.random() < 0.3:
+            out = out + rng.normal(0, rng.uniform(0.005, 0.03), out.shape)
+        if rng.random() < 0.04:
+            out[int(rng.integers(3))] = 0
+        return np.where(inside, np.clip(out, 0, 1), 0).astype(np.float32)
+
+
+def _shares(mask: NDArray[np.bool_], window: Window) -> NDArray[np.float32]:
+    """Share of `mask` in each patch of the picture (PATCHES, PATCHES)."""
+    cut = torch.from_numpy(np.ascontiguousarray(window.cut(mask[None].astype(np.float32))[:, ::-1, ::-1]))
+    shares: NDArray[np.float32] = F.adaptive_avg_pool2d(cut[None], PATCHES)[0, 0].numpy()
+    return shares
+
+
+def texts(rng: np.random.Generator, cases: list[Shown]) -> Iterator[str]:
+    """What the tokenizer learns from: questions, true answers, and every number that may come."""
+    sampler = Sampler(cases, int(rng.integers(1 << 30)))
+    for indication in INDICATIONS:
+        yield question(indication, PROMPT)
+    for _ in range(600):
+        yield sampler.draw()[1]
+    for _ in range(40):
+        yield " ".join(str(n) for n in range(0, 1001, STEP))
+
+
+class Batches:
+    """Model inputs from samples; the prompt is masked out of the loss."""
+
+    def __init__(self, sampler: Sampler, processor: Any) -> None:
+        self.sampler = sampler
+        self.processor = processor
+
+    def draw(self, n: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """(inputs with labels, patch shares (n, PATCHES * PATCHES, 3))."""
+        pictures, prompts, answers, shares = [], [], [], []
+        for _ in range(n):
+            image, answer, share = self.sampler.draw()
+            indication = INDICATIONS[int(self.sampler.rng.integers(len(INDICATIONS)))]
+            turns = [
+                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question(indication, PROMPT)}]}
+            ]
+            prompts.append(self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+            answers.append(answer + self.processor.tokenizer.eos_token)
+            pictures.append([image])
+            shares.append(share.reshape(3, -1).T)
+        whole = self.processor(
+            text=[p + a for p, a in zip(prompts, answers, strict=True)],
+            images=pictures,
+            return_tensors="pt",
+            padding=True,
+        )
+        labels = whole["input_ids"].clone()
+        for row, answer in enumerate(answers):
+            length = len(self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
+            labels[row, :-length] = -100
+        return {**whole, "labels": labels}, torch.from_numpy(np.stack(shares))
+
+
+def step_loss(
+    model: Any, head: PatchHead, inputs: dict[str, torch.Tensor], shares: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Loss of the answer and of the patches, and the answer's part for the log."""
+    hidden: list[torch.Tensor] = []
+    handle = model.model.vision_tower.register_forward_hook(lambda m, i, o: hidden.append(o.last_hidden_state))
+    try:
+        out = model(**inputs)
+    finally:
+        handle.remove()
+    patches = F.binary_cross_entropy_with_logits(head(hidden[0]), shares)
+    return out.loss + 2.0 * patches, float(out.loss.detach())
+
+
+@torch.inference_mode()
+def quick_validation(model: Any, processor: Any, cases: list[Shown]) -> dict[str, float]:
+    """Mean IoU of the union of boxes per region over slices with that region, and the share of answers in form."""
+    model.eval()
+    prompts, pictures, truths, views = [], [], [], []
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question("not given", PROMPT)}]}]
+    text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    for case in cases:
+        for index in case.tumour[:: max(1, len(case.tumour) // 4)][:4]:
+            view = View(int(index), case.window)
+            views.append(view)
+            prompts.append(text)
+            pictures.append([picture(case.unit.astype(np.float32), (0, 1, 2), view)])
+            truths.append(truth(case.labels[index], view)[0])
+    inputs = processor(text=prompts, images=pictures, return_tensors="pt", padding=True)
+    made = model.generate(**inputs, max_new_tokens=300, do_sample=False)
+    good = 0
+    scores: dict[str, list[float]] = {region: [] for region in REGION_ORDER}
+    tokens = made[:, inputs["input_ids"].shape[1] :]
+    for row, expected in zip(tokens, truths, strict=True):
+        written = processor.tokenizer.decode(row, skip_special_tokens=True)
+        try:
+            pieces: tuple[Piece, ...] = ((written, 1.0),)
+            found = [(b.region, b.box) for b in parse(pieces).boxes]
+        except BadAnswer:
+            found = []
+        else:
+            good += 1
+        for region in REGION_ORDER:
+            a, b = _drawn(found, region), _drawn(expected, region)
+            if b.any():
+                scores[region].append(float((a & b).sum() / (a | b).sum()))
+    model.train()
+    return {f"iou_{r}": float(np.mean(s)) for r, s in scores.items() if s} | {"in_form": good / max(1, len(truths))}
+
+
+def _drawn(boxes: list[tuple[str, tuple[int, int, int, int]]], region: str) -> NDArray[np.bool_]:
+    plane = np.zeros((100, 100), bool)
+    for name, (y0, x0, y1, x1) in boxes:
+        if name == region:
+            plane[y0 // 10 : max(y1 // 10, y0 // 10 + 1), x0 // 10 : max(x1 // 10, x0 // 10 + 1)] = True
+    return plane
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Run the training that the command line describes; see --help."""
+    set_threads(arguments.threads)
+    out: Path = arguments.out
+    log = Log(out)
+    dataset = RawDataset(arguments.dataset)
+    plans = make_plans(dataset, "plain", (2.0,) * 3, (64,) * 3, 2)
+    started = time.monotonic()
+    cases = [shown(c) for c in load_prepared(dataset, plans, cache=arguments.cache)]
+    split = -VALIDATION_CASES if len(cases) > 3 * VALIDATION_CASES else len(cases)
+    training, held = cases[:split], [c for c in cases[-VALIDATION_CASES:] if c.tumour.size]
+    log.write(event="loaded", cases=len(cases), seconds=time.monotonic() - started)
+    torch.manual_seed(arguments.seed)
+    device = torch.device(arguments.device)
+    processor = make_processor(texts(np.random.default_rng(arguments.seed), training))
+    model, head = build(processor).to(device).train(), PatchHead().to(device)
+    average, averaged = Average(model), copy.deepcopy(model)
+    parameters = [*model.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=arguments.rate, weight_decay=0.02, betas=(0.9, 0.98))
+    step, spent = 0, 0.0
+    state = load_checkpoint(out / "checkpoint.pt") if arguments.resume else None
+    if state is not None:
+        model.load_state_dict(state["model"])
+        head.load_state_dict(state["head"])
+        optimiser.load_state_dict(state["optimiser"])
+        average.restore(state["average"])
+        step, spent = int(state["step"]), float(state["spent_s"])
+    batches = Batches(Sampler(training, arguments.seed + step), processor)
+    budget = Budget(arguments.minutes, spent)
+    count = sum(p.numel() for p in model.parameters())
+    log.write(event="start", parameters=count, vocabulary=len(processor.tokenizer), step=step, spent_s=spent)
+
+    def checkpoint() -> None:
+        save_checkpoint(
+            out / "checkpoint.pt",
+            {
+                "model": model.state_dict(),
+                "head": head.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average.state(),
+                "step": step,
+                "spent_s": budget.spent_s,
+            },
+        )
+
+    def export() -> None:
+        average.copy_to(averaged)
+        files = save(out / "export", copy.deepcopy(averaged).cpu(), processor)
+        write_model_json(
+            out / "export",
+            name=arguments.name,
+            version=arguments.version,
+            kind="vlm",
+            architecture="Gemma 3 with SigLIP vision, tiny",
+            files=files,
+            training={
+                "command": f"python -m inference.training.vlm --minutes {arguments.minutes:g} --seed {arguments.seed} "
+                f"--threads {arguments.threads} --batch-size {arguments.batch_size}",
+                "seed": arguments.seed,
+                "steps": step,
+                "seconds": round(budget.spent_s),
+                "device": str(device),
+                "cases": len(training),
+                "parameters": count,
+                "trained_on": arguments.trained_on,
+            },
+            extra={"pictures": [list(CHANNELS)], "slices": 16, "prompt": PROMPT},
+        )
+
+    losses: list[float] = []
+    last_log = last_save = last_validation = time.monotonic()
+    while budget.fraction < 1:
+        rate = budget.rate(step, arguments.rate, warmup_steps=100)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        inputs, shares = batches.draw(arguments.batch_size)
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bfloat16):
+            loss, answer = step_loss(model, head, inputs, shares.to(device))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        average.update(model)
+        losses.append(answer)
+        step += 1
+        now = time.monotonic()
+        if now - last_log > 30:
+            log.write(
+                event="train",
+                step=step,
+                minutes=budget.spent_s / 60,
+                loss=float(np.mean(losses)),
+                rate=rate,
+                s_per_step=(now - last_log) / len(losses),
+            )
+            losses, last_log = [], now
+        if now - last_save > arguments.save_every * 60:
+            checkpoint()
+            last_save = time.monotonic()
+        if now - last_validation > arguments.validate_every * 60:
+            average.copy_to(averaged)
+            log.write(event="validation", step=step, **quick_validation(averaged.cpu(), processor, held))
+            export()
+            averaged.to(device)
+            last_validation = last_log = time.monotonic()
+            losses = []
+    checkpoint()
+    export()
+    log.write(event="done", step=step, seconds=budget.spent_s, **quick_validation(averaged.cpu(), processor, held))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m inference.training.vlm", description=(__doc__ or "").split("\n")[0])
+    p.add_argument("--dataset", type=Path, required=True, help="nnU-Net raw dataset folder")
+    p.add_argument("--out", type=Path, required=True, help="checkpoints, log and export/ go here")
+    p.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget, resumed time included")
+    p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt if it is there")
+    p.add_argument("--seed", type=int, default=4)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--batch-size", type=int, default=12)
+    p.add_argument("--rate", type=float, default=1e-3)
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--bfloat16", action="store_true", help="autocast; worth it where the device is fast at it")
+    p.add_argument("--cache", type=Path, default=None, help="folder for preprocessed cases")
+    p.add_argument("--save-every", type=float, default=3.0, help="minutes between checkpoints")
+    p.add_argument("--validate-every", type=float, default=10.0, help="minutes between quick validations and exports")
+    p.add_argument("--name", default="gemma3-tiny")
+    p.add_argument("--version", default="1.0.0")
+    p.add_argument("--trained-on", default="not stated", help='for example "simulated patients only"')
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    train(parser().parse_args(argv))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
