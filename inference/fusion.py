@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,11 @@ __all__ = ["METHODS", "Fused", "Staple", "disagreement_map", "fuse", "masks_of",
 
 METHODS = ("majority", "staple", "weighted", "confidence")
 THRESHOLD = 0.5
+_HALF = np.float16(THRESHOLD).view(np.uint16)
 MAXIMUM_EXPERTS = 16
 
 Probabilities = Mapping[str, NDArray[np.float16]]
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,21 @@ class Fused:
     performance: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
+def _bits(p: NDArray[np.float16]) -> NDArray[np.uint16]:
+    """The same memory as integers: of numbers that are not negative these have the same order, and numpy compares them
+    twenty times as fast as float16."""
+    return p.view(np.uint16)
+
+
+def _positive(p: NDArray[np.float16]) -> NDArray[np.bool_]:
+    """p >= 0.5."""
+    found: NDArray[np.bool_] = _bits(p) >= _HALF
+    return found
+
+
 def masks_of(probabilities: Probabilities) -> dict[str, NDArray[np.bool_]]:
     """Nested masks of one expert at probability 0.5."""
-    return nest_masks({r: np.asarray(probabilities[r]) >= THRESHOLD for r in REGIONS})
+    return nest_masks({r: _positive(np.asarray(probabilities[r], np.float16)) for r in REGIONS})
 
 
 def nest_masks(masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
@@ -62,11 +77,18 @@ def nest_masks(masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.b
     return {"ET": masks["ET"] & core, "TC": core, "WT": whole}
 
 
-def staple(votes: Sequence[NDArray[np.bool_]], *, maximum_iterations: int = 10_000, tolerance: float = 1e-14) -> Staple:
+def staple(
+    votes: Sequence[NDArray[np.bool_]],
+    *,
+    maximum_iterations: int = 10_000,
+    tolerance: float = 1e-14,
+    unseen: int = 0,
+) -> Staple:
     """STAPLE over binary votes of one shape. Same start, prior and stopping rule as ITK's STAPLEImageFilter.
 
     Where nobody, or everybody, marked every voxel there is nothing to estimate: the votes are returned as they are, with
-    sensitivity and specificity 1. Raises ValueError without votes, with more than 16, or with different shapes.
+    sensitivity and specificity 1. `unseen` voxels outside the arrays, which nobody marked, count like any other. Raises
+    ValueError without votes, with more than 16, or with different shapes.
     """
     if not votes or len(votes) > MAXIMUM_EXPERTS:
         raise ValueError("STAPLE needs 1 to 16 raters")
@@ -74,10 +96,15 @@ def staple(votes: Sequence[NDArray[np.bool_]], *, maximum_iterations: int = 10_0
     if any(v.shape != shape for v in votes):
         raise ValueError("the votes have different shapes")
     raters = len(votes)
-    pattern = np.zeros(shape, np.uint16)
-    for index, vote in enumerate(votes):
-        pattern |= vote.astype(np.uint16) << np.uint16(index)
+    # Where nobody marked anything every voxel has the same pattern: only the box around all votes is looked at.
+    box = _box(votes)
+    cut = [vote[box] for vote in votes]
+    kind = np.uint8 if raters <= 8 else np.uint16
+    pattern: NDArray[Any] = cut[0].astype(kind)
+    for index, vote in enumerate(cut[1:], start=1):
+        pattern |= np.left_shift(vote.astype(kind), index, dtype=kind)
     counts = np.bincount(pattern.ravel(), minlength=1 << raters).astype(np.float64)
+    counts[0] += float(np.prod(shape)) - pattern.size + unseen
     decisions = (np.arange(1 << raters)[:, None] >> np.arange(raters)) & 1 == 1
     weight = decisions.mean(axis=1)
     total = counts.sum()
@@ -101,29 +128,39 @@ def staple(votes: Sequence[NDArray[np.bool_]], *, maximum_iterations: int = 10_0
         if ((last - now) ** 2).sum(axis=1).max() <= tolerance:
             break
         last = now
-    return Staple(
-        weight.astype(np.float32)[pattern], tuple(map(float, sensitivity)), tuple(map(float, specificity)), iterations
-    )
+    posterior = np.full(shape, weight[0], np.float32)
+    posterior[box] = weight.astype(np.float32)[pattern]
+    return Staple(posterior, tuple(map(float, sensitivity)), tuple(map(float, specificity)), iterations)
+
+
+def _box(masks: Sequence[NDArray[np.bool_] | NDArray[np.uint16]]) -> tuple[slice, ...]:
+    """The smallest box that holds every marked voxel of all masks; empty slices where there is none."""
+    box = []
+    for axis in range(masks[0].ndim):
+        others = tuple(k for k in range(masks[0].ndim) if k != axis)
+        marked = np.flatnonzero(np.any([mask.any(axis=others) for mask in masks], axis=0))
+        box.append(slice(int(marked[0]), int(marked[-1]) + 1) if marked.size else slice(0, 0))
+    return tuple(box)
 
 
 def disagreement_map(outputs: Sequence[Probabilities]) -> NDArray[np.float16]:
     """Largest difference between any two experts' probabilities, over the regions; 0 with a single expert."""
-    worst: NDArray[np.float16] | None = None
+    worst: NDArray[np.float32] | None = None
     for region in REGIONS:
-        low = high = np.asarray(outputs[0][region], np.float16)
+        low = high = _bits(np.asarray(outputs[0][region], np.float16))
         for output in outputs[1:]:
-            low = np.minimum(low, output[region])
-            high = np.maximum(high, output[region])
-        spread = (high - low).astype(np.float16)
-        worst = spread if worst is None else np.maximum(worst, spread)
+            bits = _bits(np.asarray(output[region], np.float16))
+            low, high = np.minimum(low, bits), np.maximum(high, bits)
+        spread = high.view(np.float16).astype(np.float32) - low.view(np.float16)
+        worst = spread if worst is None else np.maximum(worst, spread, out=worst)
     assert worst is not None
-    return worst
+    return worst.astype(np.float16)
 
 
 def _mean(stack: Sequence[NDArray[np.float16]], weights: Sequence[float]) -> NDArray[np.float32]:
     total = np.zeros(stack[0].shape, np.float32)
     for p, weight in zip(stack, weights, strict=True):
-        total += np.float32(weight) * p
+        total += np.float32(weight) * p.astype(np.float32)
     return total / np.float32(sum(weights))
 
 
@@ -166,10 +203,14 @@ def fuse(
     probability: dict[str, NDArray[np.float32]] = {}
     performance: dict[str, dict[str, dict[str, float]]] = {}
     equal = [1.0] * len(names)
+    shape = next(iter(shapes))
+    # Probabilities are 0 outside the brain, and WT holds the other regions: outside its box there is nothing to fuse.
+    box = _box([_bits(np.asarray(outputs[n]["WT"], np.float16)) for n in names])
+    cut = [{r: np.asarray(outputs[n][r], np.float16)[box] for r in REGIONS} for n in names]
     for region in REGIONS:
-        stack = [np.asarray(outputs[n][region], np.float16) for n in names]
+        stack = [one[region] for one in cut]
         if method == "staple":
-            estimated = staple([p >= THRESHOLD for p in stack])
+            estimated = staple([_positive(p) for p in stack], unseen=int(np.prod(shape)) - stack[0].size)
             masks[region] = estimated.posterior >= THRESHOLD
             probability[region] = _mean(stack, equal)
             performance[region] = {
@@ -185,10 +226,22 @@ def fuse(
             mean = _mean(stack, equal)
         probability[region] = mean
         if method == "majority" and len(names) > 2:
-            votes = np.sum([p >= THRESHOLD for p in stack], axis=0)
+            votes = np.sum([_positive(p) for p in stack], axis=0, dtype=np.uint8)
             masks[region] = (2 * votes > len(names)) | ((2 * votes == len(names)) & (mean >= THRESHOLD))
         else:
             masks[region] = mean >= THRESHOLD
     return Fused(
-        nest_masks(masks), nest(probability), disagreement_map([outputs[n] for n in names]), method, names, performance
+        {r: _whole(mask, shape, box) for r, mask in nest_masks(masks).items()},
+        {r: _whole(p, shape, box) for r, p in nest(probability).items()},
+        _whole(disagreement_map(cut), shape, box),
+        method,
+        names,
+        performance,
     )
+
+
+def _whole(part: NDArray[T], shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[T]:
+    """`part` in its box, 0 around it."""
+    full = np.zeros(shape, part.dtype)
+    full[box] = part
+    return full
