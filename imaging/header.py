@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
 from io import BytesIO
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from clinical.identity import Identifier, IdentityData
 from imaging.deidentification.pixels import IMAGE_CLASSES
 from imaging.recognise import HEADER_TAGS
-from imaging.structure import BadStructure, content_start, scan
+from imaging.structure import BadStructure, content_start, scan, scan_meta
 
 __all__ = ["BadInstance", "Header", "read_header"]
 
@@ -33,9 +37,17 @@ _FILING_TAGS = (
     "SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID "
     "IssuerOfPatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyDate StudyTime SeriesDate SeriesTime "
     "AcquisitionDate AcquisitionTime AcquisitionDateTime ContentDate ContentTime TimezoneOffsetFromUTC SeriesNumber "
-    "InstanceNumber BurnedInAnnotation"
+    "InstanceNumber BurnedInAnnotation Modality ImageType"
 )
 _TAGS = [*HEADER_TAGS, *_FILING_TAGS.split()]
+# VR by tag of what can be read off the bytes: plain text. PatientName and the like are left to the parser.
+_TEXT_VRS = frozenset({"UI", "CS", "LO", "SH", "DA", "TM", "DT", "IS"})
+_TEXTS: dict[str, tuple[int, str]] = {
+    keyword: (tag, dictionary_VR(tag))
+    for keyword in _FILING_TAGS.split()
+    if (tag := tag_for_keyword(keyword)) is not None and dictionary_VR(tag) in _TEXT_VRS
+}
+_WANTED = frozenset(tag for tag, _ in _TEXTS.values())
 
 
 class BadInstance(Exception):
@@ -50,9 +62,42 @@ class BadInstance(Exception):
         self.reason = reason
 
 
+class _Source(Protocol):
+    def get(self, keyword: str, /) -> Any: ...
+
+
+class _Texts:
+    """The text attributes that file an instance, straight from the bytes; everything else from the parsed header.
+
+    Parsing costs more than all the rest of receiving. It is done for the first instance of a series, and whenever a value
+    is not plain ASCII of the VR that the standard gives it.
+    """
+
+    def __init__(self, values: Mapping[int, tuple[bytes, bytes]], parse: Callable[[], Dataset]) -> None:
+        self._values = values
+        self._parse = parse
+
+    def get(self, keyword: str, /) -> Any:
+        """Like `pydicom.dataset.Dataset.get`, with text (or a list of texts) for what is plain."""
+        known = _TEXTS.get(keyword)
+        if known is None:
+            return self._parse().get(keyword)
+        tag, expected = known
+        vr, value = self._values.get(tag, (b"", b""))
+        if not value:
+            return None  # absent or empty
+        if (vr and vr.decode("latin-1") != expected) or not value.isascii() or b"\x1b" in value:
+            return self._parse().get(keyword)
+        texts = [part.strip(" \0") for part in value.decode("ascii").split("\\")]
+        return texts[0] if len(texts) == 1 else texts
+
+
 @dataclass(frozen=True)
 class Header:
-    """What files an instance. ``repr`` shows nothing of the patient."""
+    """What files an instance. ``repr`` shows nothing of the patient.
+
+    :ivar content_sha256: of the data set as it came, without preamble and file meta information.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -60,7 +105,6 @@ class Header:
     series_uid: str
     transfer_syntax_uid: str
     content_sha256: str
-    sha256: str
     patient_id: str = field(repr=False)
     authority: str = field(repr=False)
     accession: str = field(repr=False)
@@ -71,7 +115,15 @@ class Header:
     instance_number: int | None
     image_type: tuple[str, ...]
     burned_in: str
-    dataset: Dataset = field(repr=False)
+    parse: Callable[[], Dataset] = field(repr=False, compare=False)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The attributes that recognition and registration of a patient look at, parsed when first asked for.
+
+        :raises BadInstance: it cannot be parsed.
+        """
+        return self.parse()
 
     def identity(self) -> IdentityData:
         """Who the images say the patient is."""
@@ -96,16 +148,14 @@ def read_header(data: bytes, *, from_network: bool = True) -> Header:
         raise BadInstance(OUT_OF_RESOURCES, "larger than this service accepts")
     try:
         start = content_start(data)
-        meta = dcmread(BytesIO(memoryview(data)[:start])).file_meta
-        syntax = UID(str(meta.get("TransferSyntaxUID", "")))
-        meta_class = str(meta.get("MediaStorageSOPClassUID", ""))
-        meta_instance = str(meta.get("MediaStorageSOPInstanceUID", ""))
+        meta = {tag: value.decode("ascii").strip(" \0") for tag, value in scan_meta(data).items()}
+        syntax = UID(meta.get(0x00020010, ""))
+        meta_class, meta_instance = meta.get(0x00020002, ""), meta.get(0x00020003, "")
         if not syntax.is_transfer_syntax or syntax.is_deflated:
             raise BadInstance(CANNOT_UNDERSTAND, "transfer syntax missing or not supported")
-        layout = scan(data, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
+        layout = scan(data, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian, wanted=_WANTED)
         attributes = layout.end if layout.pixels is None else layout.pixels
-        dataset = dcmread(BytesIO(memoryview(data)[:attributes]), specific_tags=list(_TAGS))
-        header = _header(dataset, data, start, syntax)
+        header = _header(layout.values, lru_cache(1)(lambda: _parse(data, attributes)), data, start, syntax)
     except BadInstance:
         raise
     except BadStructure as error:
@@ -121,16 +171,29 @@ def read_header(data: bytes, *, from_network: bool = True) -> Header:
     return header
 
 
-def _header(dataset: Dataset, data: bytes, start: int, syntax: UID) -> Header:
+def _parse(data: bytes, attributes: int) -> Dataset:
+    try:
+        parsed = dcmread(BytesIO(memoryview(data)[:attributes]), specific_tags=list(_TAGS))
+        for keyword in _TAGS:  # values are converted when they are looked at: look here, where it can be said
+            parsed.get(keyword)
+    except Exception as error:
+        raise BadInstance(CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})") from None
+    return parsed
+
+
+def _header(
+    values: Mapping[int, tuple[bytes, bytes]], parse: Callable[[], Dataset], data: bytes, start: int, syntax: UID
+) -> Header:
+    dataset = _Texts(values, parse)
     issuer = _text(dataset, "IssuerOfPatientID")
+    content = hashlib.sha256(memoryview(data)[start:])
     return Header(
         sop_class_uid=_uid(dataset, "SOPClassUID"),
         sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
         study_uid=_uid(dataset, "StudyInstanceUID"),
         series_uid=_uid(dataset, "SeriesInstanceUID"),
         transfer_syntax_uid=str(syntax),
-        content_sha256=hashlib.sha256(memoryview(data)[start:]).hexdigest(),
-        sha256=hashlib.sha256(data).hexdigest(),
+        content_sha256=content.hexdigest(),
         patient_id=_text(dataset, "PatientID"),
         authority=issuer or str(settings.ONCOFLOW_ASSIGNING_AUTHORITY),
         accession=_text(dataset, "AccessionNumber"),
@@ -141,7 +204,7 @@ def _header(dataset: Dataset, data: bytes, start: int, syntax: UID) -> Header:
         instance_number=_integer(dataset.get("InstanceNumber")),
         image_type=tuple(_values(dataset.get("ImageType"))),
         burned_in=_text(dataset, "BurnedInAnnotation"),
-        dataset=dataset,
+        parse=parse,
     )
 
 
@@ -156,12 +219,12 @@ def _values(value: object) -> list[str]:
         return [str(value)]
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
+def _text(dataset: _Source, keyword: str) -> str:
     values = _values(dataset.get(keyword))
     return values[0].strip().strip("\0")[:MAX_VALUE] if values else ""
 
 
-def _uid(dataset: Dataset, keyword: str) -> str:
+def _uid(dataset: _Source, keyword: str) -> str:
     value = _text(dataset, keyword)
     if not value:
         raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, f"{keyword} is missing")
@@ -186,7 +249,7 @@ def _date(value: object) -> date | None:
         return None
 
 
-def _zone(dataset: Dataset) -> tzinfo:
+def _zone(dataset: _Source) -> tzinfo:
     match = re.fullmatch(r"([+-])(\d{2})(\d{2})", _text(dataset, "TimezoneOffsetFromUTC"))
     if match and int(match[2]) <= 14 and int(match[3]) < 60:
         offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
@@ -194,7 +257,7 @@ def _zone(dataset: Dataset) -> tzinfo:
     return ZoneInfo(settings.TIME_ZONE)  # type: ignore[arg-type]
 
 
-def _moment(dataset: Dataset) -> datetime | None:
+def _moment(dataset: _Source) -> datetime | None:
     """When the study was made: study, series, acquisition or content date, in that order; aware."""
     for name in ("Study", "Series", "Acquisition", "Content"):
         day = _date(_text(dataset, f"{name}Date"))

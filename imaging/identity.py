@@ -42,10 +42,15 @@ class SeriesIdentity:
     description: str = ""
 
 
-def seal(subject: str, value: StudyIdentity | SeriesIdentity | str, *, context: str) -> bytes:
-    """Encrypt with the data key of ``subject``. ``context`` is bound to the ciphertext and needed to open it."""
+def seal(
+    subject: str, value: StudyIdentity | SeriesIdentity | str, *, context: str, key: keys.aead.Aead | None = None
+) -> bytes:
+    """Encrypt with the data key of ``subject``. ``context`` is bound to the ciphertext and needed to open it.
+
+    :param key: `foundation.keys.data_key` of ``subject``, where the caller has read it just now.
+    """
     plain = value if isinstance(value, str) else json.dumps(asdict(value), separators=(",", ":"))
-    return keys.encrypt(subject, plain.encode(), context)
+    return keys.encrypt(subject, plain.encode(), context, key=key)
 
 
 def open_study(subject: str, ciphertext: bytes) -> StudyIdentity:

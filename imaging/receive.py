@@ -7,14 +7,17 @@ patient contradicts its study, and what may not reach a model are kept in quaran
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from audit import services as audit
 from clinical import services as clinical
@@ -27,12 +30,9 @@ from imaging.identity import SeriesIdentity, StudyIdentity, accession_index, map
 from imaging.machines import StudyState
 from imaging.models import Instance, InstanceState, Series, Study, StudySource
 from imaging.recognise import recognise
-from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation import failpoints, keys, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError
-
-if TYPE_CHECKING:
-    from oncoflow_site.foundation.models import StoredObject
 
 __all__ = ["Declared", "ReceiveCache", "Stored", "store_instance"]
 
@@ -151,28 +151,28 @@ def _refused(error: BadInstance, peer: str) -> Stored:
 
 def _store(header: Header, data: bytes, source: str, peer: str, cache: ReceiveCache) -> Stored:
     index = uid_index(header.sop_instance_uid)
-    known = Instance.objects.filter(uid_index=index).only("id", "content_sha256", "study_id", "state").first()
-    if known is not None:
-        return _again(known, header, data, peer)
+    if _is_known(index):
+        return _again(Instance.objects.get(uid_index=index), header, data, peer)
     reason = quarantine_reason(header.sop_class_uid, header.image_type, header.burned_in)
     try:
         patient, found = _patient_and_study(header, cache)
     except _Quarantine as problem:
-        instance = _quarantine(header, data, peer, INBOUND, problem.reason, index=index)
+        instance = _quarantine(_Bytes(header, data, peer, INBOUND), problem.reason, index=index)
         return Stored(SUCCESS, problem.reason, instance.study_id, quarantined=True)
-    with transaction.atomic():
+    received = _Bytes(header, data, peer, patient.key_subject if found is None else found.patient.key_subject)
+    with _one_writer(), transaction.atomic():
         study = found or _create_study(header, patient, source)
         if reason:
-            _quarantine(header, data, peer, study.patient.key_subject, reason, index=index, study=study)
+            _quarantine(received, reason, index=index, study=study)
             _touch_if_receiving(study)
             series = None
         else:
             series = cache.series.get(header.series_uid) or _series(header, study)
             if series.study_id != study.pk:
                 problem_text = "its series belongs to another study"
-                _quarantine(header, data, peer, study.patient.key_subject, problem_text, index=index, study=study)
+                _quarantine(received, problem_text, index=index, study=study)
                 return Stored(SUCCESS, problem_text, study.pk, quarantined=True)
-            _create_instance(header, data, peer, study=study, series=series, index=index)
+            received.create(study=study, series=series, uid_index=index)
             if header.sop_class_uid in IMAGE_CLASSES:
                 completion.touch(study.pk)
             else:
@@ -186,6 +186,52 @@ def _store(header: Header, data: bytes, source: str, peer: str, cache: ReceiveCa
     return Stored(SUCCESS, reason, study.pk, quarantined=bool(reason))
 
 
+def _is_known(index: str) -> bool:
+    """Whether an instance has this index. Written out: it is asked for every image, and mostly for nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM imaging_instance WHERE uid_index = %s", [index])
+        return cursor.fetchone() is not None
+
+
+class _Bytes:
+    """One instance, encrypted and durable before any transaction begins; `create` names it by its rows."""
+
+    def __init__(self, header: Header, data: bytes, peer: str, subject: str) -> None:
+        key = keys.data_key(subject)
+        self._original = objects.write(
+            data, subject=subject, kind="dicom-original", content_type="application/dicom", key=key
+        )
+        self._fields = {
+            "sop_class_uid": header.sop_class_uid,
+            "transfer_syntax_uid": header.transfer_syntax_uid,
+            "number": header.instance_number,
+            "sha256": self._original.sha256,
+            "content_sha256": header.content_sha256,
+            "peer": peer[:64],
+            "ciphertext": seal(subject, header.sop_instance_uid, context="instance", key=key),
+        }
+
+    def create(self, **fields: Any) -> Instance:
+        """The rows of the object and of the instance, in the caller's transaction."""
+        self._original.save(force_insert=True)
+        instance = Instance(original=self._original, **self._fields, **fields)
+        instance.save(force_insert=True)
+        return instance
+
+
+_writers = threading.Lock()
+
+
+@contextmanager
+def _one_writer() -> Iterator[None]:
+    """SQLite has one writer at a time, and who must wait sleeps for up to 100 ms between looks: queue up here instead."""
+    if connection.vendor != "sqlite" or connection.in_atomic_block:
+        yield
+        return
+    with _writers:
+        yield
+
+
 def _again(known: Instance, header: Header, data: bytes, peer: str) -> Stored:
     """The SOP Instance UID is here already."""
     same = known.content_sha256 == header.content_sha256
@@ -194,8 +240,7 @@ def _again(known: Instance, header: Header, data: bytes, peer: str) -> Stored:
     study = Study.objects.select_related("patient").get(pk=known.study_id) if known.study_id else None
     subject = study.patient.key_subject if study else INBOUND
     reason = "the same SOP Instance UID came before with other content"
-    with transaction.atomic():
-        _quarantine(header, data, peer, subject, reason, study=study, conflicts_with=known)
+    _quarantine(_Bytes(header, data, peer, subject), reason, study=study, conflicts_with=known)
     return Stored(SUCCESS, reason, known.study_id, quarantined=True)
 
 
@@ -271,43 +316,8 @@ def _fill_accession(header: Header, study: Study) -> None:
     study.save(update_fields=["accession_index", "ciphertext"])
 
 
-def _put(data: bytes, subject: str) -> StoredObject:
-    return objects.put(data, subject=subject, kind="dicom-original", content_type="application/dicom")
-
-
-def _create_instance(
-    header: Header,
-    data: bytes,
-    peer: str,
-    *,
-    study: Study | None,
-    series: Series | None = None,
-    index: str | None = None,
-    subject: str | None = None,
-    **fields: object,
-) -> Instance:
-    subject = subject or (study.patient.key_subject if study else INBOUND)
-    return Instance.objects.create(
-        study=study,
-        series=series,
-        uid_index=index,
-        sop_class_uid=header.sop_class_uid,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        number=header.instance_number,
-        original=_put(data, subject),
-        sha256=header.sha256,
-        content_sha256=header.content_sha256,
-        peer=peer[:64],
-        ciphertext=seal(subject, header.sop_instance_uid, context="instance"),
-        **fields,
-    )
-
-
 def _quarantine(
-    header: Header,
-    data: bytes,
-    peer: str,
-    subject: str,
+    received: _Bytes,
     reason: str,
     *,
     index: str | None = None,
@@ -316,13 +326,9 @@ def _quarantine(
 ) -> Instance:
     """Keep the instance, apart, with its reason."""
     with transaction.atomic():
-        instance = _create_instance(
-            header,
-            data,
-            peer,
+        instance = received.create(
             study=study,
-            index=index,
-            subject=subject,
+            uid_index=index,
             state=InstanceState.QUARANTINED,
             reason=reason[:300],
             conflicts_with=conflicts_with,
@@ -332,7 +338,7 @@ def _quarantine(
             action="C",
             resource=f"instance:{instance.pk}",
             patient_id=study.patient_id if study else None,
-            detail={"why": reason, "peer": peer},
+            detail={"why": reason, "peer": instance.peer},
         )
     return instance
 

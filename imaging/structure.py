@@ -7,16 +7,19 @@ touches the headers of the elements only, gives up at fixed limits, and finds wh
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pydicom.datadict import dictionary_VR
 
-__all__ = ["BadStructure", "Layout", "content_start", "scan"]
+__all__ = ["BadStructure", "Layout", "content_start", "scan", "scan_meta"]
 
 MAX_ELEMENTS = 400_000  # an enhanced image of 2,000 frames with 100 attributes each has half of that
 MAX_DEPTH = 16
 MAX_META = 1 << 16
 _UNDEFINED = 0xFFFFFFFF
+_MAX_WANTED = 4096
+_META = frozenset({0x00020002, 0x00020003, 0x00020010})
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -32,12 +35,14 @@ class Layout:
 
     :param pixels: of the pixel data element, None without one. :param pixel_bytes: length of its value.
     :param end: behind the last element; what follows is padding.
+    :param values: of the wanted attributes at the top level: tag -> (VR as written, empty where implicit; the bytes).
     """
 
     start: int
     pixels: int | None
     pixel_bytes: int
     end: int
+    values: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
 
 
 def content_start(data: bytes) -> int:
@@ -57,16 +62,28 @@ def content_start(data: bytes) -> int:
     return start
 
 
-def scan(data: bytes, *, implicit: bool, little: bool) -> Layout:
-    """Walk the file. :raises BadStructure: cut short, contradictory, too many elements, nested too deep."""
+def scan(data: bytes, *, implicit: bool, little: bool, wanted: frozenset[int] = frozenset()) -> Layout:
+    """Walk the file.
+
+    :param wanted: attributes at the top level whose values are noted on the way.
+    :raises BadStructure: cut short, contradictory, too many elements, nested too deep.
+    """
     start = content_start(data)
-    walk = _Walk(data, little)
+    walk = _Walk(data, little, wanted)
     end = walk.elements(start, len(data), 0, implicit, delimited=False)
-    return Layout(start, walk.pixels, walk.pixel_bytes, end)
+    return Layout(start, walk.pixels, walk.pixel_bytes, end, walk.values)
+
+
+def scan_meta(data: bytes) -> Mapping[int, bytes]:
+    """Values of the file meta information (group 2, explicit little endian), by tag. :raises BadStructure:"""
+    start = content_start(data)
+    walk = _Walk(data, True, _META)
+    walk.elements(144, start, 0, False, delimited=False)
+    return {tag: value for tag, (_, value) in walk.values.items()}
 
 
 class _Walk:
-    def __init__(self, data: bytes, little: bool) -> None:
+    def __init__(self, data: bytes, little: bool, wanted: frozenset[int]) -> None:
         order = "<" if little else ">"
         self.data = data
         self.tag = struct.Struct(f"{order}HH").unpack_from
@@ -75,6 +92,8 @@ class _Walk:
         self.left = MAX_ELEMENTS
         self.pixels: int | None = None
         self.pixel_bytes = 0
+        self.wanted = wanted
+        self.values: dict[int, tuple[bytes, bytes]] = {}
 
     def _count(self, depth: int) -> None:
         self.left -= 1
@@ -117,6 +136,8 @@ class _Walk:
             length, position = self.short(self.data, position + 6)[0], position + 8
         if length != _UNDEFINED and position + length > end:
             raise BadStructure("the pixel data are cut short" if tag in _PIXELS else "it is cut short")
+        if depth == 0 and tag in self.wanted and length and length != _UNDEFINED and self.pixels is None:
+            self.values[tag] = vr, self.data[position : position + min(length, _MAX_WANTED)]
         if depth == 0 and tag in _PIXELS:
             self.pixels = head
             behind = self._fragments(position, end) if length == _UNDEFINED else position + length

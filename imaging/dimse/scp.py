@@ -16,9 +16,10 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import ThreadedAssociationServer
 
 from audit import services as audit
+from imaging.dimse.filehead import file_head
+from imaging.dimse.transport import MAX_PDU, Server
 from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from imaging.models import DicomPeer, StudySource
 from imaging.receive import ReceiveCache, store_instance
@@ -48,7 +49,6 @@ TRANSFER_SYNTAXES = [
 # A-ASSOCIATE-RJ (PS3.8 Table 9-21): rejected permanently, by the service user, calling AE title not recognised
 STRANGER = (0x01, 0x01, 0x03)
 MAX_ASSOCIATIONS = 16
-MAX_PDU = 1 << 18
 
 
 class StorageScp:
@@ -69,7 +69,7 @@ class StorageScp:
         for context in AllStoragePresentationContexts:
             assert context.abstract_syntax is not None
             self.ae.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)
-        self._server: ThreadedAssociationServer | None = None
+        self._server: Server | None = None
         self._running = threading.Lock()
         self._in_handler = 0
 
@@ -84,11 +84,11 @@ class StorageScp:
             (evt.EVT_C_ECHO, self._echo),
             (evt.EVT_C_STORE, self._store),
         ]
-        self._server = cast(
-            ThreadedAssociationServer, self.ae.start_server((host, port), block=False, evt_handlers=handlers)
-        )
-        assert self._server.socket is not None
-        return int(self._server.socket.getsockname()[1])
+        server = cast(Server, self.ae.make_server((host, port), evt_handlers=handlers, server_class=Server))
+        threading.Thread(target=server.serve_forever, name="dicom-listener", daemon=True).start()
+        self._server = server
+        assert server.socket is not None
+        return int(server.socket.getsockname()[1])
 
     def stop(self, grace_s: float = 5.0) -> bool:
         """Stop listening, let associations finish what they are storing, then end them.
@@ -171,7 +171,17 @@ class StorageScp:
             with ExitStack() as stack:
                 stack.enter_context(bind_request_id())
                 stack.enter_context(audit.acting_as(audit.Actor.peer(title), source="dicom"))
-                data = event.encoded_dataset(include_meta=True)
+                request: Any = event.request
+                data = b"".join(
+                    (
+                        file_head(
+                            str(request.AffectedSOPClassUID),
+                            str(request.AffectedSOPInstanceUID),
+                            str(event.context.transfer_syntax),
+                        ),
+                        request.DataSet.getbuffer(),
+                    )
+                )
                 stored = store_instance(data, source=StudySource.DICOM, peer=title, cache=cache)
                 if stored.status:
                     logger.warning("C-STORE of %s refused %04X: %s", title, stored.status, stored.reason)

@@ -47,6 +47,7 @@ __all__ = [
     "open_range",
     "put",
     "verify",
+    "write",
 ]
 
 logger = logging.getLogger(__name__)
@@ -125,10 +126,26 @@ def put(data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str =
     :param kind: what it is, e.g. ``"dicom"``; never a name from outside.
     :raises KeyDestroyed: the subject was erased. :raises TransientError: the storage cannot take it now.
     """
+    row = write(data, subject=subject, kind=kind, content_type=content_type)
+    row.save(force_insert=True)
+    return row
+
+
+def write(
+    data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str = "", key: aead.Aead | None = None
+) -> StoredObject:
+    """`put` in two steps: the bytes are encrypted and durable when it returns; the row is the caller's to save.
+
+    For a caller that does not want to hold a transaction while a disk or a bucket writes. A row that is never saved
+    leaves an orphan for the `janitor`.
+
+    :param key: `keys.data_key` of ``subject``, where the caller has read it just now.
+    """
     source: IO[bytes] = io.BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
     token = secrets.token_hex(24)
-    name = f"{token[:2]}/{token[2:4]}/{token}"
-    encrypting = _Encrypting(source, name, keys.data_key(subject))
+    # 256 folders: they exist soon, and a folder that exists need not be made durable.
+    name = f"{token[:2]}/{token}"
+    encrypting = _Encrypting(source, name, key or keys.data_key(subject))
     storage = _storage()
     failpoints.hit("objects.before_write")
     try:
@@ -148,7 +165,7 @@ def put(data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str =
     except OSError as error:
         raise TransientError(f"the object storage cannot be written ({type(error).__name__})") from error
     failpoints.hit("objects.after_write")
-    return StoredObject.objects.create(
+    return StoredObject(
         id=new_id(),
         subject=subject,
         kind=kind,

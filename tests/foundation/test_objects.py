@@ -159,10 +159,10 @@ def test_a_failed_write_leaves_no_row_and_no_file(root: Path) -> None:
 
 def test_bytes_are_synced_and_named_before_the_row(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    real_fsync, real_link, real_create = os.fsync, os.link, StoredObject.objects.create
+    real_fsync, real_link, real_save = os.fsync, os.link, StoredObject.save
     monkeypatch.setattr(files.os, "fsync", lambda fd: (calls.append("fsync"), real_fsync(fd))[1])
     monkeypatch.setattr(files.os, "link", lambda a, b: (calls.append("name"), real_link(a, b))[1])
-    monkeypatch.setattr(StoredObject.objects, "create", lambda **kw: (calls.append("row"), real_create(**kw))[1])
+    monkeypatch.setattr(StoredObject, "save", lambda *a, **kw: (calls.append("row"), real_save(*a, **kw))[1])
     put(b"x")
     tail = calls[-4:]
     assert tail == ["fsync", "name", "fsync", "row"]

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,19 @@ class Orthanc:
         return dict(answer.json())
 
 
-@pytest.fixture(scope="session")
-def orthanc_server() -> Iterator[Orthanc]:
-    """One Orthanc for the session."""
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("Orthanc is not installed")
+def installed() -> str | None:
+    """Path of the program, None where it is not installed."""
+    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+@contextmanager
+def running_orthanc(**options: Any) -> Iterator[Orthanc]:
+    """An Orthanc of its own on free ports, gone afterwards.
+
+    :param options: entries of its configuration file beside (or instead of) those that a test needs.
+    """
+    program = installed()
+    assert program is not None
     folder = Path(tempfile.mkdtemp(prefix="oncoflow-orthanc-"))
     http, dicom = free_port(), free_port()
     plugins = sorted({str(path.resolve()) for place in PLUGINS for path in Path(place).glob("libOrthancDicomWeb.so*")})
@@ -71,24 +79,29 @@ def orthanc_server() -> Iterator[Orthanc]:
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
         "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": True,
         "OverwriteInstances": True,
         "StorageCompression": False,
+        **options,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log, cwd=folder)
     url = f"http://127.0.0.1:{http}"
+    auth = next(iter(settings.get("RegisteredUsers", {}).items()), None)
     try:
         deadline = time.monotonic() + 30
         while True:
             try:
-                httpx.get(f"{url}/system", timeout=2).raise_for_status()
+                httpx.get(f"{url}/system", timeout=2, auth=auth).raise_for_status()
                 break
             except httpx.HTTPError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail("Orthanc did not start:\n" + (folder / "log").read_text(errors="replace")[-2000:])
+                    raise RuntimeError(
+                        "Orthanc did not start:\n" + (folder / "log").read_text(errors="replace")[-2000:]
+                    ) from None
                 time.sleep(0.1)
-        yield Orthanc(url, dicom, "ORTHANC", bool(plugins))
+        yield Orthanc(url, dicom, str(settings["DicomAet"]), bool(plugins))
     finally:
         process.terminate()
         try:
@@ -97,6 +110,15 @@ def orthanc_server() -> Iterator[Orthanc]:
             process.kill()
             process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def orthanc_server() -> Iterator[Orthanc]:
+    """One Orthanc for the session."""
+    if installed() is None:
+        pytest.skip("Orthanc is not installed")
+    with running_orthanc() as server:
+        yield server
 
 
 @pytest.fixture
