@@ -1,11 +1,13 @@
 """Taking in one DICOM instance, whatever door it came through: durable, encrypted and filed before the answer.
 
-The same instance again is accepted and does nothing. The same SOP Instance UID with other content, an instance whose
-patient contradicts its study, and what may not reach a model are kept in quarantine, visible, with a reason.
+The same instance again, in whatever transfer syntax (`imaging.canonical`), is accepted and does nothing. The same SOP
+Instance UID with other content, an instance whose patient contradicts its study, and what may not reach a model are kept in
+quarantine, visible, with a reason.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
@@ -36,10 +38,13 @@ from oncoflow_site.foundation.errors import EngineError, TransientError, UserVis
 
 __all__ = ["Declared", "ReceiveCache", "Stored", "store_instance"]
 
+logger = logging.getLogger(__name__)
+
 SUCCESS = 0x0000
 INBOUND = "inbound"
 _CACHE_SECONDS = 30.0
 _AUDIT_SECONDS = 60.0
+_MAX_COMPARED = 8
 
 
 @dataclass(frozen=True)
@@ -233,15 +238,45 @@ def _one_writer() -> Iterator[None]:
 
 
 def _again(known: Instance, header: Header, data: bytes, peer: str) -> Stored:
-    """The SOP Instance UID is here already."""
-    same = known.content_sha256 == header.content_sha256
-    if same or known.conflicts.filter(content_sha256=header.content_sha256).exists():
-        return Stored(SUCCESS, "", known.study_id, duplicate=True, quarantined=not same)
+    """The SOP Instance UID is here already: the same instance, perhaps encoded otherwise, or another one."""
+    if known.content_sha256 == header.content_sha256:
+        return Stored(SUCCESS, "", known.study_id, duplicate=True)
+    if known.conflicts.filter(content_sha256=header.content_sha256).exists():
+        return Stored(SUCCESS, "", known.study_id, duplicate=True, quarantined=True)
+    with _comparing:
+        canonical = _canonical(data)
+        for other in [known, *known.conflicts.order_by("received_at")[:_MAX_COMPARED]] if canonical else []:
+            if _canonical_of(other) == canonical:
+                return Stored(SUCCESS, "", known.study_id, duplicate=True, quarantined=other.pk != known.pk)
     study = Study.objects.select_related("patient").get(pk=known.study_id) if known.study_id else None
     subject = study.patient.key_subject if study else INBOUND
     reason = "the same SOP Instance UID came before with other content"
-    _quarantine(_Bytes(header, data, peer, subject), reason, study=study, conflicts_with=known)
+    received = _Bytes(header, data, peer, subject)
+    _quarantine(received, reason, study=study, conflicts_with=known, canonical_sha256=canonical)
     return Stored(SUCCESS, reason, known.study_id, quarantined=True)
+
+
+# Decoding takes memory: one comparison at a time in a process.
+_comparing = threading.Lock()
+
+
+def _canonical(data: bytes) -> str:
+    """`imaging.canonical.canonical_sha256`, empty where it cannot be had: such content counts as other content."""
+    from imaging.canonical import NotComparable, canonical_sha256  # pydicom's decoders: rarely needed, slow to load
+
+    try:
+        return canonical_sha256(data)
+    except NotComparable as error:
+        logger.info("two instances could not be compared: %s", error)
+        return ""
+
+
+def _canonical_of(instance: Instance) -> str | None:
+    """The hash of a stored instance, computed once and kept; None where it cannot be had."""
+    if not instance.canonical_sha256:
+        instance.canonical_sha256 = _canonical(objects.get(instance.original))
+        Instance.objects.filter(pk=instance.pk).update(canonical_sha256=instance.canonical_sha256)
+    return instance.canonical_sha256 or None
 
 
 def _patient_and_study(header: Header, cache: ReceiveCache) -> tuple[Patient, Study | None]:
@@ -323,6 +358,7 @@ def _quarantine(
     index: str | None = None,
     study: Study | None = None,
     conflicts_with: Instance | None = None,
+    canonical_sha256: str = "",
 ) -> Instance:
     """Keep the instance, apart, with its reason."""
     with transaction.atomic():
@@ -332,6 +368,7 @@ def _quarantine(
             state=InstanceState.QUARANTINED,
             reason=reason[:300],
             conflicts_with=conflicts_with,
+            canonical_sha256=canonical_sha256,
         )
         audit.record(
             "instance.quarantine",

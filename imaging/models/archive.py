@@ -156,6 +156,12 @@ class Instance(models.Model):
     original = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
     sha256 = models.CharField(max_length=64, help_text="Of the file as stored on arrival.")
     content_sha256 = models.CharField(max_length=64, help_text="Of the data set without preamble and file meta.")
+    canonical_sha256 = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        help_text="Of the canonical form, pixels decoded; computed when its UID comes again with other bytes.",
+    )
     deidentified = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     state = models.CharField(max_length=12, choices=InstanceState.choices, default=InstanceState.RECEIVED)
     reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it is quarantined; no identity.")

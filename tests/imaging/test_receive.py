@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 
 import pytest
 from django.conf import settings as django_settings
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from audit.models import AuditRow
@@ -15,6 +17,7 @@ from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from clinical.models import Patient
 from imaging import completion, matching
+from imaging.canonical import NotComparable, canonical_sha256
 from imaging.header import read_header
 from imaging.identity import open_series, open_sop_instance_uid, open_study
 from imaging.machines import STUDY_MACHINE
@@ -380,3 +383,68 @@ def test_real_files_pass_the_walk(test_data):
             data = path.read_bytes() if path.is_file() else b""
             if data[128:132] == b"DICM":
                 assert read_header(data, from_network=False).study_uid, path.name
+
+
+def recoded(path, syntax: str | None = None) -> bytes:
+    """The slice of the nine, under one UID: what the nine files say differently about themselves is taken away."""
+    one = dcmread(path)
+    one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    one.SeriesNumber = 1
+    one.StudyDate = one.StudyDate or "20200101"
+    one.PatientID = one.PatientID or "MRN-9"
+    for keyword in ("DerivationDescription", "DerivationCodeSequence"):
+        if keyword in one:
+            delattr(one, keyword)
+    buffer = BytesIO()
+    one.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_one_slice_in_nine_transfer_syntaxes_is_one_instance(test_data):
+    files = [recoded(path) for path in sorted((test_data / "dicom" / "transfer_syntaxes").glob("*.dcm"))]
+    assert len(files) == 9
+    assert len({one.split(b"DICM", 1)[1] for one in files}) == 9
+    assert not take(files[0]).duplicate
+    for data in files[1:]:
+        again = take(data)
+        assert (again.status, again.duplicate, again.quarantined) == (0, True, False)
+    assert Instance.objects.count() == StoredObject.objects.count() == 1
+    changed = dcmread(BytesIO(files[3]))
+    changed.decompress(generate_instance_uid=False)
+    changed.PixelData = bytes([changed.PixelData[0] ^ 1]) + changed.PixelData[1:]  # one bit of one voxel
+    buffer = BytesIO()
+    changed.save_as(buffer, enforce_file_format=True)
+    assert take(buffer.getvalue()).quarantined
+
+
+def test_the_canonical_form_sees_values_not_their_encoding():
+    one = dataset(PatientComments="a")
+    block = one.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
+    block.add_new(0x10, "US", [1, 258])
+    block.add_new(0x11, "LO", "some text")
+    inner = Dataset()
+    inner.ReferencedSOPInstanceUID = "1.2.3"
+    inner.add_new(0x00290010, "LO", "X")
+    block.add_new(0x12, "SQ", [inner])
+    one.ReferencedImageSequence = [inner, Dataset()]
+    explicit, implicit = as_file(one), as_file(one, implicit=True)
+    assert canonical_sha256(explicit) == canonical_sha256(implicit)
+    one["ReferencedImageSequence"].is_undefined_length = True
+    assert canonical_sha256(as_file(one)) == canonical_sha256(explicit)
+    one.PatientComments = "b"
+    assert canonical_sha256(as_file(one)) != canonical_sha256(explicit)
+    one.PatientComments = "a"
+    block[0x11].value = "some texT"
+    assert canonical_sha256(as_file(one)) != canonical_sha256(explicit)
+    block[0x11].value = "some text"
+    inner.ReferencedSOPInstanceUID = "1.2.4"
+    assert canonical_sha256(as_file(one)) != canonical_sha256(explicit)
+
+
+def test_what_cannot_be_decoded_counts_as_other_content():
+    first = dataset()
+    assert not take(as_file(first)).quarantined
+    other = dataset(Rows=30_000, Columns=30_000, NumberOfFrames=100)
+    assert take(as_file(other)).quarantined
+    with pytest.raises(NotComparable):
+        canonical_sha256(as_file(other))
