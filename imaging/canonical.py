@@ -69,13 +69,15 @@ def canonical_sha256(data: bytes) -> str:
 
 
 def _dataset(dataset: Dataset, *, little: bool, top: bool = True) -> Iterator[bytes]:
-    for tag in sorted(dataset.keys()):
+    # All of them before any is converted: looking into one sequence converts what it depends on.
+    elements = [(tag, dataset.get_item(tag)) for tag in sorted(dataset.keys())]
+    for tag, element in elements:
         if tag.group in (0, 2) or tag.element == 0 or tag in _LEFT_OUT:
             continue
         if top and tag == _PIXEL_DATA:
             yield from _pixels(dataset)
             continue
-        yield from _element(tag, dataset.get_item(tag), dataset, little)
+        yield from _element(tag, element, dataset, little)
 
 
 def _element(tag: BaseTag, element: Any, dataset: Dataset, little: bool) -> Iterator[bytes]:
@@ -83,7 +85,7 @@ def _element(tag: BaseTag, element: Any, dataset: Dataset, little: bool) -> Iter
     if known == "SQ" or (known == "" and element.VR == "SQ"):
         yield from _sequence(tag, dataset[tag].value, little)
         return
-    value, vr = _raw(element, little), known or str(element.VR or "UN")
+    value, vr = _raw(element), known or str(element.VR or "UN")
     if not little:
         value = _swapped(value, str(element.VR or vr))
     if known == "" and value.startswith(_ITEM) and (items := _items(value)) is not None:
@@ -107,17 +109,18 @@ def _known_vr(tag: BaseTag) -> str:
         return ""
 
 
-def _raw(element: Any, little: bool) -> bytes:
+def _raw(element: Any) -> bytes:
     """The bytes of the value as they stand in the file."""
     if isinstance(element, RawDataElement):
         return bytes(element.value or b"")
     assert isinstance(element, DataElement)
     if isinstance(element.value, bytes):
         return element.value
-    # Only the character set is converted by reading; it is text.
-    value = element.value
-    texts = [value] if isinstance(value, str) else list(value or ())
-    return b"\\".join(str(one).encode("ascii") for one in texts)
+    # Reading converts the character set, which is text; nothing else may come here.
+    texts = [element.value] if isinstance(element.value, str) else list(element.value or ())
+    if not all(isinstance(one, str) for one in texts):
+        raise NotComparable("a value was converted while it was read")
+    return b"\\".join(one.encode("ascii") for one in texts)
 
 
 def _swapped(value: bytes, vr: str) -> bytes:
