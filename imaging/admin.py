@@ -6,16 +6,19 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from clinical.access import patients_for
 from clinical.roles import can
+from imaging import protocols
 from imaging.models import (
     Comparison,
     DicomPeer,
     Instance,
     Measurement,
+    ProtocolRule,
     Segmentation,
     Sequence,
     Series,
@@ -126,6 +129,57 @@ def _override_action(sequence: str) -> Any:
         modeladmin.message_user(request, f"{done} series changed; their studies will be prepared again.")
 
     return action
+
+
+@admin.register(ProtocolRule)
+class ProtocolRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """What people said of whole protocols; removing one lets the header decide again."""
+
+    list_display = ["said_at", "words", "sequence", "said_by", "used"]
+    list_filter = ["sequence"]
+    actions = ["forget"]
+
+    @admin.display(description="protocol")
+    def words(self, row: ProtocolRule) -> str:
+        """Its cleaned words and its numbers."""
+        numbers = ", ".join(f"{name} {value:g}" for name, value in row.protocol["numbers"].items() if value is not None)
+        return f"{' '.join(row.protocol['words']) or 'no words'} ({row.protocol['manufacturer'] or 'maker unknown'}; {numbers})"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """They come from overrides."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Looking and removing only."""
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever may say what a series shows."""
+        return can(request.user, "override_sequence") or super().has_view_permission(request, obj)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """As for viewing."""
+        return self.has_view_permission(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """By the action below, which writes the record."""
+        return False
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Removing is for those whose role may override."""
+        actions = super().get_actions(request)
+        if not can(request.user, "override_sequence"):
+            actions.pop("forget", None)
+        return actions
+
+    @admin.action(description="Remove the selected rules")
+    def forget(self, request: HttpRequest, queryset: QuerySet[ProtocolRule]) -> None:
+        """Remove, on the record."""
+        with transaction.atomic():
+            rows = list(queryset)
+            for rule in rows:
+                protocols.remove(rule, by=request.user)  # type: ignore[arg-type]
+        self.message_user(request, f"{len(rows)} rules removed.")
 
 
 @admin.register(Instance)

@@ -1,4 +1,4 @@
-"""A person says what a series shows; the study is then prepared anew."""
+"""A person says what a series shows; the study is then prepared anew, and the answer kept for that protocol."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from django.db import transaction
 from audit import services as audit
 from clinical import services as clinical
 from imaging.models import Sequence, Series
+from imaging.protocols import keep
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.jobs import enqueue
@@ -21,7 +22,7 @@ __all__ = ["override_sequence"]
 
 
 def override_sequence(series: Series, sequence: str, *, by: User) -> Series:
-    """Set what ``series`` shows, on the record, and have its study prepared again.
+    """Set what ``series`` shows, on the record, have its study prepared again, and keep it for the next of its protocol.
 
     :param sequence: a value of `imaging.models.Sequence` other than ``unknown``.
     :raises PermissionDenied: the role may not, or the patient is not theirs; the refusal is recorded.
@@ -54,6 +55,7 @@ def override_sequence(series: Series, sequence: str, *, by: User) -> Series:
             actor=audit.Actor.user(by),
             detail={"before": before, "after": sequence},
         )
+        keep(series.protocol, sequence, by=by)
         enqueue(
             "imaging.prepare_study",
             subject=study.subject,

@@ -28,10 +28,12 @@ from imaging import completion
 from imaging.deidentification.pixels import IMAGE_CLASSES, quarantine_reason
 from imaging.deidentification.values import clean_words
 from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, BadInstance, Header, read_header
+from imaging.headerfacts import facts_of
 from imaging.identity import SeriesIdentity, StudyIdentity, accession_index, map_uid, open_study, seal, uid_index
 from imaging.machines import StudyState
 from imaging.models import Instance, InstanceState, Series, Study, StudySource
-from imaging.recognise import recognise
+from imaging.protocols import as_said, protocol_of
+from imaging.recognise import recognise_facts
 from oncoflow_site.foundation import failpoints, keys, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError
@@ -321,7 +323,9 @@ def _series(header: Header, study: Study) -> Series:
         _fill_accession(header, study)
         return known
     _fill_accession(header, study)
-    recognition = recognise(header.dataset)
+    facts = facts_of(header.dataset)
+    protocol = protocol_of(facts)
+    recognition = as_said(recognise_facts(facts), protocol)
     description = str(header.dataset.get("SeriesDescription") or "")[:200]
     identity = SeriesIdentity(header.series_uid, header.frame_of_reference, description)
     return Series.objects.create(
@@ -335,6 +339,7 @@ def _series(header: Header, study: Study) -> Series:
         sequence_reason=recognition.reason[:500],
         description=clean_words(description)[:200],
         parameters=dict(recognition.parameters),
+        protocol=protocol,
         ciphertext=seal(study.patient.key_subject, identity, context="series"),
     )
 

@@ -7,62 +7,69 @@ and 3 T; every answer carries a confidence and the numbers that led to it, and a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
 
+from imaging.headerfacts import HEADER_TAGS, Facts, facts_of
 from imaging.models import InstanceState, Sequence
 
 if TYPE_CHECKING:
     from imaging.models import Series, Study
 
-__all__ = ["HEADER_TAGS", "Recognition", "best_series", "recognise", "recognise_name"]
+__all__ = ["HEADER_TAGS", "Recognition", "best_series", "recognise", "recognise_facts", "recognise_name"]
 
-_HEADER_TAGS = (
-    "Modality ImageType ScanningSequence SequenceVariant ScanOptions MRAcquisitionType RepetitionTime EchoTime "
-    "InversionTime FlipAngle EchoTrainLength ContrastBolusAgent ContrastBolusAgentSequence ContrastBolusVolume "
-    "DiffusionBValue NumberOfTemporalPositions SeriesDescription ProtocolName PulseSequenceName EchoPulseSequence "
-    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence InversionRecovery AcquisitionContrast "
-    "MagneticFieldStrength SliceThickness "
-)
-HEADER_TAGS = tuple(_HEADER_TAGS.split())
-
-# ImageType values 3 and later (PS3.3 C.8.3.1.1.1 and what scanners write) that no anatomical volume has.
+# Words of Image Type values 3 and later (PS3.3 C.8.3.1.1.1 and what scanners write) that no anatomical volume has.
 _NOT_ANATOMY = (
-    "LOCALIZER ADC FA TRACEW TRACE EADC DIFFUSION PERFUSION TTP MTT RCBV RCBF CBV CBF SUBTRACTION SUB MIP MINIP "
-    "MNIP SWI MIP_SWI PHASE_MAP VELOCITY PHASE PROJECTION CSAPARALLEL MOSAIC SCREENSAVE FMRI ASL TENSOR "
-    "T2_STAR_WEIGHTED SPECTROSCOPY DIFFUSION_ANISO "
+    "LOCALIZER ADC EADC FA TRACEW TRACE DIFFUSION PERFUSION TTP MTT TMAX RCBV RCBF RELCBF RELCBV CBV CBF SUBTRACTION SUB "
+    "MIP MINIP MNIP SWI VELOCITY PHASE PROJECTION CSAPARALLEL MOSAIC SCREENSAVE SCREEN FMRI ASL TENSOR T2_STAR_WEIGHTED "
+    "T2_STAR SPECTROSCOPY DIFFUSION_ANISO DIFFUSION_ISO ISO QSM MAP TMAP T1MAP T2MAP FIELD_MAP B0 B1 P PCA TOF PC ZSCORE "
+    "COLFA EXP BOLD MEANS"
 )
 NOT_ANATOMY = frozenset(_NOT_ANATOMY.split())
-NO_CONTRAST = re.compile(r"^\s*(no|none|nil|n/?a|without|non[- ]?contrast|0)?\s*$", re.IGNORECASE)
+HEAD = frozenset(
+    {"", "HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD_NECK", "CEREBRUM", "HIRN", "KOPF", "SCHAEDEL", "NEURO"}
+)
 SAYS_CONTRAST = re.compile(
-    r"(\bpost\b|\bpost[_ -]?(gd|gad|con|km)|gadolin|(?<![a-z])gad(o)?(?![a-z])|(?<![a-z])gd(?![a-z])|\+\s?c\b|\bt1[_ -]?c\b|"
-    r"\bt1ce\b|(?<![a-z])ce(?![a-z])|contrast|(?<![a-z])km(?![a-z])|\bwith c\b)",
+    r"((?<![a-z])post(?![a-z])|(?<![a-z])post[_ -]?(gd|gad|con|km)|gadolin|(?<![a-z])gad(o)?(?![a-z])|gadavist|gadovist|"
+    r"dotarem|magnevist|multihance|prohance|clariscan|omniscan|(?<![a-z])inj(ect)?|(?<![a-z])gd(?![a-z])|\+\s?(c|gd|km)\b|"
+    r"(?<![a-z0-9])t1[_ -]?c(?![a-z])|(?<![a-z0-9])t1w?[_ -]?ce(?![a-z])|t1ce|(?<![a-z])ce(?![a-z])|contrast|"
+    r"(?<![a-z])km(?![a-z])|(?<![a-z])with c\b|(?<![a-z])c\+|(?<![a-z])civ(?![a-z]))",
     re.IGNORECASE,
 )
 SAYS_NO_CONTRAST = re.compile(
-    r"(\bpre\b|\bnativ|without|w/o|non[-_ ]?contrast|\bno[-_ ]?(gd|gad|contrast|km)\b|-\s?c\b)", re.I
+    r"((?<![a-z])pre(?![a-z])|(?<![a-z])nativ|without|w/o|(?<![a-z])sans(?![a-z])|(?<![a-z])ohne(?![a-z])|"
+    r"non[-_ ]?contrast|(?<![a-z])no[-_ ]?(gd|gad|contrast|km)(?![a-z])|(?<![a-z])-\s?c\b|(?<![a-z])c-(?![a-z]))",
+    re.I,
+)
+# Kinds that share the numbers of a T1 or T2 (an inflow angiogram, a scout, the b = 0 image) but are none: believed.
+SAYS_OTHER = re.compile(
+    r"(locali[sz]er|scout|survey|3[- ]?pl(ane)?(?![a-z])|calibration|asset|(?<![a-z])dwi|(?<![a-z])dti|dif{1,2}(?![a-z])|"
+    r"diffusion|(?<![a-z])e?adc(?![a-z])|trace|swi|(?<![a-z])swan(?![a-z])|venobold|suscept|t2w?[ _-]?(\*|star|ffe)|"
+    r"hemo|haemo|(?<![a-z])gre[_ -]?t2|perf|(?<![a-z])dce|(?<![a-z])dsc(?![a-z])|dynamic|(?<![a-z])dyn(?![a-z])|"
+    r"twist|tricks|(?<![a-z])p?c?asl(?![a-z])|bold|fmri|(?<![a-z])rest(?![a-z])|(?<![a-z])tof|angio|(?<![a-z])c?e?[-_ ]?mra|"
+    r"(?<![a-z])s?3di(?![a-z])|(?<![a-z])mrv|(?<![a-z])pca?(?![a-z])|phase[ _-]?contrast|spectro|"
+    r"(?<![a-z])(csi|svs|press)(?![a-z])|"
+    r"(?<![a-z])b[01](?![0-9a-z])|field[ _-]?map|(?<![a-z])min?ip|(?<![a-z])mip|(?<![a-z])subtr?(?![a-z])|subtraction|"
+    r"(?<![a-z])dir(?![a-z])|double[ _-]inv|(?<![a-z])stir|fiesta|(?<![a-z])ciss|true[ -]?fi|b-?ssfp|b[-_ ]?ffe|balanced|"
+    r"t[12][ _-]?map|inv[12](?![0-9])|(?<![a-z])qsm|proton|(?<![a-z])pdw?(?![a-z])|(?<![a-z])mtc?(?![a-z])|cine|"
+    r"spine|wirbel|(?<![a-z])(c|t|l)[-_ ]?sp(?![a-z])|lumb|cervical|thorac|orbit|(?<![a-z])iac(?![a-z])|pituit|sella|hypophy)",
+    re.IGNORECASE,
 )
 DESCRIPTIONS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    (
-        Sequence.OTHER,
-        re.compile(
-            r"(localizer|scout|survey|\bdwi\b|\bdti\b|diff|\badc\b|swi\b|\bswan\b|t2\s?\*|t2star|hemo|"
-            r"perf|\basl\b|\bbold\b|fmri|\btof\b|angio|\bmra\b|spectro|b0\b|field ?map|mip\b|\bsub\b)",
-            re.I,
-        ),
-    ),
-    (Sequence.FLAIR, re.compile(r"(flair|dark[- _]?fluid|tirm)", re.I)),
+    (Sequence.OTHER, SAYS_OTHER),
+    (Sequence.FLAIR, re.compile(r"(flair|dark[- _]?fluid|(?<![a-z])tirm)", re.I)),
     (Sequence.T2, re.compile(r"(?<![a-z0-9])t2(?![0-9*])", re.I)),
     (
         Sequence.T1,
         re.compile(
-            r"((?<![a-z0-9])t1(?![0-9])|mp-?rage|spgr|bravo|\btfl\b|\bflash\b|\bfspgr\b|\bvibe\b|\bthrive\b)", re.I
+            r"((?<![a-z0-9])s?t1(?![0-9])|mp-?rage|spgr|bravo|\btfl\b|\bflash\b|\bfspgr\b|\bvibe\b|\bthrive\b)", re.I
         ),
     ),
 )
+FLAIR_T1 = re.compile(r"(?<![a-z0-9])t1[ _-]*(w[ _-]*)?(3d[ _-]*)?(flair|tirm|dark[-_ ]?fluid)", re.I)
 
 
 @dataclass(frozen=True)
@@ -81,34 +88,22 @@ class Recognition:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """Header facts of a classic or enhanced MR image, None where not given."""
-
-    tr: float | None
-    te: float | None
-    ti: float | None
-    flip: float | None
-    scanning: frozenset[str]
-    acquisition: str
-    image_type: tuple[str, ...]
-    b_value: float | None
-    temporal: int
-    contrast: bool
-    description: str
-    field_strength: float | None
-    said_contrast: str  # AcquisitionContrast (0008,9209) of enhanced images
-
-
 def recognise(dataset: Dataset) -> Recognition:
     """What the series of ``dataset`` (a header; pixels not needed) shows. Never raises for odd values."""
-    modality = _text(dataset.get("Modality"))
-    if modality != "MR":
+    return recognise_facts(facts_of(dataset))
+
+
+def recognise_facts(facts: Facts) -> Recognition:
+    """The answer for facts that are read already."""
+    if facts.modality != "MR":
         return Recognition(Sequence.OTHER, 1.0, "not a magnetic resonance image")
-    facts = _facts(dataset)
     parameters = _parameters(facts)
-    found = _not_anatomy(facts) or _by_physics(facts)
     described = _described(facts.description)
+    found = _not_anatomy(facts)
+    if found is None and described == Sequence.OTHER:
+        # A missed series is flagged and a person can say what it shows; a wrong name would be segmented.
+        found = (Sequence.OTHER, 0.8, "the description names another kind of series")
+    found = found or _by_physics(facts)
     if found is None:
         if described is None:
             return Recognition(
@@ -116,9 +111,16 @@ def recognise(dataset: Dataset) -> Recognition:
             )
         found = (described, 0.5, "no echo and repetition time; told from the description only")
     sequence, confidence, reason = found
-    if described is not None and described != sequence and confidence < 1.0:
+    if described not in (None, Sequence.OTHER) and described != sequence and confidence < 0.98:
         confidence = round(confidence * 0.8, 2)
         reason += f"; the description speaks of {Sequence(described).label}"
+        if {sequence, described} == {Sequence.T2, Sequence.FLAIR} and facts.ti is None:
+            # Without an inversion time the numbers of the two are the same.
+            return Recognition(Sequence.UNKNOWN, 0.3, f"{reason}, and no inversion time is given", parameters)
+        if not facts.scanning & {"SE", "GR"}:
+            return Recognition(Sequence.UNKNOWN, 0.3, f"{reason}, and the kind of echo is not given", parameters)
+    if not facts.description and (doubt := _needs_words(facts, sequence)):
+        return Recognition(Sequence.UNKNOWN, 0.4, f"{reason}; {doubt}", parameters)
     if sequence == Sequence.T1:
         sequence, confidence, reason = _contrast(facts, confidence, reason)
     return Recognition(sequence, confidence, reason, parameters)
@@ -162,80 +164,7 @@ def best_series(study: Study) -> dict[str, Series]:
     return {sequence: series for sequence, (_, series) in best.items()}
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _number(value: object) -> float | None:
-    try:
-        number = float(str(value))
-    except (TypeError, ValueError):
-        return None
-    return number if number == number and abs(number) < 1e6 else None
-
-
-def _words(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    parts: Iterable[object] = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
-    return tuple(word for part in parts if (word := _text(part).upper()))
-
-
-def _groups(dataset: Dataset) -> list[Dataset]:
-    """Where a fact may stand: the data set itself, its shared groups, its first frame's groups."""
-    places = [dataset]
-    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        items = dataset.get(name)
-        if not items:
-            continue
-        for macro in ("MRTimingAndRelatedParametersSequence", "MREchoSequence", "MRModifierSequence",
-                      "MRImageFrameTypeSequence", "MRDiffusionSequence", "ContrastBolusUsageSequence"):  # fmt: skip
-            if group := items[0].get(macro):
-                places.append(group[0])
-    return places
-
-
-def _facts(dataset: Dataset) -> _Facts:
-    places = _groups(dataset)
-
-    def first(*names: str) -> Any:
-        for place in places:
-            for name in names:
-                value = place.get(name)
-                if value is not None and _text(value):
-                    return value
-        return None
-
-    scanning = set(_words(dataset.get("ScanningSequence")))
-    echo = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE"}.get(_text(dataset.get("EchoPulseSequence")).upper())
-    scanning |= {echo} if echo else set()
-    if _text(first("InversionRecovery")).upper() == "YES":
-        scanning.add("IR")
-    if _text(first("EchoPlanarPulseSequence")).upper() == "YES":
-        scanning.add("EP")
-    agent = dataset.get("ContrastBolusAgent")
-    contrast = bool(dataset.get("ContrastBolusAgentSequence")) or (
-        agent is not None and not NO_CONTRAST.match(_text(agent))
-    )
-    ti = _number(first("InversionTime", "InversionTimes"))
-    return _Facts(
-        tr=_number(first("RepetitionTime")),
-        te=_number(first("EchoTime", "EffectiveEchoTime")),
-        ti=ti if ti and ti > 0 else None,
-        flip=_number(first("FlipAngle")),
-        scanning=frozenset(scanning),
-        acquisition=_text(first("MRAcquisitionType")).upper(),
-        image_type=_words(dataset.get("ImageType")),
-        b_value=_number(first("DiffusionBValue")),
-        temporal=int(_number(first("NumberOfTemporalPositions")) or 1),
-        contrast=contrast,
-        description=" ".join(_text(dataset.get(name)) for name in ("SeriesDescription", "ProtocolName")).strip(),
-        field_strength=_number(dataset.get("MagneticFieldStrength")),
-        said_contrast=_text(first("AcquisitionContrast")).upper(),
-    )
-
-
-def _parameters(facts: _Facts) -> dict[str, Any]:
+def _parameters(facts: Facts) -> dict[str, Any]:
     acquisition = facts.acquisition if facts.acquisition in ("2D", "3D") else None
     values = {
         "RepetitionTime": facts.tr,
@@ -243,17 +172,22 @@ def _parameters(facts: _Facts) -> dict[str, Any]:
         "InversionTime": facts.ti,
         "FlipAngle": facts.flip,
         "MRAcquisitionType": acquisition,
-        "MagneticFieldStrength": facts.field_strength,
+        "MagneticFieldStrength": facts.field,
         "ScanningSequence": sorted(facts.scanning & {"SE", "IR", "GR", "EP", "RM"}),
         "ContrastBolusAgent": "given" if facts.contrast else "not given",
     }
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _not_anatomy(facts: _Facts) -> tuple[str, float, str] | None:
-    telling = [word for word in facts.image_type[2:] if word in NOT_ANATOMY]
+def _not_anatomy(facts: Facts) -> tuple[str, float, str] | None:
+    words = [word for value in facts.image_type[2:] for word in (value, *re.split(r"[^A-Z0-9]+", value))]
+    telling = [word for word in words if word in NOT_ANATOMY]
     if telling:
         return Sequence.OTHER, 0.98, f"image type {telling[0].lower().replace('_', ' ')}"
+    if facts.body_part not in HEAD and not facts.body_part.startswith(("HEAD", "BRAIN")):
+        return Sequence.OTHER, 0.9, "another part of the body"
+    if facts.angiography:
+        return Sequence.OTHER, 0.95, "angiography (flagged by the scanner)"
     if facts.image_type[:1] == ("DERIVED",) and facts.image_type[1:2] == ("SECONDARY",):
         return Sequence.OTHER, 0.85, "derived secondary image"
     if facts.b_value is not None and facts.b_value > 0:
@@ -267,7 +201,7 @@ def _not_anatomy(facts: _Facts) -> tuple[str, float, str] | None:
     return None
 
 
-def _by_physics(facts: _Facts) -> tuple[str, float, str] | None:
+def _by_physics(facts: Facts) -> tuple[str, float, str] | None:
     """Weighting from TR, TE and TI; None without an echo time or a repetition time."""
     tr, te, ti = facts.tr, facts.te, facts.ti
     if tr is None or te is None:
@@ -277,8 +211,10 @@ def _by_physics(facts: _Facts) -> tuple[str, float, str] | None:
     sure = 0.95 if gradient or spin else 0.8
     if ti and ti >= 1400 and tr >= 3500 and te >= 60:
         return Sequence.FLAIR, sure, f"{told}: inversion nulls fluid, long echo"
-    if gradient or (not spin and tr < 100 and te < 20):
+    if gradient or (not spin and tr < 100):
         return _gradient(facts, told, sure)
+    if ti and ti <= 350 and tr >= 1800:
+        return Sequence.OTHER, 0.8, f"{told}: fat-nulling inversion"
     if ti and te <= 30 and ti <= 1400:
         return Sequence.T1, sure, f"{told}: inversion recovery with a short echo"
     if ti and te > 30 and ti < 400:
@@ -294,8 +230,22 @@ def _by_physics(facts: _Facts) -> tuple[str, float, str] | None:
     return Sequence.UNKNOWN, 0.3, f"{told}: no clear weighting"
 
 
-def _gradient(facts: _Facts, told: str, sure: float) -> tuple[str, float, str]:
+def _needs_words(facts: Facts, sequence: str) -> str:
+    """Why the numbers alone cannot tell, where nothing describes the series; empty where they can."""
+    if sequence == Sequence.T1 and "SE" not in facts.scanning and facts.ti is None:
+        if "T1" not in facts.image_type and not ("MP" in facts.variant and facts.acquisition == "3D"):
+            return "a scout or an angiogram has the same numbers, and there is no description"
+    if sequence == Sequence.T2 and facts.b_value is not None:
+        return "a diffusion series may begin with such an image, and there is no description"
+    return ""
+
+
+def _gradient(facts: Facts, told: str, sure: float) -> tuple[str, float, str]:
     te, tr, flip = facts.te or 0.0, facts.tr or 0.0, facts.flip
+    if tr < 15 and (flip or 0.0) >= 35 and not facts.ti:
+        return Sequence.OTHER, 0.8, f"{told}, flip {flip:g}°: balanced steady state"
+    if "SS" in facts.variant and "SP" not in facts.variant and tr < 15 and not facts.ti:
+        return Sequence.OTHER, 0.8, f"{told}: steady state without spoiling"
     if te > 12:
         return Sequence.OTHER, 0.9, f"{told}: gradient echo with a long echo (susceptibility)"
     if facts.ti and facts.ti <= 1500:
@@ -309,24 +259,24 @@ def _gradient(facts: _Facts, told: str, sure: float) -> tuple[str, float, str]:
 
 
 def _described(description: str) -> str | None:
+    if FLAIR_T1.search(description) and not SAYS_OTHER.search(description):
+        return Sequence.T1  # an inversion recovery T1, as one vendor names it
     for sequence, pattern in DESCRIPTIONS:
         if pattern.search(description):
             return sequence
     return None
 
 
-def _contrast(facts: _Facts, confidence: float, reason: str) -> tuple[str, float, str]:
+def _contrast(facts: Facts, confidence: float, reason: str) -> tuple[str, float, str]:
     """T1 or T1c: the header's contrast agent decides; the description only where the header is silent."""
     says_yes = bool(SAYS_CONTRAST.search(facts.description)) and not SAYS_NO_CONTRAST.search(facts.description)
     says_no = bool(SAYS_NO_CONTRAST.search(facts.description))
     if facts.contrast:
         if says_no:
-            return (
-                Sequence.T1C,
-                round(confidence * 0.7, 2),
-                f"{reason}; contrast agent in the header, the description denies it",
-            )
+            return Sequence.UNKNOWN, 0.4, f"{reason}; contrast agent in the header, the description denies it"
         return Sequence.T1C, confidence, f"{reason}; contrast agent in the header"
     if says_yes:
         return Sequence.T1C, round(confidence * 0.8, 2), f"{reason}; contrast agent only in the description"
+    if not facts.description and not facts.contrast_stated:
+        return Sequence.T1, round(confidence * 0.65, 2), f"{reason}; nothing says whether contrast was given"
     return Sequence.T1, confidence if says_no else round(confidence * 0.95, 2), f"{reason}; no contrast agent"

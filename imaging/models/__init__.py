@@ -10,6 +10,7 @@ from imaging.models.archive import (
     Study,
     StudySource,
 )
+from imaging.models.protocols import ProtocolRule
 from imaging.models.results import Comparison, Measurement, Segmentation, SegmentationKind, Volume, VolumeSet
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Instance",
     "InstanceState",
     "Measurement",
+    "ProtocolRule",
     "Segmentation",
     "SegmentationKind",
     "Sequence",

@@ -124,6 +124,7 @@ class Series(models.Model):
     )
     description = models.CharField(max_length=200, blank=True, default="", help_text="Cleaned by the allow-list.")
     parameters = models.JSONField(default=dict, blank=True, help_text="Acquisition facts used for recognition.")
+    protocol = models.JSONField(default=dict, blank=True, help_text="What tells its protocol (imaging.protocols).")
     ciphertext = models.BinaryField()
     nifti = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(default=now)

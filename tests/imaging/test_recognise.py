@@ -36,10 +36,11 @@ GR, SE, IR = "GR", "SE", "IR"
 CASES = [
     ("T1", {"ScanningSequence": [GR, IR], "RepetitionTime": 2300, "EchoTime": 2.98, "InversionTime": 900, "FlipAngle": 9}),
     ("T1", {"ScanningSequence": GR, "RepetitionTime": 6.9, "EchoTime": 2.8, "InversionTime": 400, "FlipAngle": 11}),
-    ("T1", {"ScanningSequence": GR, "RepetitionTime": 8.1, "EchoTime": 3.7, "FlipAngle": 8}),
+    ("T1", {"ScanningSequence": GR, "RepetitionTime": 8.1, "EchoTime": 3.7, "FlipAngle": 8, "SeriesDescription": "T1W_3D_TFE"}),
     ("T1", {"ScanningSequence": SE, "RepetitionTime": 550, "EchoTime": 12}),
     ("T1", {"ScanningSequence": [SE, IR], "RepetitionTime": 2200, "EchoTime": 10, "InversionTime": 860}),
-    ("T1", {"ScanningSequence": GR, "RepetitionTime": 250, "EchoTime": 2.5, "FlipAngle": 70}),
+    ("T1", {"ScanningSequence": GR, "RepetitionTime": 250, "EchoTime": 2.5, "FlipAngle": 70, "SeriesDescription": "t1_fl2d"}),
+    ("unknown", {"ScanningSequence": GR, "RepetitionTime": 8.6, "EchoTime": 4, "FlipAngle": 20}),
     ("T1c", {"ScanningSequence": SE, "RepetitionTime": 550, "EchoTime": 12, "ContrastBolusAgent": "Gadovist"}),
     ("T1c", {"ScanningSequence": SE, "RepetitionTime": 550, "EchoTime": 12, "SeriesDescription": "T1 SE AX +C"}),
     ("T1c", {"ScanningSequence": SE, "RepetitionTime": 550, "EchoTime": 12, "SeriesDescription": "t1_se_tra_KM"}),
