@@ -20,3 +20,7 @@ class ImagingConfig(AppConfig):
         warnings.filterwarnings("ignore", module=r"pydicom(\..*)?$")
         logging.getLogger("pydicom").addFilter(lambda record: False)
         from imaging import audit_codes, events, tasks  # noqa: F401
+        from imaging.uploads.filing import expire_due
+        from oncoflow_site.foundation import janitors
+
+        janitors.register("expired uploads", expire_due, every_s=600.0)

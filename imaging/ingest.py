@@ -1,15 +1,14 @@
-"""Bringing in files: DICOM folders, zip archives and NIfTI, through the same rows as the network door.
+"""Bringing in files: DICOM, zip archives and NIfTI, through the same rows as the network door.
 
-Archives are read member by member in memory, with limits; nothing is unpacked to disk, so no path in an archive means
-anything. NIfTI carries no patient, date or sequence: a person declares them. What a file name suggests is a convenience
-that is reported back, never taken silently.
+One way in for the command, an upload and a watched folder or bucket: they differ in where the bytes lie (`imaging.uploads.
+sources`) and in what they call themselves (`Door`). NIfTI carries no patient, date or sequence: a person declares them. What
+a file name suggests is a convenience that is reported back, never taken silently.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from pathlib import Path
@@ -27,19 +26,17 @@ from imaging import completion
 from imaging.geometry import GeometryError, read_nifti, write_nifti
 from imaging.identity import SeriesIdentity, StudyIdentity, map_uid, seal, uid_index
 from imaging.machines import StudyState
+from imaging.models import Instance, Series, Study, StudySource
 from imaging.models import Sequence as MrSequence
-from imaging.models import Series, Study, StudySource
-from imaging.receive import Declared, ReceiveCache, store_instance
+from imaging.receive import Declared, ReceiveCache, Stored, store_instance
 from imaging.recognise import recognise_name
+from imaging.uploads.contents import MAX_FILE, MAX_TOTAL, contents
+from imaging.uploads.sources import FileSource, Source, sources_of_paths
 from oncoflow_site.foundation import keys, objects
 from oncoflow_site.foundation.errors import UserVisibleError
 
-__all__ = ["Declaration", "Ingested", "ingest"]
+__all__ = ["DECLARABLE", "Declaration", "Door", "Ingested", "bring_in", "ingest"]
 
-MAX_FILE = 1 << 30
-MAX_TOTAL = 16 << 30
-MAX_MEMBERS = 100_000
-MAX_RATIO = 200
 DECLARABLE = (MrSequence.T1, MrSequence.T1C, MrSequence.T2, MrSequence.FLAIR)
 
 
@@ -47,11 +44,13 @@ DECLARABLE = (MrSequence.T1, MrSequence.T1C, MrSequence.T2, MrSequence.FLAIR)
 class Declaration:
     """What the person says about the files. ``repr`` shows nothing of the patient.
 
-    :param mrn: medical record number; needed for NIfTI, and for DICOM without a Patient ID.
-    :param sequences: sequence -> NIfTI file.
+    :param patient: a patient known already, instead of a number.
+    :param mrn: medical record number; one of the two is needed for NIfTI, and for DICOM without a Patient ID.
+    :param sequences: sequence -> NIfTI file: a path, or the name of one of the files brought in.
     :param spacing_known: False when the header's spacing is an assumption: nothing in millimetres is then assessed.
     """
 
+    patient: Patient | None = field(default=None, repr=False)
     mrn: str = field(default="", repr=False)
     authority: str = ""
     family: str = field(default="", repr=False)
@@ -59,7 +58,7 @@ class Declaration:
     birth_date: date | None = field(default=None, repr=False)
     sex: str = "U"
     day: date | None = None
-    sequences: Mapping[str, Path] = field(default_factory=dict)
+    sequences: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
     spacing_known: bool = True
 
     @property
@@ -84,139 +83,142 @@ class Ingested:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Door:
+    """Through which door files come in.
+
+    :param source: what the study keeps as its source.
+    :param peer: who brought it, at most 64 characters, no identity.
+    :param audit_source: how the audit record calls the door.
+    :param complete: these files are all there is of their studies: no quiet period.
+    :param since: when an attempt before this one, which was killed, began: what it stored is no duplicate.
+    """
+
+    source: StudySource = StudySource.INGEST
+    peer: str = "ingest"
+    audit_source: str = "command"
+    complete: bool = True
+    since: datetime | None = None
+
+
 def ingest(
     paths: Sequence[Path], declaration: Declaration, progress: Callable[[str], None] = lambda text: None
 ) -> Ingested:
     """Read everything under ``paths`` and file it. Repeating it changes nothing.
 
-    Studies are complete at the end: no quiet period, these files are all there is.
-
     :raises UserVisibleError: something needed was not declared, or a file cannot be what it should be.
     """
-    result = Ingested()
-    nifti: dict[str, tuple[bytes, str]] = {}
-    loose: list[Path] = []
-    found: dict[object, Study] = {}
-    declared = None
-    if declaration.mrn:
-        _patient(declaration)
-        declared = Declared(_authority(declaration), declaration.mrn, declaration.performed_at)
-    cache = ReceiveCache()
-    for name, path, data in _files(paths, declaration.sequences):
-        if path is not None and _is_nifti(path):
-            loose.append(path)
-        elif data is None:
-            result.counts["ignored"] += 1
-        else:
-            _dicom(name, data, declared, cache, result, found)
-            if sum(result.counts.values()) % 50 == 0:
-                progress(f"{result.counts['stored']} images stored")
-    for study in found.values():
-        completion.complete(Study.objects.get(pk=study.pk))
-        result.studies.append(Study.objects.get(pk=study.pk))
-    _declare_nifti(loose, declaration, nifti, result)
-    if nifti:
-        result.studies.append(_nifti_study(nifti, declaration, result))
+    declared = {sequence: Path(path) for sequence, path in declaration.sequences.items()}
+    chosen = [FileSource(path, sequence) for sequence, path in declared.items()]
+    found = list(sources_of_paths(paths, frozenset(path.resolve() for path in declared.values())))
+    result = bring_in([*chosen, *(one for one in found if one)], declaration, Door(), lambda done, text: progress(text))
+    result.counts["ignored"] += found.count(None)
     return result
 
 
-def _is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+def bring_in(
+    sources: Iterable[Source],
+    declaration: Declaration,
+    door: Door,
+    progress: Callable[[float, str], None] = lambda done, text: None,
+) -> Ingested:
+    """Read every source and file what it holds. Repeating it changes nothing.
 
-
-def _files(paths: Sequence[Path], sequences: Mapping[str, Path]) -> Iterator[tuple[str, Path | None, bytes | None]]:
-    """(name for people, path of a file on disk, its bytes if it is a DICOM file)."""
-    declared = {path.resolve() for path in sequences.values()}
-    total = 0
-    for path in paths:
-        if not path.exists():
-            raise UserVisibleError(f"There is no {path}.", code="no-such-path")
-        inside = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-        for one in inside:
-            if one.resolve() in declared:
-                continue
-            if one.is_symlink() and path.is_dir() and path.resolve() not in one.resolve().parents:
-                yield one.name, None, None  # a link that leads out of the folder
-            elif _is_nifti(one):
-                yield one.name, one, None
-            elif one.suffix.lower() == ".zip" or (one.stat().st_size > 4 and _starts(one, b"PK\x03\x04")):
-                for name, data in _members(one):
-                    total += len(data or b"")
-                    yield name, None, data
+    :param progress: called for every file with the share done (0 to 1) and a sentence without identity.
+    :raises UserVisibleError: something needed was not declared, or a file cannot be what it should be.
+    """
+    result = Ingested()
+    sources = list(sources)
+    total, done = max(sum(one.size for one in sources), 1), 0
+    if total > MAX_TOTAL:
+        raise UserVisibleError("These are more than 16 GiB of images.", what_to_do="Bring them in parts.")
+    names = {str(name): sequence for sequence, name in declaration.sequences.items()}
+    loose: list[tuple[Source, str]] = []
+    run = _Run(_declared(declaration, door), door, result)
+    for source in sources:
+        for one in contents(source):
+            if one.nifti is not None:
+                loose.append((one.nifti, source.sequence or names.get(one.nifti.name, "")))
+            elif one.dicom is None:
+                result.counts["ignored"] += 1
+                if one.why:
+                    result.notes.append(f"{one.name} was not used: {one.why}")
             else:
-                data = _if_dicom(one)
-                total += len(data or b"")
-                yield one.name, None, data
-            if total > MAX_TOTAL:
-                raise UserVisibleError("These are more than 16 GiB of images.", what_to_do="Bring them in parts.")
+                run.dicom(one.name, one.dicom)
+            progress(done / total, f"{sum(result.counts.values())} files read")
+        done += source.size
+    for study in run.found.values():
+        if door.complete:
+            completion.complete(Study.objects.get(pk=study.pk))
+        result.studies.append(Study.objects.get(pk=study.pk))
+    nifti = _declare_nifti(loose, declaration, result)
+    if nifti:
+        result.studies.append(_nifti_study(nifti, declaration, door, result))
+    return result
 
 
-def _starts(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(magic)) == magic
+@dataclass
+class _Run:
+    """What one call of `bring_in` carries along."""
 
+    declared: Declared | None
+    door: Door
+    result: Ingested
+    cache: ReceiveCache = field(default_factory=ReceiveCache)
+    found: dict[object, Study] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
-def _if_dicom(path: Path) -> bytes | None:
-    if path.stat().st_size > MAX_FILE:
-        return None
-    with path.open("rb") as stream:
-        head = stream.read(132)
-        return head + stream.read() if head[128:] == b"DICM" else None
+    def dicom(self, name: str, data: bytes) -> None:
+        """File one DICOM file and count what became of it."""
+        stored = store_instance(
+            data, source=self.door.source, peer=self.door.peer, cache=self.cache, declared=self.declared
+        )
+        ours = self._stored_before(data, stored)
+        if stored.status:
+            kind = "refused"
+            self.result.notes.append(f"{name} was refused: {stored.reason}")
+        elif stored.duplicate and not ours:
+            kind = "duplicate"
+        elif stored.quarantined:
+            kind = "quarantined"
+            self.result.notes.append(f"{name} was quarantined: {stored.reason}".removesuffix(": "))
+        else:
+            kind = "stored"
+        self.result.counts[kind] += 1
+        if stored.study_id is not None and stored.study_id not in self.found:
+            self.found[stored.study_id] = Study.objects.get(pk=stored.study_id)
 
-
-def _members(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """DICOM files in an archive. :raises UserVisibleError: damaged, encrypted, or a bomb."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError):
-        raise UserVisibleError(f"{path.name} is not a readable zip archive.", code="bad-zip") from None
-    with archive:
-        members = [one for one in archive.infolist() if not one.is_dir()]
-        if len(members) > MAX_MEMBERS:
-            raise UserVisibleError(f"{path.name} has more than {MAX_MEMBERS} members.", code="zip-bomb")
-        packed = max(path.stat().st_size, 1)
-        unpacked = 0
-        for member in members:
-            if member.flag_bits & 1:
-                raise UserVisibleError(f"{path.name} is encrypted.", what_to_do="Unpack it first.", code="bad-zip")
-            try:
-                with archive.open(member) as stream:
-                    head = stream.read(132)
-                    # What the directory of an archive says about sizes may be a lie: count what comes out.
-                    data = head + stream.read(MAX_FILE - 132 + 1) if head[128:] == b"DICM" else None
-            except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-                raise UserVisibleError(f"{path.name} is damaged.", code="bad-zip") from error
-            unpacked += len(data or head)
-            if len(data or b"") > MAX_FILE or (unpacked > 64 << 20 and unpacked / packed > MAX_RATIO):
-                raise UserVisibleError(f"{path.name} unpacks to far more than images do.", code="zip-bomb")
-            yield "a member of the archive", data
-
-
-def _dicom(
-    name: str, data: bytes, declared: Declared | None, cache: ReceiveCache, result: Ingested, found: dict[object, Study]
-) -> None:
-    stored = store_instance(data, source=StudySource.INGEST, peer="ingest", cache=cache, declared=declared)
-    if stored.status:
-        kind = "refused"
-        result.notes.append(f"{name} was refused: {stored.reason}")
-    elif stored.duplicate:
-        kind = "duplicate"
-    elif stored.quarantined:
-        kind = "quarantined"
-        result.notes.append(f"{name} was quarantined: {stored.reason}")
-    else:
-        kind = "stored"
-    result.counts[kind] += 1
-    if stored.study_id is not None and stored.study_id not in found:
-        found[stored.study_id] = Study.objects.get(pk=stored.study_id)
+    def _stored_before(self, data: bytes, stored: Stored) -> bool:
+        """Whether an attempt of this same door, which was killed, stored it: then it is no duplicate."""
+        if self.door.since is None:
+            return False
+        digest = hashlib.sha256(data).hexdigest()
+        first = digest not in self.seen
+        self.seen.add(digest)
+        mine = Instance.objects.filter(study=stored.study_id, peer=self.door.peer, sha256=digest)
+        return first and stored.duplicate and mine.exists()
 
 
 def _authority(declaration: Declaration) -> str:
     return declaration.authority or str(settings.ONCOFLOW_ASSIGNING_AUTHORITY)
 
 
-def _patient(declaration: Declaration) -> Patient:
+def _declared(declaration: Declaration, door: Door) -> Declared | None:
+    """Patient and date as declared, in the words of the network door."""
+    if declaration.patient is not None:
+        identity = clinical.reveal_identity(declaration.patient, purpose="upload")
+        number = next((one for one in identity.identifiers if one.kind == "MR"), identity.identifiers[0])
+        return Declared(number.authority, number.value, declaration.performed_at)
+    if declaration.mrn:
+        _patient(declaration, door)
+        return Declared(_authority(declaration), declaration.mrn, declaration.performed_at)
+    return None
+
+
+def _patient(declaration: Declaration, door: Door) -> Patient:
     """The declared patient. What is declared fills gaps of a known patient and overwrites nothing."""
+    if declaration.patient is not None:
+        return clinical.current_patient(declaration.patient)
     identity = IdentityData(
         family=declaration.family,
         given=declaration.given,
@@ -224,65 +226,77 @@ def _patient(declaration: Declaration) -> Patient:
         sex=declaration.sex,
         identifiers=(Identifier(_authority(declaration), declaration.mrn),),
     )
-    return clinical.register_patient(identity, source="command", provisional=True)
+    return clinical.register_patient(identity, source=door.audit_source, provisional=True)
 
 
 def _declare_nifti(
-    loose: Sequence[Path], declaration: Declaration, nifti: dict[str, tuple[bytes, str]], result: Ingested
-) -> None:
+    loose: Sequence[tuple[Source, str]], declaration: Declaration, result: Ingested
+) -> dict[str, tuple[bytes, str]]:
     """Which file is which sequence: as declared, and for the others by the convention of file names."""
-    for sequence, path in declaration.sequences.items():
+    nifti: dict[str, tuple[bytes, str]] = {}
+    declared = {sequence for _, sequence in loose if sequence}
+    for sequence in [*declaration.sequences, *declared]:
         if sequence not in DECLARABLE:
-            allowed = ", ".join(DECLARABLE)
-            raise UserVisibleError(f"{sequence} is none of {allowed}.", code="bad-sequence")
-        nifti[str(MrSequence(sequence))] = (_clean_nifti(path), "declared by the person who brought the file")
-    for path in loose:
-        told = recognise_name(path.name)
+            raise UserVisibleError(f"{sequence} is none of {', '.join(DECLARABLE)}.", code="bad-sequence")
+        if sequence not in declared:
+            raise UserVisibleError(
+                f"The file that was declared to be {sequence} is not among those brought in.", code="undeclared"
+            )
+    for source, sequence in sorted(loose, key=lambda one: not one[1]):  # the declared ones first
+        told = sequence or recognise_name(source.name)
         if told is None:
             result.counts["ignored"] += 1
-            result.notes.append(
-                f"{path.name} was not used: its name says no sequence (--sequence T1={path.name} would)"
-            )
-        elif told in declaration.sequences:
+            result.notes.append(f"{source.name} was not used: its name says no sequence; declare what it shows")
+        elif not sequence and told in declared:
             result.counts["ignored"] += 1
-            result.notes.append(f"{path.name} was not used: {told} is declared to be another file")
+            result.notes.append(f"{source.name} was not used: {told} is declared to be another file")
         elif told in nifti:
             raise UserVisibleError(
-                f"Two files look like {told}.", what_to_do="Say which with --sequence.", code="ambiguous-sequence"
+                f"Two files look like {told}.", what_to_do="Say which is which.", code="ambiguous-sequence"
             )
         else:
-            nifti[str(told)] = (_clean_nifti(path), "told by the file name, as is the convention")
-            result.notes.append(f"{path.name} is taken as {told}")
+            reason = "declared by the person who brought the file" if sequence else _BY_NAME
+            nifti[str(MrSequence(told))] = (_clean_nifti(source), reason)
+            if not sequence:
+                result.notes.append(f"{source.name} is taken as {told}")
+    return nifti
 
 
-def _clean_nifti(path: Path) -> bytes:
+_BY_NAME = "told by the file name, as is the convention"
+
+
+def _clean_nifti(source: Source) -> bytes:
     """The image with a header of geometry only: free text fields and extensions of a NIfTI header may hold a name."""
     try:
-        if path.stat().st_size > MAX_FILE:
+        if source.size > MAX_FILE:
             raise GeometryError("it is larger than any image of a head")
-        array, grid = read_nifti(path.read_bytes())
+        with source.open() as stream:
+            array, grid = read_nifti(stream.read(MAX_FILE))
     except (GeometryError, OSError) as error:
-        raise UserVisibleError(f"{path.name} cannot be used: {error}.", code="bad-nifti") from None
+        raise UserVisibleError(f"{source.name} cannot be used: {error}.", code="bad-nifti") from None
     if not np.all(np.isfinite(array)):
-        raise UserVisibleError(f"{path.name} has voxels that are not numbers.", code="bad-nifti")
+        raise UserVisibleError(f"{source.name} has voxels that are not numbers.", code="bad-nifti")
     return write_nifti(array, grid)
 
 
-def _nifti_study(nifti: Mapping[str, tuple[bytes, str]], declaration: Declaration, result: Ingested) -> Study:
+def _nifti_study(
+    nifti: Mapping[str, tuple[bytes, str]], declaration: Declaration, door: Door, result: Ingested
+) -> Study:
     """One study of one date. The same files of the same patient and date are the same study."""
-    if not declaration.mrn or declaration.performed_at is None:
+    if (not declaration.mrn and declaration.patient is None) or declaration.performed_at is None:
         raise UserVisibleError(
             "NIfTI files say neither whose nor when they are.",
-            what_to_do="Give --patient and --date.",
+            what_to_do="Declare the patient's number and the date of the examination (--patient, --date).",
             code="undeclared",
         )
-    patient = _patient(declaration)
+    patient = _patient(declaration, door)
     hashes = {sequence: hashlib.sha256(data).hexdigest() for sequence, (data, _) in nifti.items()}
     facts = "|".join([str(patient.pk), str(declaration.day), *(f"{name}={hashes[name]}" for name in sorted(hashes))])
     uid = f"2.25.{int.from_bytes(keys.keyed_hash('nifti-study', facts)[:16], 'big')}"
     known = Study.objects.filter(uid_index=uid_index(uid)).first()
     if known is not None:
-        result.counts["duplicate"] += len(nifti)
+        ours = door.since is not None and known.created_at >= door.since
+        result.counts["stored" if ours else "duplicate"] += len(nifti)
         return known
     subject = patient.key_subject
     with transaction.atomic():
@@ -314,8 +328,8 @@ def _nifti_study(nifti: Mapping[str, tuple[bytes, str]], declaration: Declaratio
             action="C",
             resource=study.subject,
             patient_id=patient.pk,
-            detail={"peer": "ingest", "source": StudySource.NIFTI.value, "series": len(nifti)},
-            source="command",
+            detail={"peer": door.peer, "source": StudySource.NIFTI.value, "series": len(nifti)},
+            source=door.audit_source,
         )
         completion.complete(study)
     result.counts["stored"] += len(nifti)

@@ -1,4 +1,4 @@
-"""The life of a study as a table (state, event) -> state. No Django model is needed to read it."""
+"""The lives of a study and of an upload as tables (state, event) -> state. No Django model is needed to read it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db import models
 
 from oncoflow_site.foundation.machines import StateMachine
 
-__all__ = ["STUDY_MACHINE", "StudyState"]
+__all__ = ["STUDY_MACHINE", "UPLOAD_MACHINE", "StudyState", "UploadState"]
 
 
 class StudyState(models.TextChoices):
@@ -38,5 +38,33 @@ STUDY_MACHINE = StateMachine(
         (_Y, "flag"): _G,
         (_G, "flag"): _G,
         (_P, "fail"): _F,
+    },
+)
+
+
+class UploadState(models.TextChoices):
+    """Where an upload stands."""
+
+    RECEIVED = "received", "its files are still arriving"
+    STAGED = "staged", "all files are here; it waits for its turn"
+    INGESTING = "ingesting", "its files are being read and filed"
+    DONE = "done", "filed"
+    FAILED = "failed", "cannot be filed as declared; see the notes"
+    EXPIRED = "expired", "withdrawn, or not completed in time; its bytes are gone"
+
+
+UPLOAD_MACHINE = StateMachine(
+    name="upload",
+    states=tuple(UploadState.values),
+    table={
+        ("received", "complete"): "staged",
+        ("failed", "complete"): "staged",  # the same files under a better declaration
+        ("staged", "ingest"): "ingesting",
+        ("ingesting", "ingest"): "ingesting",  # the attempt before was killed
+        ("ingesting", "finish"): "done",
+        ("staged", "fail"): "failed",
+        ("ingesting", "fail"): "failed",
+        ("received", "expire"): "expired",
+        ("failed", "expire"): "expired",
     },
 )

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from clinical.models import Order
 from imaging import completion, matching
-from imaging.models import Study
+from imaging.models import Study, Upload
 from imaging.tasks_volumes import measure_and_compare, prepare_study
+from imaging.uploads import filing
 from oncoflow_site.foundation.jobs import JobContext, job
 
-__all__ = ["complete_study", "match_order_to_study", "measure_and_compare", "prepare_study", "release_order"]
+__all__ = [
+    "complete_study",
+    "ingest_upload",
+    "match_order_to_study",
+    "measure_and_compare",
+    "prepare_study",
+    "release_order",
+]
 
 
 @job("imaging.complete_study", queue="default")
@@ -30,3 +38,9 @@ def release_order(ctx: JobContext, *, order_id: str) -> None:
     """After: no study is linked to the cancelled order."""
     with ctx.commit():
         matching.release_order(Order.objects.get(pk=order_id))
+
+
+@job("imaging.ingest_upload", queue="default")
+def ingest_upload(ctx: JobContext, *, upload_id: str) -> None:
+    """Before: staged. After: done, its images filed and its staged bytes deleted; or failed, with the reason."""
+    filing.run(ctx, Upload.objects.select_related("owner").get(pk=upload_id))

@@ -2,7 +2,11 @@
 
 import os
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oncoflow_site.settings")
-application = get_asgi_application()
+django.setup(set_prefix=False)
+
+from oncoflow_site.streaming import StreamingHandler  # noqa: E402  (it reads settings when it is imported)
+
+application = StreamingHandler()

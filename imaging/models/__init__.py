@@ -1,6 +1,6 @@
 """What the imaging room keeps. One module a subject; everything is imported from here."""
 
-from imaging.machines import STUDY_MACHINE, StudyState
+from imaging.machines import STUDY_MACHINE, UPLOAD_MACHINE, StudyState, UploadState
 from imaging.models.archive import (
     DicomPeer,
     Instance,
@@ -12,9 +12,11 @@ from imaging.models.archive import (
 )
 from imaging.models.protocols import ProtocolRule
 from imaging.models.results import Comparison, Measurement, Segmentation, SegmentationKind, Volume, VolumeSet
+from imaging.models.uploads import Upload, UploadFile, UploadPart
 
 __all__ = [
     "STUDY_MACHINE",
+    "UPLOAD_MACHINE",
     "Comparison",
     "DicomPeer",
     "Instance",
@@ -28,6 +30,10 @@ __all__ = [
     "Study",
     "StudySource",
     "StudyState",
+    "Upload",
+    "UploadFile",
+    "UploadPart",
+    "UploadState",
     "Volume",
     "VolumeSet",
 ]

@@ -23,7 +23,9 @@ class StudySource(models.TextChoices):
 
     DICOM = "dicom", "DICOM C-STORE"
     INGEST = "ingest", "DICOM files, read by command"
-    NIFTI = "nifti", "NIfTI files, read by command"
+    UPLOAD = "upload", "DICOM files, brought in on the web or over REST"
+    WATCHED = "watched", "DICOM files, from a watched folder or bucket"
+    NIFTI = "nifti", "NIfTI files"
 
 
 class Sequence(models.TextChoices):

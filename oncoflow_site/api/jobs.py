@@ -18,7 +18,7 @@ from rest_framework.response import Response
 
 from audit.services import Actor, record_view
 from clinical.roles import can
-from imaging.models import Study
+from imaging.models import Study, Upload
 from oncoflow_site.api.steps import current_steps
 from oncoflow_site.api.studies import Base, visible_study
 from oncoflow_site.foundation.models import Job
@@ -44,11 +44,14 @@ def _study_of(job: Job) -> Study | None:
 
 
 def visible_job(user: Any, job_id: uuid.UUID) -> Job:
-    """The job if it is about a study the user may see, or the user looks after the system; else Http404."""
+    """The job if it is about a study the user may see or an upload of theirs, or the user looks after the system; else Http404."""
     job = Job.objects.filter(pk=job_id).first()
     if job is None:
         raise Http404
     if can(user, "manage_system"):
+        return job
+    kind, _, identifier = job.subject.partition(":")
+    if kind == "upload" and Upload.objects.filter(pk=identifier, owner=user).exists():
         return job
     study = _study_of(job)
     if study is None:

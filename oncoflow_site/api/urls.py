@@ -3,7 +3,9 @@
 from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from oncoflow_site.api import jobs, studies
+from oncoflow_site.api import jobs, schema, studies, upload_bytes, uploads
+
+__all__ = ["schema"]  # imported so that the schema knows bearer tokens
 
 app_name = "api"
 urlpatterns = [
@@ -23,6 +25,13 @@ urlpatterns = [
     path("reports/<uuid:report_id>/versions/<int:number>.pdf", studies.ReportPdf.as_view(), name="report-pdf"),
     path("reports/<uuid:report_id>/versions/<int:number>.json", studies.ReportContent.as_view(), name="report-content"),
     path("documents/<uuid:document_id>/text", studies.DocumentText.as_view(), name="document-text"),
+    path("uploads/", uploads.Uploads.as_view(), name="uploads"),
+    path("uploads/presign", upload_bytes.Presign.as_view(), name="presign"),
+    path("uploads/put/<str:token>", upload_bytes.SignedPut.as_view(), name="upload-put"),
+    path("uploads/<uuid:upload_id>/", uploads.UploadDetail.as_view(), name="upload"),
+    path("uploads/<uuid:upload_id>/complete", uploads.Complete.as_view(), name="upload-complete"),
+    path("uploads/<uuid:upload_id>/files/", upload_bytes.Files.as_view(), name="upload-files"),
+    path("uploads/<uuid:upload_id>/files/<uuid:file_id>", upload_bytes.FileDetail.as_view(), name="upload-file"),
     path("jobs/<uuid:job_id>", jobs.JobDetail.as_view(), name="job"),
     path("jobs/<uuid:job_id>/events", jobs.job_events, name="job-events"),
 ]

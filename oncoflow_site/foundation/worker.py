@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import socket
 import threading
-import time
 from datetime import timedelta
 
 from django.conf import settings
 from django.db import connections
 from huey.consumer import Consumer  # noqa: TID251  (the worker is where the queue is consumed)
 
-from oncoflow_site.foundation import huey_app, jobs, leases, objects, outbox
+from oncoflow_site.foundation import huey_app, janitors, jobs, leases, objects, outbox
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import safe_error_text
 from oncoflow_site.foundation.models import WorkerHeartbeat
@@ -24,8 +22,9 @@ __all__ = ["DEFAULT_THREADS", "housekeeping", "serve", "sign_of_life"]
 logger = logging.getLogger(__name__)
 
 DEFAULT_THREADS = {"default": 2, "gpu": 1, "delivery": 2}
-_JANITOR_EVERY_S = 6 * 3600.0
 _FORGET_WORKER_AFTER = timedelta(days=1)
+
+janitors.register("orphaned objects", objects.janitor, every_s=6 * 3600.0)
 
 
 def sign_of_life(worker: str, queue: str) -> None:
@@ -43,13 +42,12 @@ def housekeeping(queue: str, worker: str) -> None:
 
 
 def _keep_house(queue: str, worker: str, stop: threading.Event, every_s: float) -> None:
-    janitor_at = time.monotonic() + random.uniform(60.0, _JANITOR_EVERY_S)
+    rounds = janitors.Janitors()
     while not stop.is_set():
         try:
             housekeeping(queue, worker)
-            if queue == "default" and time.monotonic() > janitor_at:
-                janitor_at = time.monotonic() + _JANITOR_EVERY_S
-                logger.info("janitor removed %d orphaned objects", objects.janitor())
+            if queue == "default":
+                rounds.round()
         except Exception as error:
             # The database may be away for a while; a worker that gives up here would leave lost jobs lying.
             logger.warning("housekeeping of queue %s: %s", queue, safe_error_text(error))

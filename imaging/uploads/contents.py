@@ -1,0 +1,122 @@
+"""What is in a file that somebody brought: DICOM, NIfTI, or a zip archive of these, read with limits from a stream.
+
+Archives are read member by member in memory; nothing is unpacked to disk, so no path in an archive means anything. An
+archive inside an archive is not opened: no scanner or PACS makes one, and each level multiplies what a bomb can do.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from imaging.uploads.sources import MemorySource, Source
+from oncoflow_site.foundation.errors import UserVisibleError
+
+__all__ = ["MAX_FILE", "MAX_MEMBERS", "MAX_TOTAL", "Found", "contents", "is_nifti"]
+
+MAX_FILE = 1 << 30
+MAX_TOTAL = 16 << 30
+MAX_MEMBERS = 100_000
+MAX_DIRECTORY = 64 << 20
+MAX_RATIO = 200
+# No ratio is asked before so much has come out: an empty slice is all zeros and packs a thousandfold.
+_RATIO_FROM = 64 << 20
+_HEAD = 132
+_ZIP = b"PK\x03\x04"
+_EMPTY_ZIP = b"PK\x05\x06"
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file as it will be filed.
+
+    :ivar name: for people.
+    :ivar dicom: its bytes if it is DICOM (PS3.10).
+    :ivar nifti: where to read it if it is NIfTI by its name. With neither it is no image.
+    :ivar why: why it is not used, where there is more to say than that it is no image.
+    """
+
+    name: str = field(repr=False)
+    dicom: bytes | None = field(default=None, repr=False)
+    nifti: Source | None = field(default=None, repr=False)
+    why: str = ""
+
+
+def is_nifti(name: str) -> bool:
+    """Whether the name is that of a NIfTI file."""
+    return name.lower().endswith((".nii", ".nii.gz"))
+
+
+def contents(source: Source) -> Iterator[Found]:
+    """Everything in ``source`` that may be an image, and what is none. Never more than one member in memory.
+
+    :raises UserVisibleError: an archive that is damaged, encrypted or a bomb.
+    """
+    if is_nifti(source.name):
+        yield Found(source.name, nifti=source)
+        return
+    with source.open() as stream:
+        head = stream.read(_HEAD)
+        if head[128:] == b"DICM":
+            if source.size > MAX_FILE:
+                yield Found(source.name, why="it is larger than any image")
+            else:
+                yield Found(source.name, dicom=head + stream.read(MAX_FILE))
+        elif head.startswith((_ZIP, _EMPTY_ZIP)) or source.name.lower().endswith(".zip"):
+            yield from _members(source, stream)
+        else:
+            yield Found(source.name)
+
+
+def _members(source: Source, stream: IO[bytes]) -> Iterator[Found]:
+    name = source.name
+    try:
+        _check_directory(name, stream)
+        archive = zipfile.ZipFile(stream)
+    except _UNREADABLE:
+        raise UserVisibleError(f"{name} is not a readable zip archive.", code="bad-zip") from None
+    with archive:
+        members = [one for one in archive.infolist() if not one.is_dir()]
+        if len(members) > MAX_MEMBERS:
+            raise UserVisibleError(f"{name} has more than {MAX_MEMBERS} members.", code="zip-bomb")
+        packed, unpacked = max(source.size, 1), 0
+        for member in members:
+            if member.flag_bits & 1:
+                raise UserVisibleError(f"{name} is encrypted.", what_to_do="Unpack it first.", code="bad-zip")
+            try:
+                found = _member(archive, member, name)
+            except _UNREADABLE:
+                raise UserVisibleError(f"{name} is damaged.", code="bad-zip") from None
+            size = len(found.dicom or b"") or (found.nifti.size if found.nifti else 0)
+            unpacked += size or _HEAD
+            if size > MAX_FILE or unpacked > MAX_TOTAL or (unpacked > _RATIO_FROM and unpacked / packed > MAX_RATIO):
+                raise UserVisibleError(f"{name} unpacks to far more than images do.", code="zip-bomb")
+            yield found
+
+
+def _check_directory(name: str, stream: IO[bytes]) -> None:
+    """Refuse a directory that would fill the memory before a single member was read."""
+    # What zipfile itself goes by; reading it a second way could be led to another record.
+    record: Any = zipfile._EndRecData(stream)  # type: ignore[attr-defined]
+    stream.seek(0)
+    if record and record[zipfile._ECD_SIZE] > MAX_DIRECTORY:  # type: ignore[attr-defined]
+        raise UserVisibleError(f"{name} has more than {MAX_MEMBERS} members.", code="zip-bomb")
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Found:
+    shown = f"a member of {name}"
+    with archive.open(member) as inner:
+        head = inner.read(_HEAD)
+        image = is_nifti(member.filename)
+        if not image and head[128:] != b"DICM":
+            nested = head.startswith(_ZIP)
+            return Found(shown, why="an archive inside an archive is not opened" if nested else "")
+        # What the directory of an archive says about sizes may be a lie: count what comes out.
+        data = head + inner.read(MAX_FILE - _HEAD + 1)
+    if image:
+        return Found(shown, nifti=MemorySource(member.filename.replace("\\", "/").rsplit("/", 1)[-1], data))
+    return Found(shown, dicom=data)
