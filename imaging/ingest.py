@@ -243,7 +243,7 @@ def _declare_nifti(
                 f"The file that was declared to be {sequence} is not among those brought in.", code="undeclared"
             )
     for source, sequence in sorted(loose, key=lambda one: not one[1]):  # the declared ones first
-        told = sequence or recognise_name(source.name)
+        told = sequence or recognise_name(source.name.rsplit("/", 1)[-1])
         if told is None:
             result.counts["ignored"] += 1
             result.notes.append(f"{source.name} was not used: its name says no sequence; declare what it shows")

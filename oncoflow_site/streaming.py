@@ -8,6 +8,7 @@ body itself, from its own thread; the server stops reading from the network whil
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import io
 from collections.abc import Awaitable, Callable
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -50,7 +51,9 @@ class Body(io.RawIOBase):
         return data
 
     def _next(self) -> bytes:
-        waiting = asyncio.run_coroutine_threadsafe(self._message(), self._loop)
+        # In a context of its own: the server may register the socket's next callbacks from within `receive`, and later
+        # requests of the same connection would inherit this thread's context (and with it an executor that is gone).
+        waiting = contextvars.Context().run(asyncio.run_coroutine_threadsafe, self._message(), self._loop)
         try:
             message = waiting.result(IDLE_S)
         except FutureTimeout:

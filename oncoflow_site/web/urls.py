@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeDoneView, PasswordChangeView
 from django.urls import path, reverse_lazy
 
-from oncoflow_site.web import reading, records, system, views
+from oncoflow_site.web import bringing, reading, records, system, views
 
 app_name = "web"
 urlpatterns = [
@@ -21,6 +21,7 @@ urlpatterns = [
         name="password-changed",
     ),
     path("notices/<uuid:notice_id>/seen", views.notice_seen, name="notice-seen"),
+    path("bring-in/", bringing.bring_in_page, name="bring-in"),
     path("patients/<uuid:patient_id>/", records.patient_page, name="patient"),
     path("studies/<uuid:study_id>/", records.study_page, name="study"),
     path("studies/<uuid:study_id>/outline", records.outline, name="outline"),

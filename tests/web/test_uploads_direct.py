@@ -249,3 +249,21 @@ def test_early_refusals_do_not_hang(browser: httpx.Client, site: str) -> None:
     answer = browser.post("/api/uploads/", content=b"{" * 100, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert browser.get("/health/live").status_code == 200
+
+
+def test_a_connection_serves_other_requests_afterwards(browser: httpx.Client) -> None:
+    """What reads a body leaves nothing behind in the connection: an event stream follows on the same one."""
+    options: dict[str, Any] = {"cookies": browser.cookies, "headers": browser.headers, "timeout": 60}
+    with httpx.Client(base_url=browser.base_url, **options) as one:
+        upload = one.post("/api/uploads/", json={}).json()["id"]
+        data = archive() + b"\0" * 2_000_000
+        headers = {"Upload-Length": str(len(data)), "Content-Type": STREAM}
+        assert one.post(f"/api/uploads/{upload}/files/", content=data, headers=headers).status_code == 201
+        state = one.post(f"/api/uploads/{upload}/complete", json={}).json()
+        seen = 0
+        with one.stream("GET", f"/api/jobs/{state['job']}/events", timeout=30) as events:
+            for line in events.iter_lines():
+                seen += line.startswith("data:")
+                if seen == 1:
+                    run_pending("default")
+        assert seen >= 2
