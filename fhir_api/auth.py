@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ from audit.services import Actor, record, record_refusal
 from fhir_api.models import ApiToken
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.scopes import is_scope, scope_allows
 
 __all__ = [
     "PREFIX",
@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 PREFIX = "of_"  # lets secret scanners recognise a leaked token
-_SCOPE = re.compile(r"(user|system)/(\*|[A-Z][A-Za-z]+)\.(?=[cruds])(c?r?u?d?s?)\Z")
 
 
 def hash_token(token: str) -> str:
@@ -41,7 +40,7 @@ def hash_token(token: str) -> str:
 def default_scopes(role: str) -> list[str]:
     """What a token of this role gets unless told otherwise."""
     if role == "integration":
-        return ["system/DocumentReference.crs", "system/ServiceRequest.crs", "system/*.rs"]
+        return ["system/DocumentReference.crs", "system/ServiceRequest.crs", "system/ImagingStudy.crs", "system/*.rs"]
     return ["user/*.rs"]
 
 
@@ -54,7 +53,7 @@ def create_token(
     """
     wanted = list(scopes) if scopes is not None else default_scopes(str(getattr(user, "role", "")))
     for scope in wanted:
-        if not _SCOPE.match(scope):
+        if not is_scope(scope):
             raise UserVisibleError(
                 f"{scope!r} is not a scope.", what_to_do="Write e.g. system/DocumentReference.crs", code="bad-scope"
             )
@@ -80,15 +79,6 @@ def revoke_token(row: ApiToken) -> None:
     with transaction.atomic():
         if ApiToken.objects.filter(pk=row.pk, revoked_at=None).update(revoked_at=now()):
             record("token.revoke", action="D", resource=f"token:{row.id}")
-
-
-def scope_allows(scopes: Iterable[str], resource_type: str, interaction: str) -> bool:
-    """Whether one of the scopes covers ``interaction`` (c, r, u, d or s) on ``resource_type``."""
-    for scope in scopes:
-        match = _SCOPE.match(scope)
-        if match and match.group(2) in ("*", resource_type) and interaction in match.group(3):
-            return True
-    return False
 
 
 class BearerAuthentication(BaseAuthentication):

@@ -8,17 +8,27 @@ __all__ = [
     "COMPARISON_READY",
     "MASK_CORRECTED",
     "STUDY_COMPLETE",
+    "STUDY_DEIDENTIFIED",
     "STUDY_FLAGGED",
     "STUDY_REOPENED",
     "VOLUMES_READY",
 ]
 
 STUDY_COMPLETE = "study.complete"
+STUDY_DEIDENTIFIED = "study.deidentified"
 STUDY_REOPENED = "study.reopened"
 STUDY_FLAGGED = "study.flagged"
 VOLUMES_READY = "volumes.ready"
 MASK_CORRECTED = "mask.corrected"
 COMPARISON_READY = "comparison.ready"
 
-for _kind in (STUDY_COMPLETE, STUDY_REOPENED, STUDY_FLAGGED, VOLUMES_READY, MASK_CORRECTED, COMPARISON_READY):
+for _kind in (
+    STUDY_COMPLETE,
+    STUDY_DEIDENTIFIED,
+    STUDY_REOPENED,
+    STUDY_FLAGGED,
+    VOLUMES_READY,
+    MASK_CORRECTED,
+    COMPARISON_READY,
+):
     declare_event(_kind)

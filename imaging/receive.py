@@ -401,6 +401,6 @@ def _audit(study: Study, peer: str, source: str, cache: ReceiveCache) -> None:
         resource=study.subject,
         patient_id=study.patient_id,
         detail={"peer": peer, "source": source},
-        source="dicom" if source == StudySource.DICOM else "command",
+        source="dicom" if source in (StudySource.DICOM, StudySource.STOW) else "command",
     )
     transaction.on_commit(lambda: cache.audited.__setitem__(study.pk, time.monotonic()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from clinical.models import Order
 from imaging import completion, matching
 from imaging.models import Study, Upload
+from imaging.tasks_dicomweb import publish_segmentations, publish_study
 from imaging.tasks_volumes import measure_and_compare, prepare_study
 from imaging.uploads import filing
 from oncoflow_site.foundation.jobs import JobContext, job
@@ -15,6 +16,8 @@ __all__ = [
     "match_order_to_study",
     "measure_and_compare",
     "prepare_study",
+    "publish_segmentations",
+    "publish_study",
     "release_order",
 ]
 

@@ -22,10 +22,11 @@ FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     "document.read": ("reports.redraft_open",),
     # images: from the scanner to volumes on one grid
     "study.complete": ("imaging.prepare_study",),
+    "study.deidentified": ("imaging.publish_study",),
     "volumes.ready": ("inference.convene_panel",),
     # the panel: outlines, agreement, gate; then the tape measure
-    "panel.concluded": ("imaging.measure_and_compare",),
-    "mask.corrected": ("imaging.measure_and_compare",),
+    "panel.concluded": ("imaging.measure_and_compare", "imaging.publish_segmentations"),
+    "mask.corrected": ("imaging.measure_and_compare", "imaging.publish_segmentations"),
     # the report: drafted, then issued as preliminary or held, as the gate says; signed by a person; delivered
     "comparison.ready": ("reports.draft",),
     "report.drafted": ("reports.release",),

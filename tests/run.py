@@ -24,6 +24,7 @@ PARTS = {
     "redis": "Redis",
     "orthanc": "Orthanc with DICOMweb",
     "dcmtk": "dcmtk (storescu, echoscu)",
+    "dicom3tools": "dicom3tools (dciodvfy)",
     "chromium": "Chromium",
     "poppler": "poppler (pdfsig, pdftoppm)",
     "moto": "S3 and SQS (moto's server)",
@@ -35,7 +36,7 @@ PARTS = {
     "test-data": "real test data",
 }
 # What .ci/run installs itself; the others come with a folder that not every machine has.
-INSTALLABLE = ("postgresql", "redis", "orthanc", "dcmtk", "chromium", "poppler", "moto", "azurite")
+INSTALLABLE = ("postgresql", "redis", "orthanc", "dcmtk", "dicom3tools", "chromium", "poppler", "moto", "azurite")
 
 
 def pytest(arguments: list[str], report: Path) -> int:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from audit import services as audit
 from imaging.deidentification.engine import DeidentificationRefused, Deidentified, Deidentifier, Profile
 from imaging.deidentification.rules import RULES
+from imaging.events import STUDY_DEIDENTIFIED
 from imaging.identity import map_uid
 from imaging.models import Instance, InstanceState, Study
 from oncoflow_site.foundation import failpoints, keys, objects
 from oncoflow_site.foundation.errors import PermanentError
+from oncoflow_site.foundation.events import emit
 
 if TYPE_CHECKING:
     from clinical.models import Patient
@@ -84,6 +86,7 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
                     detail={**counts, "codes": sorted(codes)},
                     source="worker",
                 )
+                emit(STUDY_DEIDENTIFIED, subject=study.subject, study_id=str(study.pk))
         failpoints.hit("imaging.deidentified_batch")
         done = (begin + len(batch)) / len(waiting)
         ctx.progress(start + (end - start) * done, f"De-identified {begin + len(batch)} of {len(waiting)} images")

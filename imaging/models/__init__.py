@@ -11,6 +11,7 @@ from imaging.models.archive import (
     StudySource,
 )
 from imaging.models.protocols import ProtocolRule
+from imaging.models.published import PublishedInstance
 from imaging.models.results import Comparison, Measurement, Segmentation, SegmentationKind, Volume, VolumeSet
 from imaging.models.uploads import Upload, UploadFile, UploadPart
 
@@ -23,6 +24,7 @@ __all__ = [
     "InstanceState",
     "Measurement",
     "ProtocolRule",
+    "PublishedInstance",
     "Segmentation",
     "SegmentationKind",
     "Sequence",

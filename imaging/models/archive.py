@@ -22,6 +22,7 @@ class StudySource(models.TextChoices):
     """Through which door a study came in."""
 
     DICOM = "dicom", "DICOM C-STORE"
+    STOW = "stow", "DICOMweb STOW-RS"
     INGEST = "ingest", "DICOM files, read by command"
     UPLOAD = "upload", "DICOM files, brought in on the web or over REST"
     WATCHED = "watched", "DICOM files, from a watched folder or bucket"

@@ -39,10 +39,12 @@ from reports.services import load_content, load_pdf
 STEPS = {
     "imaging.complete_study": "Waiting for the last images",
     "imaging.prepare_study": "Preparing the volumes",
+    "imaging.publish_study": "Offering the images to viewers",
     "inference.convene_panel": "Convening the panel",
     "inference.run_expert": "Expert at work",
     "inference.conclude_panel": "Fusing the outlines",
     "imaging.measure_and_compare": "Measuring and comparing",
+    "imaging.publish_segmentations": "Writing the outline as DICOM",
     "reports.draft": "Drafting the report",
     "reports.release": "Releasing the report",
     "fhir_api.deliver_report": "Queueing the delivery",

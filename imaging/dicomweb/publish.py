@@ -1,0 +1,107 @@
+"""Filling the index of the DICOMweb door. Idempotent; only de-identified instances and our own objects get in."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from django.db.models import F, Q
+
+from imaging.dicomweb.header import Published, Unpublishable, read_published
+from imaging.models import Instance, InstanceState, PublishedInstance, Study
+from oncoflow_site.foundation import keys, objects
+
+if TYPE_CHECKING:
+    from imaging.models import Segmentation
+    from oncoflow_site.foundation.jobs import JobContext
+    from oncoflow_site.foundation.models import StoredObject
+
+__all__ = ["headers_json", "publish_object", "publish_study"]
+
+_CONTEXT = "published-header"
+BATCH = 16
+
+
+def publish_study(ctx: JobContext, study: Study) -> int:
+    """Put every de-identified instance of ``study`` into the index that is not there, or there with an older copy.
+
+    :returns: how many were written by this call.
+    """
+    waiting = (
+        Instance.objects.filter(study=study, state=InstanceState.DEIDENTIFIED, deidentified__isnull=False)
+        .filter(Q(published__isnull=True) | ~Q(published__object=F("deidentified")))
+        .select_related("deidentified")
+        .order_by("series", "number", "id")
+    )
+    rows = list(waiting)
+    for begin in range(0, len(rows), BATCH):
+        read = []
+        for row in rows[begin : begin + BATCH]:
+            assert row.deidentified is not None
+            try:
+                read.append((row, read_published(objects.get(row.deidentified))))
+            except Unpublishable:
+                continue  # kept, used for volumes, not offered: there is no header to offer
+        with ctx.commit():
+            for row, published in read:
+                assert row.deidentified is not None
+                publish_object(study, row.deidentified, published, instance=row)
+        ctx.progress((begin + len(read)) / len(rows), "Offering the images to viewers")
+    return len(rows)
+
+
+def publish_object(
+    study: Study,
+    stored: StoredObject,
+    published: Published,
+    *,
+    instance: Instance | None = None,
+    segmentation: Segmentation | None = None,
+) -> PublishedInstance | None:
+    """Write or renew one row of the index, inside the caller's transaction.
+
+    :returns: None where another object holds the SOP Instance UID already: ours, come back from the PACS.
+    """
+    header = published.dataset
+    uid = str(header.SOPInstanceUID)
+    holder = PublishedInstance.objects.filter(sop_instance_uid=uid).first()
+    mine = (
+        holder is not None
+        and holder.instance_id == getattr(instance, "pk", None)
+        and holder.segmentation_id == getattr(segmentation, "pk", None)
+    )
+    if holder is not None and not mine:
+        return None
+    packed = zlib.compress(published.json.encode(), 6)
+    values = {
+        "object": stored,
+        "series_instance_uid": str(header.SeriesInstanceUID),
+        "sop_class_uid": str(header.SOPClassUID),
+        "transfer_syntax_uid": published.transfer_syntax_uid,
+        "modality": str(header.get("Modality") or "OT")[:16],
+        "study_date": str(header.get("StudyDate") or "")[:8],
+        "series_number": _integer(header.get("SeriesNumber")),
+        "number": _integer(header.get("InstanceNumber")),
+        "frames": published.frames,
+        "layout": published.layout,
+        "ciphertext": keys.encrypt(stored.subject, packed, _CONTEXT),
+    }
+    row, _ = PublishedInstance.objects.update_or_create(
+        sop_instance_uid=uid, defaults={"study": study, "instance": instance, "segmentation": segmentation, **values}
+    )
+    return row
+
+
+def headers_json(rows: Iterable[PublishedInstance]) -> list[str]:
+    """The DICOM JSON object of each row's header, with one look at the keys. Select ``object`` with the rows."""
+    wanted = [(row.object.subject, bytes(row.ciphertext), _CONTEXT) for row in rows]
+    return [zlib.decompress(packed).decode() for packed in keys.decrypt_many(wanted)]
+
+
+def _integer(value: object) -> int | None:
+    try:
+        number = int(str(value))
+    except (TypeError, ValueError):
+        return None
+    return number if -(2**31) <= number < 2**31 else None

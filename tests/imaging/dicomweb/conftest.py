@@ -1,0 +1,119 @@
+"""A study that came in by DICOM and went through de-identification, and who may ask for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from django.test import Client
+
+from clinical.access import assign
+from clinical.models import User
+from fhir_api.auth import create_token
+from imaging import completion
+from imaging.deidentification.study import deidentify_study
+from imaging.models import Study
+from imaging.receive import store_instance
+from oncoflow_site.asgi import application
+from oncoflow_site.foundation.jobs import JobContext, JobKind, enqueue, run_job
+from oncoflow_site.foundation.models import Job
+from tests.imaging.dicomfiles import study_files
+from tests.peers import free_port
+
+STUDY = "1.2.3.1"
+
+
+def bring(files: list[bytes]) -> Study:
+    """Receive, de-identify and publish the files of one study, by the jobs that do it."""
+    stored = None
+    for data in files:
+        stored = store_instance(data, source="dicom", peer="SCANNER1")
+        assert stored.status == 0, stored.reason
+    assert stored is not None
+    assert stored.study_id is not None
+    study = Study.objects.get(pk=stored.study_id)
+    completion.complete(study)
+    deidentify_study(_context(study), study)
+    publish(study)
+    study.refresh_from_db()
+    return study
+
+
+def _context(study: Study) -> JobContext:
+    """As `imaging.prepare_study` has it, without what that job does afterwards."""
+    row = enqueue(
+        "imaging.prepare_study", subject=study.subject, key=f"t:{uuid.uuid4()}", kwargs={"study_id": study.pk}
+    )
+    Job.objects.filter(pk=row.pk).update(state="running", lease_token=uuid.uuid4(), fence=1)
+    kind = JobKind("test", lambda ctx: None, "default", 1, 60.0, 600.0, frozenset(), frozenset())
+    return JobContext(Job.objects.get(pk=row.pk), kind)
+
+
+def publish(study: Study) -> None:
+    """Run what follows from de-identification, as the workflow has it."""
+    for row in Job.objects.filter(kind__startswith="imaging.publish", subject=study.subject, state="waiting"):
+        run_job(row.pk)
+
+
+@pytest.fixture
+def study(db: None) -> Study:
+    """Four MR series of four small slices."""
+    return bring(study_files(study=STUDY))
+
+
+def account(username: str, role: str) -> User:
+    return User.objects.create_user(username, password=None, role=role)
+
+
+@pytest.fixture
+def machine(db: None) -> User:
+    """A connected system."""
+    return account("pacs", "integration")
+
+
+@pytest.fixture
+def reader(study: Study) -> User:
+    """A radiologist on the care team."""
+    user = account("rhea", "radiologist")
+    assign(user, study.patient, reason="reads the images", by=None)
+    return user
+
+
+@pytest.fixture
+def token(machine: User) -> str:
+    """The connected system's bearer token, with the scopes such a token gets."""
+    return create_token(machine, "viewer")[1]
+
+
+@pytest.fixture
+def ask(token: str) -> Callable[..., Any]:
+    """``ask(path, accept=...)``: a GET with the token, in process."""
+
+    def get(path: str, accept: str = "", **query: Any) -> Any:
+        headers = {"Authorization": f"Bearer {token}"} | ({"Accept": accept} if accept else {})
+        return Client().get(f"/dicomweb{path}", query, headers=headers)
+
+    return get
+
+
+@pytest.fixture
+def live(transactional_db: None, settings: Any) -> Iterator[str]:
+    """Address of the whole service, served by uvicorn as it is in production."""
+    port = free_port()
+    settings.ONCOFLOW_BASE_URL = f"http://127.0.0.1:{port}"
+    config = uvicorn.Config(
+        application, host="127.0.0.1", port=port, log_level="warning", lifespan="off", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
