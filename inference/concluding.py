@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from audit import services as audit
 from imaging.segmentations import decode_probability, encode_probability, save_segmentation
-from imaging.volumes import load_volumes
+from imaging.volumes import LoadedVolumes, load_volumes
+from inference import distribution
 from inference.agreement import Agreement, measure_agreement
 from inference.convening import overall_deadline
 from inference.events import PANEL_CONCLUDED, PANEL_MANUAL
@@ -80,12 +82,28 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
             spacing_known=loaded.spacing_known,
             parameters=panel.volume_set.parameters,
         ),
+        *_unlike([run for run in done if run.expert in (voters or advisers)], loaded),
     ]
     thresholds = {name: float(value) for name, value in settings.ONCOFLOW_GATE.items()}
     decision = decide(agreement, voters, advisers, thresholds, flags)
     ctx.progress(0.9, "Storing the consensus")
     failpoints.hit("inference.concluded_computed")
     _store(ctx, panel, done, unfinished, fused, agreement, decision, thresholds, loaded.spacing_known)
+
+
+def _unlike(runs: list[ExpertRun], loaded: LoadedVolumes) -> list[str]:
+    """A sentence for each different distribution of the models whose consensus this is that the study lies outside of."""
+    if not loaded.spacing_known:
+        return []
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        known = distribution.load(Path(run.model_version.weights_dir)) if run.model_version else None
+        if known is None:
+            continue
+        told = known.sentence(loaded.images, loaded.brain_mask, loaded.grid.spacing_zyx())
+        if told:
+            found.setdefault(told, []).append(run.expert)
+    return [f"{', '.join(names)}: {told}" for told, names in found.items()]
 
 
 def _probabilities(run: ExpertRun) -> Probabilities:
