@@ -334,6 +334,8 @@ ONCOFLOW_UPLOAD_QUOTA_BYTES = int(env_number("ONCOFLOW_UPLOAD_QUOTA_BYTES", 64 <
 ONCOFLOW_PRESIGN_SECONDS = int(env_number("ONCOFLOW_PRESIGN_SECONDS", 900))
 ONCOFLOW_STAGING_HOURS = env_number("ONCOFLOW_STAGING_HOURS", 24)
 
+ONCOFLOW_VIEWER_DIR = Path(str(env("ONCOFLOW_VIEWER_DIR"))) if env("ONCOFLOW_VIEWER_DIR") else None
+
 ONCOFLOW_RETRIEVAL = env("ONCOFLOW_RETRIEVAL", "memory")
 ELASTICSEARCH_URL = env("ELASTICSEARCH_URL")
 
@@ -391,6 +393,7 @@ LOGGING = {
         "pyhanko": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},
         "pydicom": {"level": "ERROR"},
+        "highdicom": {"level": "WARNING"},  # tells the UIDs of what it works on
     },
 }
 

@@ -70,6 +70,7 @@ FIXTURE_PARTS = {
     "orthanc": "orthanc",
     "dcmtk": "dcmtk",
     "chromium": "chromium",
+    "ohif": "ohif",
     "poppler": "poppler",
     "s3_bucket": "moto",
     "azure_container": "azurite",

@@ -26,6 +26,7 @@ PARTS = {
     "dcmtk": "dcmtk (storescu, echoscu)",
     "dicom3tools": "dicom3tools (dciodvfy)",
     "chromium": "Chromium",
+    "ohif": "OHIF viewer (npm)",
     "poppler": "poppler (pdfsig, pdftoppm)",
     "moto": "S3 and SQS (moto's server)",
     "azurite": "Azure Blob (Azurite)",
@@ -36,7 +37,18 @@ PARTS = {
     "test-data": "real test data",
 }
 # What .ci/run installs itself; the others come with a folder that not every machine has.
-INSTALLABLE = ("postgresql", "redis", "orthanc", "dcmtk", "dicom3tools", "chromium", "poppler", "moto", "azurite")
+INSTALLABLE = (
+    "postgresql",
+    "redis",
+    "orthanc",
+    "dcmtk",
+    "dicom3tools",
+    "chromium",
+    "ohif",
+    "poppler",
+    "moto",
+    "azurite",
+)
 
 
 def pytest(arguments: list[str], report: Path) -> int:

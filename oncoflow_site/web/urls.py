@@ -1,9 +1,9 @@
 """Addresses of the pages."""
 
 from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeDoneView, PasswordChangeView
-from django.urls import path, reverse_lazy
+from django.urls import path, re_path, reverse_lazy
 
-from oncoflow_site.web import bringing, reading, records, system, views
+from oncoflow_site.web import bringing, reading, records, system, viewer, views
 
 app_name = "web"
 urlpatterns = [
@@ -31,6 +31,8 @@ urlpatterns = [
     path("system/", system.system_page, name="system"),
     path("system/deliveries/<uuid:delivery_id>/resend", system.resend_delivery, name="resend"),
     path("system/jobs/<uuid:job_id>/retry", system.retry_job, name="retry"),
+    path("viewer", viewer.viewer),
+    re_path(r"^viewer/(?P<path>.*)$", viewer.viewer, name="viewer"),
     path("favicon.ico", views.favicon, name="favicon"),
     path("health/live", views.health_live, name="health-live"),
     path("health/ready", views.health_ready, name="health-ready"),
