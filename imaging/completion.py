@@ -1,4 +1,5 @@
-"""When a study is complete: after a quiet period without a new instance (DICOM itself does not say).
+"""When a study is complete: when as many instances are here as were announced, where somebody announced a number (a PACS
+that we asked for an earlier study); after a quiet period without a new instance otherwise (DICOM itself does not say).
 
 One job a study and generation watches. It is created in the transaction that stores the first instance, so that no kill
 can lose it; while instances keep arriving it arms its own successor.
@@ -22,7 +23,7 @@ from oncoflow_site.foundation.errors import IllegalMove
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.jobs import enqueue
 
-__all__ = ["arm", "complete", "complete_if_quiet", "move", "touch"]
+__all__ = ["arm", "complete", "complete_if_all_here", "complete_if_quiet", "move", "touch"]
 
 COMPLETE_JOB = "imaging.complete_study"
 
@@ -101,6 +102,17 @@ def complete(study: Study) -> bool:
             source="worker",
         )
     return True
+
+
+def complete_if_all_here(study: Study) -> bool:
+    """Close the study at the very instance that makes it as many as expected. Inside that instance's transaction.
+
+    One more than expected reopens it like any late instance, and then the quiet period decides.
+    """
+    if study.expected_instances is None or study.instances.count() != study.expected_instances:
+        return False
+    study.refresh_from_db(fields=["state", "last_received_at"])
+    return study.state == StudyState.RECEIVING and complete(study)
 
 
 def complete_if_quiet(study: Study) -> bool:

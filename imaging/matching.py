@@ -1,7 +1,7 @@
 """Which order a study belongs to: by accession number, or by the Study Instance UID that the order announced.
 
 At study level and for the same patient only. A study without an order is unsolicited: listed, segmented, reported, and
-linked as soon as its order arrives.
+linked as soon as its order arrives. An earlier study that we fetched ourselves is reported only once it is linked.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from django.db import transaction
 from audit import services as audit
 from clinical import services as clinical
 from clinical.models import Order
-from imaging.events import STUDY_FLAGGED
+from imaging.events import COMPARISON_READY, STUDY_FLAGGED
 from imaging.identity import accession_index, open_study, uid_index
-from imaging.models import Study
+from imaging.models import Study, StudyPurpose
 from oncoflow_site.foundation.events import emit
 
 __all__ = ["match_order", "match_study", "release_order"]
@@ -93,3 +93,8 @@ def _link(study: Study, order: Order | None) -> None:
         detail={"order": str(order.pk) if order else None},
         source="worker",
     )
+    if order is not None and study.purpose == StudyPurpose.PRIOR:
+        # It was here for comparison only. Now it is to be reported, from what has been measured already.
+        measurement = study.measurements.order_by("-created_at", "-pk").first()
+        if measurement is not None:
+            emit(COMPARISON_READY, subject=study.subject, study_id=str(study.pk), measurement_id=str(measurement.pk))

@@ -31,7 +31,7 @@ from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, BadInstance, Hea
 from imaging.headerfacts import facts_of
 from imaging.identity import SeriesIdentity, StudyIdentity, accession_index, map_uid, open_study, seal, uid_index
 from imaging.machines import StudyState
-from imaging.models import Instance, InstanceState, Series, Study, StudySource
+from imaging.models import Instance, InstanceState, PriorStudy, Series, Study, StudyPurpose, StudySource
 from imaging.protocols import as_said, protocol_of
 from imaging.recognise import recognise_facts
 from oncoflow_site.foundation import failpoints, keys, objects
@@ -185,6 +185,7 @@ def _store(header: Header, data: bytes, source: str, peer: str, cache: ReceiveCa
             else:
                 _touch_if_receiving(study)
         _audit(study, peer, source, cache)
+        completion.complete_if_all_here(study)
         failpoints.hit("imaging.receive_before_commit")
     failpoints.hit("imaging.receive_after_commit")
     cache.studies[header.study_uid] = (study, patient, (header.authority, header.patient_id))
@@ -296,12 +297,21 @@ def _patient_and_study(header: Header, cache: ReceiveCache) -> tuple[Patient, St
         if patient is None or clinical.current_patient(study.patient) != patient:
             raise _Quarantine("its study belongs to another patient")
         return patient, study
+    asked = _asked_for(header)
+    if asked is not None and (patient is None or clinical.current_patient(asked.patient) != patient):
+        raise _Quarantine("it was asked for as an earlier study of another patient")
     return patient or clinical.register_patient(header.identity(), source="dicom", provisional=True), None
+
+
+def _asked_for(header: Header) -> PriorStudy | None:
+    """The study, if we asked a PACS for it."""
+    return PriorStudy.objects.select_related("patient").filter(uid_index=uid_index(header.study_uid)).first()
 
 
 def _create_study(header: Header, patient: Patient, source: str) -> Study:
     subject = patient.key_subject
     identity = StudyIdentity(header.study_uid, header.accession, header.frame_of_reference)
+    asked = _asked_for(header)
     assert header.performed_at is not None
     study = Study.objects.create(
         patient=patient,
@@ -312,6 +322,8 @@ def _create_study(header: Header, patient: Patient, source: str) -> Study:
         performed_at=header.performed_at,
         modality=header.modality or "MR",
         source=source,
+        purpose=StudyPurpose.READ if asked is None else StudyPurpose.PRIOR,
+        expected_instances=None if asked is None else asked.expected_instances,
     )
     completion.arm(study.pk, study.generation)
     return study

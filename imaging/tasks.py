@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clinical.models import Order
-from imaging import completion, matching
+from imaging import commitment, completion, matching, priors
 from imaging.models import Study, Upload
 from imaging.tasks_dicomweb import publish_segmentations, publish_study
 from imaging.tasks_volumes import measure_and_compare, prepare_study
@@ -11,14 +11,18 @@ from imaging.uploads import filing
 from oncoflow_site.foundation.jobs import JobContext, job
 
 __all__ = [
+    "ask_for_priors",
     "complete_study",
+    "find_priors",
     "ingest_upload",
     "match_order_to_study",
     "measure_and_compare",
     "prepare_study",
     "publish_segmentations",
     "publish_study",
+    "pull_prior",
     "release_order",
+    "report_commitment",
 ]
 
 
@@ -47,3 +51,28 @@ def release_order(ctx: JobContext, *, order_id: str) -> None:
 def ingest_upload(ctx: JobContext, *, upload_id: str) -> None:
     """Before: staged. After: done, its images filed and its staged bytes deleted; or failed, with the reason."""
     filing.run(ctx, Upload.objects.select_related("owner").get(pk=upload_id))
+
+
+@job("imaging.find_priors", queue="default")
+def find_priors(ctx: JobContext, *, order_id: str) -> None:
+    """After: each PACS configured for it will be asked for the earlier studies of the order's patient."""
+    priors.find(ctx, order_id)
+
+
+# What waits for other machines runs beside the deliveries, so that it holds up no preparation.
+@job("imaging.ask_for_priors", queue="delivery", max_attempts=8)
+def ask_for_priors(ctx: JobContext, *, order_id: str, peer_id: str) -> None:
+    """After: the earlier studies that this PACS has and we want are rows, each with its job."""
+    priors.ask(ctx, order_id, peer_id)
+
+
+@job("imaging.pull_prior", queue="delivery", max_attempts=8, lease_s=120, progress_deadline_s=3600)
+def pull_prior(ctx: JobContext, *, prior_id: str) -> None:
+    """After: an earlier study is here, or as much of it as its PACS could send."""
+    priors.pull(ctx, prior_id)
+
+
+@job("imaging.report_commitment", queue="delivery", max_attempts=20)
+def report_commitment(ctx: JobContext, *, request_id: str) -> None:
+    """Before: waiting. After: the peer knows which of its instances we keep."""
+    commitment.report(ctx, request_id)

@@ -14,7 +14,7 @@ from oncoflow_site.foundation.events import follow, nothing_follows
 # event: the jobs that follow; each takes the entries of the event's payload that it names as arguments
 FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     # an order comes in; its images may be here already
-    "order.accepted": ("imaging.match_order_to_study",),
+    "order.accepted": ("imaging.match_order_to_study", "imaging.find_priors"),
     "order.changed": ("imaging.match_order_to_study",),
     "order.cancelled": ("imaging.release_order",),
     # the patient's documents

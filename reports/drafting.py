@@ -63,14 +63,15 @@ def draft_measurement(ctx: JobContext, measurement_id: uuid.UUID | str, *, only_
     """Draft the report of the measurement's study anew, if anything has changed since the newest version.
 
     Before: any state of the report, or none yet. After: a draft version for these facts exists (event report.drafted), or
-    nothing was to be done: an older measurement, unchanged facts, or with ``only_if_open`` a report without open draft.
+    nothing was to be done: an earlier study that no order asked for, an older measurement, unchanged facts, or with
+    ``only_if_open`` a report without open draft.
     """
     measurement = Measurement.objects.select_related("study__patient", "study__order", "segmentation__volume_set").get(
         pk=measurement_id
     )
-    if not _newest_measurement(measurement):
-        return
     study = measurement.study
+    if not study.to_be_reported or not _newest_measurement(measurement):
+        return
     report = Report.objects.filter(study=study).first()
     if only_if_open and (report is None or not report.versions.filter(status__in=OPEN).exists()):
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -11,15 +12,17 @@ from contextlib import ExitStack
 from socketserver import BaseServer
 from typing import Any, cast
 
+from django.conf import settings
 from django.db import connection
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.events import Event
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from audit import services as audit
+from imaging import commitment
 from imaging.dimse.filehead import file_head
-from imaging.dimse.transport import MAX_PDU, Server
+from imaging.dimse.transport import MAX_PDU, Server, in_flight
 from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from imaging.models import DicomPeer, StudySource
 from imaging.receive import ReceiveCache, store_instance
@@ -45,10 +48,15 @@ TRANSFER_SYNTAXES = [
     "1.2.840.10008.1.2.4.91",  # JPEG 2000
     "1.2.840.10008.1.2.4.50",  # JPEG Baseline
     "1.2.840.10008.1.2.4.51",  # JPEG Extended
+    "1.2.840.10008.1.2.4.201",  # High-Throughput JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.202",  # High-Throughput JPEG 2000 with RPCL Options, Lossless
+    "1.2.840.10008.1.2.4.203",  # High-Throughput JPEG 2000
 ]
 # A-ASSOCIATE-RJ (PS3.8 Table 9-21): rejected permanently, by the service user, calling AE title not recognised
 STRANGER = (0x01, 0x01, 0x03)
-MAX_ASSOCIATIONS = 16
+# rejected transiently, by the presentation service provider, local limit exceeded; pynetdicom says the same by itself when
+# there are too many associations
+LOCAL_LIMIT = (0x02, 0x03, 0x02)
 
 
 class StorageScp:
@@ -60,7 +68,7 @@ class StorageScp:
     def __init__(self, ae_title: str) -> None:
         self.ae = AE(ae_title=ae_title)
         self.ae.require_called_aet = True
-        self.ae.maximum_associations = MAX_ASSOCIATIONS
+        self.ae.maximum_associations = settings.ONCOFLOW_DICOM_MAX_ASSOCIATIONS
         self.ae.maximum_pdu_size = MAX_PDU
         self.ae.acse_timeout = 30
         self.ae.dimse_timeout = 60
@@ -69,12 +77,17 @@ class StorageScp:
         for context in AllStoragePresentationContexts:
             assert context.abstract_syntax is not None
             self.ae.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)
-        self._server: Server | None = None
+        # Storage commitment, push model: we are its SCP
+        self.ae.add_supported_context(StorageCommitmentPushModel)
+        self._servers: list[Server] = []
         self._running = threading.Lock()
         self._in_handler = 0
 
-    def start(self, host: str, port: int) -> int:
-        """Listen; returns the port (useful where 0 was asked for). :raises OSError: the port is taken."""
+    def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen; returns the port (useful where 0 was asked for). It may be called again for another port.
+
+        :param tls: associations begin with a TLS handshake. :raises OSError: the port is taken.
+        """
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_REJECTED, self._rejected),
@@ -83,10 +96,13 @@ class StorageScp:
             (evt.EVT_ABORTED, self._ended),
             (evt.EVT_C_ECHO, self._echo),
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_ACTION, self._commitment),
         ]
-        server = cast(Server, self.ae.make_server((host, port), evt_handlers=handlers, server_class=Server))
+        server = cast(
+            Server, self.ae.make_server((host, port), evt_handlers=handlers, server_class=Server, ssl_context=tls)
+        )
         threading.Thread(target=server.serve_forever, name="dicom-listener", daemon=True).start()
-        self._server = server
+        self._servers.append(server)
         assert server.socket is not None
         return int(server.socket.getsockname()[1])
 
@@ -95,9 +111,10 @@ class StorageScp:
 
         :returns: False when a peer's connection did not end in time; its thread then lives on, storing nothing.
         """
-        if self._server is None:
+        if not self._servers:
             return True
-        BaseServer.shutdown(self._server)  # no new associations; those that are open go on
+        for server in self._servers:
+            BaseServer.shutdown(server)  # no new associations; those that are open go on
         self._wait(grace_s, lambda: bool(self.ae.active_associations or self._in_handler))
         for assoc in self.ae.active_associations:
             # Not AE.shutdown(): it waits for each peer to close its end, and a peer may never do so.
@@ -106,8 +123,9 @@ class StorageScp:
             else:  # a connection that never asked for an association has no state to abort
                 assoc.dul.kill_dul()
         self._wait(2.0, lambda: bool(self.ae.active_associations or self._in_handler))
-        self._server.server_close()
-        self._server = None
+        for server in self._servers:
+            server.server_close()
+        self._servers.clear()
         return not self.ae.active_associations
 
     @staticmethod
@@ -124,6 +142,11 @@ class StorageScp:
         title = str(assoc.requestor.primitive.calling_ae_title).strip()  # type: ignore[union-attr]
         address = str(assoc.requestor.address or "")
         try:
+            if in_flight.total > settings.ONCOFLOW_DICOM_MAX_BYTES_IN_FLIGHT:
+                assoc.acse.send_reject(*LOCAL_LIMIT)
+                assoc.kill()
+                logger.warning("association refused: too many bytes are on their way already")
+                return
             peer = DicomPeer.objects.filter(ae_title=title, active=True).first()
             if peer is None or (peer.check_host and not _is_host(peer.host, address)):
                 assoc.acse.send_reject(*STRANGER)
@@ -159,6 +182,21 @@ class StorageScp:
 
     def _echo(self, event: Event) -> int:
         return 0x0000
+
+    def _commitment(self, event: Event) -> tuple[int, None]:
+        """N-ACTION Request Storage Commitment (PS3.4 section J.3.2): kept before 0x0000 goes out, reported later."""
+        title = str(event.assoc.requestor.ae_title).strip()
+        try:
+            with bind_request_id(), audit.acting_as(audit.Actor.peer(title), source="dicom"):
+                request: Any = event.request
+                if str(request.RequestedSOPInstanceUID) != commitment.PUSH_MODEL_INSTANCE:
+                    return 0x0112, None  # no such SOP instance
+                peer = DicomPeer.objects.get(ae_title=title, active=True)
+                return commitment.answer(peer, event.action_type, event.action_information), None
+        except Exception as error:
+            logger.error("a storage commitment request of %s failed: %s", title, safe_error_text(error))
+            connection.close()
+            return 0x0110, None  # processing failure
 
     def _store(self, event: Event) -> int | Any:
         """One C-STORE: stored, encrypted and committed before 0x0000 goes out."""

@@ -5,11 +5,14 @@ from imaging.models.archive import (
     DicomPeer,
     Instance,
     InstanceState,
+    PriorsBy,
     Sequence,
     Series,
     Study,
+    StudyPurpose,
     StudySource,
 )
+from imaging.models.exchange import CommitmentRequest, CommitmentState, PriorState, PriorStudy
 from imaging.models.protocols import ProtocolRule
 from imaging.models.published import PublishedInstance
 from imaging.models.results import Comparison, Measurement, Segmentation, SegmentationKind, Volume, VolumeSet
@@ -18,11 +21,16 @@ from imaging.models.uploads import Upload, UploadFile, UploadPart
 __all__ = [
     "STUDY_MACHINE",
     "UPLOAD_MACHINE",
+    "CommitmentRequest",
+    "CommitmentState",
     "Comparison",
     "DicomPeer",
     "Instance",
     "InstanceState",
     "Measurement",
+    "PriorState",
+    "PriorStudy",
+    "PriorsBy",
     "ProtocolRule",
     "PublishedInstance",
     "Segmentation",
@@ -30,6 +38,7 @@ __all__ = [
     "Sequence",
     "Series",
     "Study",
+    "StudyPurpose",
     "StudySource",
     "StudyState",
     "Upload",

@@ -13,7 +13,18 @@ from imaging.machines import StudyState
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 
-__all__ = ["OBJECT", "DicomPeer", "Instance", "InstanceState", "Sequence", "Series", "Study", "StudySource"]
+__all__ = [
+    "OBJECT",
+    "DicomPeer",
+    "Instance",
+    "InstanceState",
+    "PriorsBy",
+    "Sequence",
+    "Series",
+    "Study",
+    "StudyPurpose",
+    "StudySource",
+]
 
 OBJECT = "foundation.StoredObject"
 
@@ -48,14 +59,43 @@ class InstanceState(models.TextChoices):
     QUARANTINED = "quarantined"
 
 
+class StudyPurpose(models.TextChoices):
+    """Why a study is here. A report is made of what was sent to be read, not of what we fetched to compare with."""
+
+    READ = "read", "sent to be read"
+    PRIOR = "prior", "an earlier study, fetched for comparison: no report of its own unless an order asks for it"
+
+
+class PriorsBy(models.TextChoices):
+    """How a PACS is asked for a patient's earlier studies."""
+
+    NONE = "", "not asked"
+    DIMSE = "dimse", "C-FIND and C-MOVE"
+    DICOMWEB = "dicomweb", "QIDO-RS and WADO-RS"
+
+
 class DicomPeer(models.Model):
-    """A DICOM application entity that may open an association with us. No row, no association."""
+    """A DICOM application entity that may open an association with us. No row, no association.
+
+    ``host`` and ``port`` are where we reach it: for the report of a storage commitment, and as the PACS that has priors.
+    ``credential`` is encrypted with a data key of the peer's own.
+    """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     ae_title = models.CharField(max_length=16, unique=True, help_text="Calling AE title (PS3.8 section 9.3.2).")
     host = models.CharField(max_length=255, blank=True, default="")
     port = models.PositiveIntegerField(null=True, blank=True)
     check_host = models.BooleanField(default=False, help_text="Refuse associations from any address but host's.")
+    tls = models.BooleanField(default=False, help_text="We call it with TLS.")
+    priors = models.CharField(
+        max_length=8,
+        choices=PriorsBy.choices,
+        blank=True,
+        default=PriorsBy.NONE,
+        help_text="How it is asked for a patient's earlier studies when an order arrives.",
+    )
+    dicomweb_url = models.URLField(max_length=300, blank=True, default="", help_text="Base address of its DICOMweb.")
+    credential = models.BinaryField(blank=True, default=b"", editable=False, help_text="Encrypted HTTP Authorization.")
     active = models.BooleanField(default=True)
     created_at = models.DateTimeField(default=now)
 
@@ -65,6 +105,11 @@ class DicomPeer(models.Model):
 
     def __str__(self) -> str:
         return self.ae_title
+
+    @property
+    def key_subject(self) -> str:
+        """Whose data key encrypts ``credential``."""
+        return f"dicom-peer:{self.pk}"
 
 
 class Study(models.Model):
@@ -89,6 +134,7 @@ class Study(models.Model):
     expected_instances = models.PositiveIntegerField(null=True, blank=True)
     spacing_known = models.BooleanField(default=True, help_text="False: no millimetre is computed from it.")
     source = models.CharField(max_length=10, choices=StudySource.choices, default=StudySource.DICOM)
+    purpose = models.CharField(max_length=5, choices=StudyPurpose.choices, default=StudyPurpose.READ)
     deidentification = models.JSONField(
         default=dict, blank=True, help_text="Profile, codes and counts of what was done."
     )
@@ -108,6 +154,11 @@ class Study(models.Model):
     def subject(self) -> str:
         """Name used as subject of jobs and events."""
         return f"study:{self.id}"
+
+    @property
+    def to_be_reported(self) -> bool:
+        """Whether a report is made of it: not of an earlier study that we fetched, unless an order asks for that."""
+        return self.purpose != StudyPurpose.PRIOR or self.order_id is not None
 
 
 class Series(models.Model):

@@ -42,6 +42,7 @@ __all__ = [
     "ObjectMissing",
     "delete",
     "get",
+    "is_there",
     "iter_chunks",
     "janitor",
     "open_range",
@@ -255,6 +256,15 @@ def verify(item: StoredObject | uuid.UUID | str) -> None:
         digest.update(piece)
     if digest.hexdigest() != row.sha256:
         raise ObjectDamaged(f"object {row.id} does not have the SHA-256 it was stored with")
+
+
+def is_there(item: StoredObject | uuid.UUID | str) -> bool:
+    """Whether the storage has the bytes; they are not read. :raises TransientError: it cannot be asked."""
+    row = _row(item)
+    try:
+        return bool(_storage().exists(row.storage_name))
+    except Exception as error:
+        raise TransientError(f"the object storage cannot be asked ({type(error).__name__})") from error
 
 
 def delete(item: StoredObject | uuid.UUID | str) -> None:

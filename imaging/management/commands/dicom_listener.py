@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from imaging.dimse.calling import server_context
 from imaging.dimse.scp import StorageScp
 
 
@@ -24,6 +25,7 @@ class Command(BaseCommand):
         """Address and title; the settings by default."""
         parser.add_argument("--host", default=settings.ONCOFLOW_DICOM_HOST)
         parser.add_argument("--port", type=int, default=settings.ONCOFLOW_DICOM_PORT)
+        parser.add_argument("--tls-port", type=int, default=settings.ONCOFLOW_DICOM_TLS_PORT)
         parser.add_argument("--ae-title", default=settings.ONCOFLOW_DICOM_AE_TITLE)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -37,6 +39,14 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(f"cannot listen on {options['host']}:{options['port']}: {error.strerror}") from None
         self.stdout.write(f"DICOM listener {options['ae_title']} on {options['host']}:{port}")
+        try:
+            context = server_context()
+            if context is not None:
+                tls_port = scp.start(options["host"], options["tls_port"], context)
+                self.stdout.write(f"DICOM listener {options['ae_title']} on {options['host']}:{tls_port} with TLS")
+        except OSError as error:  # ssl.SSLError too
+            scp.stop(0)
+            raise CommandError(f"cannot listen with TLS: {error.strerror or error}") from None
         self.stdout.flush()
         stop.wait()
         ended = scp.stop()

@@ -1,0 +1,90 @@
+"""A PACS over DICOMweb: QIDO-RS and WADO-RS (PS3.18 sections 10.4 and 10.6) through the dicomweb-client library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import requests
+from dicomweb_client.api import DICOMwebClient
+from django.conf import settings
+from pydicom.dataset import Dataset
+
+from imaging.models import DicomPeer
+from imaging.pacs.source import CREDENTIAL, MAX_FOUND, FoundSeries, FoundStudy, found_series, found_study
+from oncoflow_site.foundation import keys
+from oncoflow_site.foundation.errors import EngineError, PermanentError, TransientError
+
+__all__ = ["WebPacs"]
+
+_CONNECT_SECONDS = 15
+
+
+class WebPacs:
+    """`imaging.pacs.source.Source` for one peer with a DICOMweb address."""
+
+    def __init__(self, peer: DicomPeer) -> None:
+        if not peer.dicomweb_url:
+            raise PermanentError(f"the DICOM peer {peer.ae_title} has no DICOMweb address")
+        self.peer = peer
+        session = requests.Session()
+        session.trust_env = False  # no .netrc, no proxy that nobody configured here
+        if peer.credential:
+            secret = keys.decrypt(peer.key_subject, bytes(peer.credential), CREDENTIAL)
+            session.headers["Authorization"] = secret.decode("latin-1")
+        self.client = DICOMwebClient(
+            peer.dicomweb_url.rstrip("/"),
+            session=session,
+            timeout=(_CONNECT_SECONDS, settings.ONCOFLOW_DICOM_ANSWER_SECONDS),
+        )
+        self.client.set_http_retry_params(retry=False)  # our jobs try again, and remember
+
+    def studies(self, patient_id: str, authority: str, since: str) -> list[FoundStudy]:
+        """QIDO-RS at the level of studies."""
+        with self._asking():
+            answers = self.client.search_for_studies(
+                search_filters={"PatientID": patient_id, "StudyDate": f"{since}-"},
+                fields=["PatientID", "IssuerOfPatientID", "AccessionNumber", "ModalitiesInStudy", "StudyDate"],
+                limit=MAX_FOUND,
+            )
+            return [found_study(Dataset.from_json(one)) for one in answers]
+
+    def series(self, study_uid: str, patient_id: str) -> list[FoundSeries]:
+        """QIDO-RS at the level of series."""
+        with self._asking():
+            answers = self.client.search_for_series(study_uid, fields=["NumberOfSeriesRelatedInstances"])
+            return [found_series(Dataset.from_json(one)) for one in answers]
+
+    def fetch(self, study_uid: str, series_uid: str, patient_id: str, take: Callable[[bytes], None]) -> None:
+        """WADO-RS of a series, one instance after the other, in the transfer syntax it is stored in."""
+        for file in self._files(study_uid, series_uid):
+            take(file)
+
+    def _files(self, study_uid: str, series_uid: str) -> Iterator[bytes]:
+        with self._asking():
+            for one in self.client.iter_series(study_uid, series_uid, media_types=(("application/dicom", "*"),)):
+                buffer = BytesIO()
+                one.save_as(buffer, enforce_file_format=True)
+                yield buffer.getvalue()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Errors of HTTP and of what came, as ours; the library's may quote addresses with numbers of patients."""
+        try:
+            yield
+        except EngineError:
+            raise
+        except requests.HTTPError as error:
+            code: Any = getattr(error.response, "status_code", "")
+            text = f"DICOMweb of {self.peer.ae_title} answered {code}"
+            if code in (400, 401, 403, 404, 405, 406, 410):
+                raise PermanentError(text, code=str(code)) from None
+            raise TransientError(text, code=str(code)) from None
+        except requests.RequestException as error:
+            raise TransientError(f"DICOMweb of {self.peer.ae_title}: {type(error).__name__}") from None
+        except Exception as error:
+            raise TransientError(
+                f"DICOMweb of {self.peer.ae_title} sent what cannot be read ({type(error).__name__})"
+            ) from None
