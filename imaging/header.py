@@ -47,6 +47,8 @@ _TEXTS: dict[str, tuple[int, str]] = {
     for keyword in _FILING_TAGS.split()
     if (tag := tag_for_keyword(keyword)) is not None and dictionary_VR(tag) in _TEXT_VRS
 }
+_IDENTIFIERS = frozenset({"UI", "LO", "SH"})
+_NO_TEXT = frozenset(b"AT FD FL OB OD OF OL OV OW SL SQ SS SV UL US UV".split())
 _WANTED = frozenset(tag for tag, _ in _TEXTS.values())
 
 
@@ -86,6 +88,9 @@ class _Texts:
         vr, value = self._values.get(tag, (b"", b""))
         if not value:
             return None  # absent or empty
+        if vr in _NO_TEXT and expected in _IDENTIFIERS:
+            # A parser would make a text of the number, and that would be somebody's number.
+            raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, f"{keyword} is no text")
         if (vr and vr.decode("latin-1") != expected) or not value.isascii() or b"\x1b" in value:
             return self._parse().get(keyword)
         texts = [part.strip(" \0") for part in value.decode("ascii").split("\\")]

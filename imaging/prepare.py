@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["PIPELINE_VERSION", "missing_sentence", "prepare"]
 
 PIPELINE_VERSION = "2"
+MODALITY = "MR"
 _NAMES = {"T1": "T1", "T1c": "contrast-enhanced T1", "T2": "T2", "FLAIR": "FLAIR"}
 _DEIDENTIFIED = 0.25
 _READ = 0.35
@@ -65,10 +66,11 @@ def prepare(ctx: JobContext, study: Study) -> None:
     failpoints.hit("imaging.prepare_deidentified")
     with ctx.commit():
         match_study(study)
-    chosen = {str(name): series for name, series in best_series(study).items()}
+    # Whatever a person says it shows: only MR is segmented.
+    chosen = {str(name): series for name, series in best_series(study).items() if series.modality == MODALITY}
     inputs = _inputs(chosen)
     if not chosen:
-        _flag(ctx, study, generation, "no-usable-series", _nothing_usable(study))
+        _flag(ctx, study, generation, *_nothing_usable(study))
         return
     loaded: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = {}
     notes: list[str] = []
@@ -122,14 +124,22 @@ def missing_sentence(present: set[str]) -> str:
     return f"This study has no {listed} series. Segmentation needs {needed}, so it was not segmented."
 
 
-def _nothing_usable(study: Study) -> str:
+def _nothing_usable(study: Study) -> tuple[str, str]:
+    """Code of the flag and a sentence."""
     quarantined = study.instances.filter(state=InstanceState.QUARANTINED).count()
     kept = study.instances.exclude(state=InstanceState.QUARANTINED).count()
     if quarantined and not kept:
-        return "All images of this study are quarantined (see the reasons in the list of instances); not segmented."
+        return (
+            "no-usable-series",
+            "All images of this study are quarantined (see the reasons in the list of instances); not segmented.",
+        )
+    modalities = sorted({one for one in study.series.values_list("modality", flat=True) if one != "OT"})
+    if modalities and MODALITY not in modalities:
+        return "not-mr", f"This is a {' and '.join(modalities)} study; only MR is segmented."
     return (
+        "no-usable-series",
         "In this study no T1, contrast-enhanced T1, T2 or FLAIR series was recognised, so it was not segmented. "
-        "A technician can say what each series shows."
+        "A technician can say what each series shows.",
     )
 
 

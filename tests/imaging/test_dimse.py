@@ -11,18 +11,30 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 from pydicom import dcmread
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage, Verification
 
 from audit.models import AuditRow
-from imaging.dimse.scp import StorageScp
+from imaging.dimse import transport
+from imaging.dimse.calling import calling, server_context
+from imaging.dimse.scp import TRANSFER_SYNTAXES, StorageScp
+from imaging.dimse.transport import in_flight
 from imaging.models import DicomPeer, Instance, InstanceState, Series, Study
 from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.errors import TransientError
 from tests.imaging.dicomfiles import as_file, dataset, study_files
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -150,6 +162,118 @@ def test_orthanc_forwards_a_study(port, orthanc):
     assert answer["FailedInstancesCount"] == 0
     assert Instance.objects.exclude(state=InstanceState.QUARANTINED).count() == len(files)
     assert Instance.objects.filter(peer=orthanc.ae_title).count() == len(files)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory) -> Path:
+    """An authority, and a certificate and key for both ends."""
+    folder = tmp_path_factory.mktemp("tls")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    start = datetime.now(UTC) - timedelta(days=1)
+
+    def sign(subject, key, issuer, issuer_key, authority: bool):
+        builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=30))
+        builder = builder.add_extension(x509.BasicConstraints(authority, None), critical=True)
+        if not authority:
+            names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(issuer_key, hashes.SHA256())
+
+    root = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+    root_key, key = (rsa.generate_private_key(65537, 2048) for _ in "ab")
+    pem = serialization.Encoding.PEM
+    (folder / "ca.pem").write_bytes(sign(root, root_key, root, root_key, True).public_bytes(pem))
+    (folder / "cert.pem").write_bytes(sign(name, key, root, root_key, False).public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+    )
+    return folder
+
+
+@pytest.fixture
+def tls_port(certificates, settings) -> Iterator[int]:
+    """A listener that speaks TLS and wants a certificate of the same authority."""
+    settings.ONCOFLOW_DICOM_TLS_CERTIFICATE = str(certificates / "cert.pem")
+    settings.ONCOFLOW_DICOM_TLS_KEY = str(certificates / "key.pem")
+    settings.ONCOFLOW_DICOM_TLS_CA = str(certificates / "ca.pem")
+    DicomPeer.objects.create(ae_title="SCANNER1")
+    scp = StorageScp("ONCOFLOW")
+    yield scp.start("127.0.0.1", 0, server_context())
+    scp.stop(1.0)
+
+
+@pytest.mark.peer("dcmtk")
+def test_dcmtk_sends_with_tls_and_only_with_a_certificate(tls_port, certificates, tmp_path):
+    program = shutil.which("storescu")
+    if program is None:
+        pytest.skip("DCMTK (storescu) is not installed")
+    (tmp_path / "1.dcm").write_bytes(as_file(dataset()))
+    silent = socket.create_connection(("127.0.0.1", tls_port))  # who never shakes hands holds up nobody
+    base = [program, "-aet", "SCANNER1", "-aec", "ONCOFLOW", "+cf", str(certificates / "ca.pem")]
+    target = ["127.0.0.1", str(tls_port), str(tmp_path / "1.dcm")]
+    known = ["+tls", str(certificates / "key.pem"), str(certificates / "cert.pem")]
+    done = subprocess.run([*base, *known, *target], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Instance.objects.count() == 1
+    for other in (["+tla"], []):
+        refused = subprocess.run([*base, *other, *target], capture_output=True, timeout=60, check=False)
+        assert refused.returncode != 0
+    silent.close()
+
+
+def test_we_call_with_tls_too(tls_port):
+    peer = DicomPeer.objects.create(ae_title="ONCOFLOW", host="127.0.0.1", port=tls_port, tls=True)
+    DicomPeer.objects.filter(ae_title="SCANNER1").update(active=False)
+    with calling(peer, [Verification]) as assoc:
+        assert assoc.send_c_echo().Status == 0
+    peer.tls = False
+    with pytest.raises(TransientError), calling(peer, [Verification]):
+        pass
+
+
+def test_too_many_associations_and_too_many_bytes_are_refused_for_now(settings):
+    settings.ONCOFLOW_DICOM_MAX_ASSOCIATIONS = 2
+    DicomPeer.objects.create(ae_title="SCANNER1")
+    scp = StorageScp("ONCOFLOW")
+    number = scp.start("127.0.0.1", 0)
+    try:
+        held = [associate(number), associate(number)]
+        assert all(one.is_established for one in held)
+        third = associate(number)
+        assert third.is_rejected
+        # rejected transiently, presentation service provider, local limit exceeded (PS3.8 Table 9-21)
+        answer = third.acceptor.primitive
+        assert (answer.result, answer.result_source, answer.diagnostic) == (0x02, 0x03, 0x02)
+        held[0].release()
+        in_flight.add(settings.ONCOFLOW_DICOM_MAX_BYTES_IN_FLIGHT + 1)
+        assert associate(number).is_rejected
+        in_flight.add(-settings.ONCOFLOW_DICOM_MAX_BYTES_IN_FLIGHT - 1)
+        again = associate(number)
+        assert again.is_established
+        again.release()
+        held[1].release()
+    finally:
+        scp.stop(1.0)
+    assert in_flight.total == 0
+
+
+def test_a_data_set_that_never_ends_ends_its_association(port, monkeypatch):
+    monkeypatch.setattr(transport, "MAX_MESSAGE", 200_000)
+    assoc = associate(port)
+    large = dcmread(BytesIO(as_file(dataset(size=512))))
+    assert "Status" not in assoc.send_c_store(large)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and assoc.is_established:
+        time.sleep(0.05)
+    assert not assoc.is_established
+    assert send(port, [as_file(dataset(number=2))]) == [0], "the others go on"
+    assert in_flight.total == 0
+
+
+def test_every_transfer_syntax_offered_can_be_decoded():
+    for uid in TRANSFER_SYNTAXES:
+        assert not UID(uid).is_encapsulated or get_decoder(uid).is_available, UID(uid).name
 
 
 def test_stopping_does_not_wait_for_a_peer_that_keeps_silent():

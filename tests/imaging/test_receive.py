@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import IllegalMove
 from oncoflow_site.foundation.models import Event, Job, StoredObject
+from tests.imaging import studies
 from tests.imaging.dicomfiles import as_file, dataset, study_files
 
 pytestmark = pytest.mark.django_db
@@ -448,3 +450,47 @@ def test_what_cannot_be_decoded_counts_as_other_content():
     assert take(as_file(other)).quarantined
     with pytest.raises(NotComparable):
         canonical_sha256(as_file(other))
+
+
+def test_ct_is_stored_and_never_segmented_and_that_is_said():
+    ct = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "Modality": "CT", "SeriesDescription": "t1 mprage"}
+    for number in (1, 2):
+        assert not take(as_file(dataset(number=number, **ct))).quarantined
+    study = Study.objects.get()
+    assert (study.modality, Series.objects.get().modality) == ("CT", "CT")
+    completion.complete(study)
+    # even where a person said that it shows T1
+    Series.objects.update(sequence=Sequence.T1)
+    studies.run("imaging.prepare_study", study)
+    study.refresh_from_db()
+    assert (study.state, study.flag_code) == (StudyState.FLAGGED, "not-mr")
+    assert study.flag_message == "This is a CT study; only MR is segmented."
+    assert Instance.objects.filter(state=InstanceState.DEIDENTIFIED).count() == 2, "it can be looked at"
+    assert not study.volume_sets.exists()
+
+
+def element(tag: int, vr: bytes, length: int, value: bytes = b"") -> bytes:
+    return struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, length) + value
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        element(0x00091010, b"OB", 0xFFFFFFFE),
+        element(0x00091010, b"UN", 0x7FFFFFFF),
+        element(0x00091010, b"OB", 0xFFFFFFFF, b"x" * 100),
+        struct.pack("<HH2sH", 0x0010, 0x0020, b"ZZ", 0xFFFE),
+    ],
+    ids=["4 GB", "2 GB", "undefined length without items", "a VR that does not exist"],
+)
+def test_lengths_beyond_the_file_are_refused(front):
+    assert take(blob(front=front)).status == 0xC000
+    assert not Instance.objects.exists()
+
+
+def test_a_number_where_a_text_belongs_is_refused():
+    data = as_file(dataset())
+    tag = data.index(b"\x10\x00\x20\x00LO")
+    for vr in (b"US", b"FL", b"AT"):
+        assert take(data[: tag + 4] + vr + data[tag + 6 :]).status == 0xA900
+    assert not Study.objects.exists()

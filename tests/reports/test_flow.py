@@ -11,9 +11,11 @@ from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, connection, transaction
 
 from audit.models import AuditRow
+from clinical.identity import OrderIdentity
 from clinical.models import User
-from clinical.services import add_document, assign
-from imaging.models import Comparison
+from clinical.services import accept_order, add_document, assign
+from imaging.identity import accession_index
+from imaging.models import Comparison, Study, StudyPurpose
 from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.jobs import enqueue, run_job
 from oncoflow_site.foundation.models import Event, Job, StoredObject
@@ -361,3 +363,31 @@ def test_pseudonymous_report(make_study, make_measurement, patient, signing, set
     assert "ukasiewicz" not in text.lower()
     assert "ACC" not in text
     assert not AuditRow.objects.filter(event="patient.identity").exists()
+
+
+def test_a_prior_is_not_reported_until_an_order_asks_for_it(make_study, make_measurement, order, signing) -> None:
+    measurement = make_measurement(make_study())
+    study = measurement.study
+    Study.objects.filter(pk=study.pk).update(purpose=StudyPurpose.PRIOR, order=None)
+    job = run("reports.draft", study_id=study.pk, measurement_id=measurement.id)
+    assert job.state == "done", job.error
+    assert not Report.objects.exists()
+    assert not Event.objects.filter(kind="report.drafted").exists()
+    Study.objects.filter(pk=study.pk).update(order=order)
+    assert release(draft(measurement)).status == "preliminary"
+
+
+def test_linking_a_prior_to_its_order_has_it_reported(make_study, make_measurement, order, signing) -> None:
+    measurement = make_measurement(make_study())
+    study = measurement.study
+    Study.objects.filter(pk=study.pk).update(
+        purpose=StudyPurpose.PRIOR, order=None, unsolicited=True, accession_index=accession_index("ACC-LATE")
+    )
+    late = accept_order(
+        study.patient,
+        OrderIdentity(accession="ACC-LATE", placer_number="P-LATE", placer_authority="EMR"),
+        source="mllp",
+    )
+    assert run("imaging.match_order_to_study", order_id=late.pk).state == "done"
+    told = Event.objects.get(kind="comparison.ready", subject=f"study:{study.pk}")
+    assert told.payload["measurement_id"] == str(measurement.pk)
