@@ -9,16 +9,19 @@ from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.template.response import TemplateResponse
 
 from clinical.access import patients_for
 from clinical.roles import can
-from imaging import protocols
+from imaging import protocols, quarantine
 from imaging.models import (
     Comparison,
     DicomPeer,
     Instance,
+    InstanceState,
     Measurement,
     ProtocolRule,
+    QuarantinedInstance,
     Segmentation,
     Sequence,
     Series,
@@ -198,6 +201,61 @@ class InstanceAdmin(ReadOnlyAdmin):
         from pydicom.uid import UID  # takes a second, and every process loads the admin
 
         return UID(row.sop_class_uid).name
+
+
+@admin.register(QuarantinedInstance)
+class QuarantineAdmin(InstanceAdmin):
+    """Instances kept apart, with the reason: released when it has gone, or discarded. Both ask for a reason and are recorded."""
+
+    list_display = ["received_at", "reason", "sop_class", "study", "peer", "conflicts_with", "discarded_at"]
+    list_filter = [
+        "reason",
+        ("discarded_at", admin.EmptyFieldListFilter),
+        ("conflicts_with", admin.EmptyFieldListFilter),
+        "peer",
+        "sop_class_uid",
+    ]
+    date_hierarchy = "received_at"
+    actions = ["release", "discard"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Quarantined only."""
+        return super().get_queryset(request).filter(state=InstanceState.QUARANTINED)
+
+    @admin.action(description="Release the selected instances: their reason has gone", permissions=["change"])
+    def release(self, request: HttpRequest, queryset: QuerySet[Instance]) -> TemplateResponse | None:
+        """File them anew."""
+        return self._with_reason(request, queryset, "release", quarantine.release)
+
+    @admin.action(description="Discard the selected instances", permissions=["change"])
+    def discard(self, request: HttpRequest, queryset: QuerySet[Instance]) -> TemplateResponse | None:
+        """Have them deleted after some days."""
+        return self._with_reason(request, queryset, "discard", quarantine.discard)
+
+    def _with_reason(
+        self, request: HttpRequest, queryset: QuerySet[Instance], name: str, act: Any
+    ) -> TemplateResponse | None:
+        reason = request.POST.get("quarantine_reason", "").strip()
+        if not reason:
+            context = {
+                **self.admin_site.each_context(request),
+                "title": f"Why {name}?",
+                "action": name,
+                "rows": queryset,
+                "opts": self.model._meta,
+            }
+            return TemplateResponse(request, "admin/imaging/quarantine_reason.html", context)
+        done = 0
+        for row in queryset.select_related("study", "original"):
+            try:
+                act(Instance.objects.select_related("study", "original").get(pk=row.pk), by=request.user, reason=reason)
+                done += 1
+            except PermissionDenied:
+                self.message_user(request, "One instance was left: you may not change it.", messages.WARNING)
+            except UserVisibleError as error:
+                self.message_user(request, str(error), messages.ERROR)
+        self.message_user(request, f"{name.capitalize()}: {done} done.")
+        return None
 
 
 @admin.register(VolumeSet)

@@ -38,7 +38,7 @@ from oncoflow_site.foundation import failpoints, keys, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError
 
-__all__ = ["Declared", "ReceiveCache", "Stored", "store_instance"]
+__all__ = ["Declared", "ReceiveCache", "Stored", "file_again", "store_instance"]
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,19 @@ def _store(header: Header, data: bytes, source: str, peer: str, cache: ReceiveCa
     if series is not None:
         cache.series[header.series_uid] = series
     return Stored(SUCCESS, reason, study.pk, quarantined=bool(reason))
+
+
+def file_again(instance: Instance) -> Stored:
+    """Take an instance out of quarantine as if it had only just come. Inside the caller's transaction, which must be rolled
+    back where the answer is ``quarantined`` or ``duplicate``: the reason stands.
+
+    :raises BadInstance: its header cannot be read. :raises EngineError: its bytes are damaged.
+    """
+    data = objects.get(instance.original)
+    header = read_header(data, from_network=False)
+    Instance.objects.filter(pk=instance.pk).update(uid_index=None)
+    source = instance.study.source if instance.study else StudySource.DICOM
+    return _store(header, data, source, instance.peer, ReceiveCache())
 
 
 def _is_known(index: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clinical.models import Order
-from imaging import commitment, completion, matching, priors
+from imaging import commitment, completion, matching, priors, quarantine
 from imaging.models import Study, Upload
 from imaging.tasks_dicomweb import publish_segmentations, publish_study
 from imaging.tasks_volumes import measure_and_compare, prepare_study
@@ -21,6 +21,7 @@ __all__ = [
     "publish_segmentations",
     "publish_study",
     "pull_prior",
+    "purge_discarded",
     "release_order",
     "report_commitment",
 ]
@@ -76,3 +77,9 @@ def pull_prior(ctx: JobContext, *, prior_id: str) -> None:
 def report_commitment(ctx: JobContext, *, request_id: str) -> None:
     """Before: waiting. After: the peer knows which of its instances we keep."""
     commitment.report(ctx, request_id)
+
+
+@job("imaging.purge_discarded", queue="default")
+def purge_discarded(ctx: JobContext, *, instance_id: str) -> None:
+    """After: an instance that a person discarded some days ago is deleted."""
+    quarantine.purge(ctx, instance_id)

@@ -336,6 +336,7 @@ ONCOFLOW_DICOM_ANSWER_SECONDS = env_number("ONCOFLOW_DICOM_ANSWER_SECONDS", 120)
 # Earlier studies that are fetched when an order arrives: the latest so many, not older than so many years.
 ONCOFLOW_PRIORS_MAX = int(env_number("ONCOFLOW_PRIORS_MAX", 4))
 ONCOFLOW_PRIORS_YEARS = env_number("ONCOFLOW_PRIORS_YEARS", 5)
+ONCOFLOW_DISCARD_DAYS = env_number("ONCOFLOW_DISCARD_DAYS", 30)
 ONCOFLOW_STUDY_QUIET_SECONDS = env_number("ONCOFLOW_STUDY_QUIET_SECONDS", 60)
 ONCOFLOW_MIN_FREE_BYTES = int(env_number("ONCOFLOW_MIN_FREE_BYTES", 512 << 20))
 

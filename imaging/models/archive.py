@@ -19,6 +19,7 @@ __all__ = [
     "Instance",
     "InstanceState",
     "PriorsBy",
+    "QuarantinedInstance",
     "Sequence",
     "Series",
     "Study",
@@ -220,6 +221,7 @@ class Instance(models.Model):
     deidentified = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     state = models.CharField(max_length=12, choices=InstanceState.choices, default=InstanceState.RECEIVED)
     reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it is quarantined; no identity.")
+    discarded_at = models.DateTimeField(null=True, blank=True, help_text="Quarantined only: deleted some days later.")
     peer = models.CharField(max_length=64, blank=True, default="", help_text="Who sent it.")
     ciphertext = models.BinaryField(default=b"")
     received_at = models.DateTimeField(default=now)
@@ -233,3 +235,13 @@ class Instance(models.Model):
 
     def __str__(self) -> str:
         return f"instance {self.id} ({self.state})"
+
+
+class QuarantinedInstance(Instance):
+    """The instances in quarantine, as a list of their own for the PACS administrator."""
+
+    class Meta:
+        proxy = True
+        ordering = ["-received_at"]
+        verbose_name = "instance in quarantine"
+        verbose_name_plural = "quarantine"

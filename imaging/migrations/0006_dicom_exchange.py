@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         ("clinical", "0001_initial"),
-        ("imaging", "0004_uploads"),
+        ("imaging", "0005_published_instances"),
     ]
 
     operations = [
