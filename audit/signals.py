@@ -10,7 +10,7 @@ from django.dispatch import receiver
 from audit.actors import Actor
 from audit.codes import declare_code
 from audit.services import record
-from oncoflow_site.foundation.signals import operator_acted
+from oncoflow_site.foundation.signals import object_removed, operator_acted
 
 __all__: list[str] = []
 
@@ -44,3 +44,22 @@ for _verb, _meaning in {
 @receiver(operator_acted)
 def _operator_acted(sender: Any, request: Any, verb: str, resource: str, moved: bool, **kwargs: Any) -> None:
     record(f"admin.{verb}", action="U", resource=resource, actor=Actor.user(request.user), outcome=0 if moved else 4)
+
+
+declare_code("retention.remove", "The retention policy removed the bytes of a stored object")
+declare_code("retention.hold", "A legal hold was placed")
+declare_code("retention.release", "A legal hold was released")
+
+
+@receiver(object_removed)
+def _object_removed(sender: Any, row: Any, kind: str, days: int, **kwargs: Any) -> None:
+    owner, _, key = row.subject.partition(":")
+    record(
+        "retention.remove",
+        action="D",
+        resource=f"object:{row.pk}",
+        patient_id=key if owner == "patient" else None,
+        actor=Actor.system("retention"),
+        detail={"kind": kind, "kept_days": days, "bytes": row.size},
+        source="worker",
+    )

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from functools import partial
 
 from django.apps import AppConfig
 
@@ -20,7 +21,10 @@ class ImagingConfig(AppConfig):
         warnings.filterwarnings("ignore", module=r"pydicom(\..*)?$")
         logging.getLogger("pydicom").addFilter(lambda record: False)
         from imaging import audit_codes, events, tasks  # noqa: F401
+        from imaging.keeping import originals
         from imaging.uploads.filing import expire_due
-        from oncoflow_site.foundation import janitors
+        from oncoflow_site.foundation import janitors, retention
 
+        for kind, quarantined in (("dicom-original", False), ("dicom-quarantined", True)):
+            retention.define(kind, partial(originals, quarantined=quarantined))
         janitors.register("expired uploads", expire_due, every_s=600.0)

@@ -121,10 +121,13 @@ def bring_in(
     declaration: Declaration,
     door: Door,
     progress: Callable[[float, str], None] = lambda done, text: None,
+    *,
+    cache: ReceiveCache | None = None,
 ) -> Ingested:
     """Read every source and file what it holds. Repeating it changes nothing.
 
     :param progress: called for every file with the share done (0 to 1) and a sentence without identity.
+    :param cache: look-ups to go on with, from a call before.
     :raises UserVisibleError: something needed was not declared, or a file cannot be what it should be.
     """
     result = Ingested()
@@ -134,7 +137,7 @@ def bring_in(
         raise UserVisibleError("These are more than 16 GiB of images.", what_to_do="Bring them in parts.")
     names = {str(name): sequence for sequence, name in declaration.sequences.items()}
     loose: list[tuple[Source, str]] = []
-    run = _Run(_declared(declaration, door), door, result)
+    run = _Run(_declared(declaration, door), door, result, cache or ReceiveCache())
     for source in sources:
         for one in contents(source):
             if one.nifti is not None:
@@ -164,7 +167,7 @@ class _Run:
     declared: Declared | None
     door: Door
     result: Ingested
-    cache: ReceiveCache = field(default_factory=ReceiveCache)
+    cache: ReceiveCache
     found: dict[object, Study] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
 

@@ -7,13 +7,14 @@ from imaging import commitment, completion, matching, priors, quarantine
 from imaging.models import Study, Upload
 from imaging.tasks_dicomweb import publish_segmentations, publish_study
 from imaging.tasks_volumes import measure_and_compare, prepare_study
-from imaging.uploads import filing
+from imaging.uploads import filing, intake
 from oncoflow_site.foundation.jobs import JobContext, job
 
 __all__ = [
     "ask_for_priors",
     "complete_study",
     "find_priors",
+    "ingest_intake",
     "ingest_upload",
     "match_order_to_study",
     "measure_and_compare",
@@ -83,3 +84,7 @@ def report_commitment(ctx: JobContext, *, request_id: str) -> None:
 def purge_discarded(ctx: JobContext, *, instance_id: str) -> None:
     """After: an instance that a person discarded some days ago is deleted."""
     quarantine.purge(ctx, instance_id)
+@job("imaging.ingest_intake", queue="default")
+def ingest_intake(ctx: JobContext, *, batch: str) -> None:
+    """Before: files of the batch are seen. After: filed and cleared away, or refused with the reason beside them."""
+    intake.run(ctx, batch)

@@ -276,6 +276,16 @@ ONCOFLOW_INTAKE_FOLDER = env("ONCOFLOW_INTAKE_FOLDER")
 if any(env(f"ONCOFLOW_INTAKE_{name}") for name in ("FOLDER", "S3_BUCKET", "AZURE_CONTAINER")):
     STORAGES["intake"] = storage("INTAKE", Path(ONCOFLOW_INTAKE_FOLDER or "").absolute())
 
+ONCOFLOW_INTAKE_AFTER = env("ONCOFLOW_INTAKE_AFTER", "delete")
+if ONCOFLOW_INTAKE_AFTER not in ("delete", "done"):
+    raise ImproperlyConfigured("ONCOFLOW_INTAKE_AFTER must be delete or done.")
+ONCOFLOW_INTAKE_POLL_SECONDS = env_number("ONCOFLOW_INTAKE_POLL_SECONDS", 5)
+ONCOFLOW_INTAKE_STABLE_SECONDS = env_number("ONCOFLOW_INTAKE_STABLE_SECONDS", 10)
+ONCOFLOW_INTAKE_WAIT_SECONDS = env_number("ONCOFLOW_INTAKE_WAIT_SECONDS", 3600)
+ONCOFLOW_INTAKE_SWEEP_SECONDS = env_number("ONCOFLOW_INTAKE_SWEEP_SECONDS", 600)
+ONCOFLOW_INTAKE_SQS_URL = env("ONCOFLOW_INTAKE_SQS_URL")
+ONCOFLOW_INTAKE_SQS_ENDPOINT = env("ONCOFLOW_INTAKE_SQS_ENDPOINT")
+
 # --- web --------------------------------------------------------------------------------------------------------------
 
 STATIC_URL = "/static/"
@@ -348,6 +358,21 @@ ONCOFLOW_STAGING_HOURS = env_number("ONCOFLOW_STAGING_HOURS", 24)
 
 ONCOFLOW_VIEWER_DIR = Path(str(env("ONCOFLOW_VIEWER_DIR"))) if env("ONCOFLOW_VIEWER_DIR") else None
 
+def _retention(text: str) -> dict[str, int]:
+    """``kind=days`` entries as a table; a kind that is not in it is kept."""
+    table = {}
+    for entry in filter(None, (one.strip() for one in text.split(","))):
+        kind, _, days = (part.strip() for part in entry.partition("="))
+        if days == "keep":
+            continue
+        if not kind or not days.isdigit() or int(days) < 1:
+            raise ImproperlyConfigured(f"ONCOFLOW_RETENTION: {entry!r} must be KIND=DAYS (at least 1) or KIND=keep.")
+        table[kind] = int(days)
+    return table
+
+
+ONCOFLOW_RETENTION = _retention(env("ONCOFLOW_RETENTION") or "")
+
 ONCOFLOW_RETRIEVAL = env("ONCOFLOW_RETRIEVAL", "memory")
 ELASTICSEARCH_URL = env("ELASTICSEARCH_URL")
 
@@ -386,6 +411,8 @@ ONCOFLOW_PROCESSES: dict[str, list[str]] = {
     "work-gpu": [*_manage, "work", "--queue", "gpu"],
     "work-delivery": [*_manage, "work", "--queue", "delivery"],
 }
+if "intake" in STORAGES:
+    ONCOFLOW_PROCESSES["intake"] = [*_manage, "watch_intake"]
 # What jobs need beside a worker: a command that works off jobs itself starts these for as long as it runs.
 ONCOFLOW_JOB_COMPANIONS: tuple[str, ...] = ("supervisor",)
 
@@ -402,6 +429,12 @@ LOGGING = {
         "huey": {"level": "WARNING"},
         "pynetdicom": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
+        # Addresses of objects: in a watched bucket their names are other people's.
+        "azure": {"level": "ERROR"},
+        "botocore": {"level": "ERROR"},
+        "boto3": {"level": "ERROR"},
+        "s3transfer": {"level": "ERROR"},
+        "urllib3": {"level": "ERROR"},
         "pyhanko": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},
         "pydicom": {"level": "ERROR"},

@@ -13,4 +13,8 @@ class ReportsConfig(AppConfig):
 
     def ready(self) -> None:
         """Make the room's events and jobs known to the process."""
+        from oncoflow_site.foundation import retention
         from reports import audit_codes, events, tasks  # noqa: F401
+        from reports.retention import rests_on
+
+        retention.protect("issued reports", rests_on)

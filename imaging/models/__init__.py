@@ -14,6 +14,7 @@ from imaging.models.archive import (
     StudySource,
 )
 from imaging.models.exchange import CommitmentRequest, CommitmentState, PriorState, PriorStudy
+from imaging.models.intake import IntakeFile, IntakeState
 from imaging.models.protocols import ProtocolRule
 from imaging.models.published import PublishedInstance
 from imaging.models.results import Comparison, Measurement, Segmentation, SegmentationKind, Volume, VolumeSet
@@ -28,6 +29,8 @@ __all__ = [
     "DicomPeer",
     "Instance",
     "InstanceState",
+    "IntakeFile",
+    "IntakeState",
     "Measurement",
     "PriorState",
     "PriorStudy",

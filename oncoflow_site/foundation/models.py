@@ -18,6 +18,7 @@ __all__ = [
     "Event",
     "Job",
     "JobState",
+    "LegalHold",
     "StoredObject",
     "WorkerHeartbeat",
 ]
@@ -144,12 +145,31 @@ class StoredObject(models.Model):
     sha256 = models.CharField(max_length=64, help_text="Of the plaintext, hexadecimal.")
     content_type = models.CharField(max_length=100, default="application/octet-stream")
     created_at = models.DateTimeField(default=now)
+    removed_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the retention policy had its bytes deleted."
+    )
 
     class Meta:
         ordering = ["-created_at", "-id"]
+        indexes = [models.Index(fields=["kind", "created_at"], name="object_kind_created")]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+
+class LegalHold(models.Model):
+    """Nothing of ``subject`` is removed by the retention policy while this row is there."""
+
+    subject = models.CharField(max_length=200, unique=True, help_text="As in StoredObject.subject, e.g. patient:ID.")
+    reason = models.CharField(max_length=300, help_text="No identity.")
+    placed_by = models.CharField(max_length=150)
+    placed_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["placed_at"]
+
+    def __str__(self) -> str:
+        return f"hold on {self.subject}"
 
 
 class DeliveryState(models.TextChoices):

@@ -47,6 +47,7 @@ __all__ = [
     "janitor",
     "open_range",
     "put",
+    "remove",
     "verify",
     "write",
 ]
@@ -201,6 +202,8 @@ def iter_chunks(item: StoredObject | uuid.UUID | str, *, start: int = 0, stop: i
     KeyDestroyed:
     """
     row = _row(item)
+    if row.removed_at is not None:
+        raise ObjectMissing(f"object {row.id} was removed under the retention policy")
     stop = row.size if stop is None else min(stop, row.size)
     if start < 0 or start > row.size:
         raise ValueError("the range begins outside the object")
@@ -276,6 +279,12 @@ def delete(item: StoredObject | uuid.UUID | str) -> None:
         transaction.on_commit(lambda: _discard(name))
 
 
+def remove(row: StoredObject) -> None:
+    """Remove the bytes after the caller's commit and keep the row, which then says so (see `foundation.retention`)."""
+    StoredObject.objects.filter(pk=row.pk).update(removed_at=now())
+    transaction.on_commit(lambda: _discard(row.storage_name))
+
+
 def _discard(name: str) -> None:
     try:
         _storage().delete(name)
@@ -304,7 +313,9 @@ def janitor(grace: timedelta = timedelta(days=1), *, before: datetime | None = N
     limit = before or now() - grace
     storage, count = _storage(), 0
     for batch in _batches(stores.of(storage).entries()):
-        known = set(StoredObject.objects.filter(storage_name__in=batch).values_list("storage_name", flat=True))
+        known = set(
+            StoredObject.objects.filter(storage_name__in=batch, removed_at=None).values_list("storage_name", flat=True)
+        )
         for name, modified in batch.items():
             if name not in known and modified < limit:
                 storage.delete(name)

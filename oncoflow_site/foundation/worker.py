@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connections
 from huey.consumer import Consumer  # noqa: TID251  (the worker is where the queue is consumed)
 
-from oncoflow_site.foundation import huey_app, janitors, jobs, leases, objects, outbox
+from oncoflow_site.foundation import huey_app, janitors, jobs, leases, objects, outbox, retention
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import safe_error_text
 from oncoflow_site.foundation.models import WorkerHeartbeat
@@ -25,6 +25,7 @@ DEFAULT_THREADS = {"default": 2, "gpu": 1, "delivery": 2}
 _FORGET_WORKER_AFTER = timedelta(days=1)
 
 janitors.register("orphaned objects", objects.janitor, every_s=6 * 3600.0)
+janitors.register("retention", retention.janitor, every_s=6 * 3600.0)
 
 
 def sign_of_life(worker: str, queue: str) -> None:
