@@ -84,6 +84,8 @@ def report_commitment(ctx: JobContext, *, request_id: str) -> None:
 def purge_discarded(ctx: JobContext, *, instance_id: str) -> None:
     """After: an instance that a person discarded some days ago is deleted."""
     quarantine.purge(ctx, instance_id)
+
+
 @job("imaging.ingest_intake", queue="default")
 def ingest_intake(ctx: JobContext, *, batch: str) -> None:
     """Before: files of the batch are seen. After: filed and cleared away, or refused with the reason beside them."""

@@ -358,6 +358,7 @@ ONCOFLOW_STAGING_HOURS = env_number("ONCOFLOW_STAGING_HOURS", 24)
 
 ONCOFLOW_VIEWER_DIR = Path(str(env("ONCOFLOW_VIEWER_DIR"))) if env("ONCOFLOW_VIEWER_DIR") else None
 
+
 def _retention(text: str) -> dict[str, int]:
     """``kind=days`` entries as a table; a kind that is not in it is kept."""
     table = {}
