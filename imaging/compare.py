@@ -19,14 +19,16 @@ from audit import services as audit
 from imaging import followup
 from imaging.events import COMPARISON_READY
 from imaging.geometry import Grid, crop_box, crop_to_box
-from imaging.lesions import find_lesions
+from imaging.lesions import Found, find_lesions
+from imaging.location import locate, midline_entry
 from imaging.machines import StudyState
-from imaging.measurement import measure_regions
+from imaging.measurement import SPACING_UNKNOWN, measure_regions, region_masks
+from imaging.midline import find_midline
 from imaging.models import Comparison, Measurement, Segmentation, SegmentationKind, Study
 from imaging.registration import Registration, centroid_ras, register_rigid
 from imaging.response import TimePoint, assess_response, change
 from imaging.segmentations import REGIONS, current_segmentation, grid_of, load_labels
-from imaging.volumes import latest_volume_set, load_volume
+from imaging.volumes import latest_volume_set, load_volume, load_volumes
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.events import emit
@@ -95,7 +97,10 @@ def measure_and_compare(ctx: JobContext, study: Study) -> None:
         registration = work.register(prior.study)
         registrations.append(registration)
         known.append(_known(prior, registration))
-    lesions = _lesions(work, known)
+    current = find_lesions(work.labels, work.grid)
+    lesions = _lesions(work, known, current)
+    ctx.progress(0.85, "Finding the midline")
+    anatomy = _anatomy(work, lesions, current)
     ctx.progress(0.9, "Storing the comparison")
     failpoints.hit("imaging.compare_computed")
     with ctx.commit(done=True):
@@ -103,7 +108,7 @@ def measure_and_compare(ctx: JobContext, study: Study) -> None:
         if current_segmentation(locked) != segmentation or _is_done(segmentation, priors):
             return
         measurement = Measurement.objects.create(
-            study=study, segmentation=segmentation, regions=regions, lesions=lesions
+            study=study, segmentation=segmentation, regions=regions, lesions=lesions, anatomy=anatomy
         )
         _write_comparisons(study, measurement, priors, registrations)
         emit(COMPARISON_READY, subject=study.subject, study_id=str(study.pk), measurement_id=str(measurement.pk))
@@ -206,9 +211,26 @@ def _known(dated: _Dated, registration: Registration | None) -> followup.Known:
     return followup.Known(dated.measurement.lesions, find_lesions(labels, grid), grid, matrix)
 
 
-def _lesions(work: _Work, priors: list[followup.Known]) -> list[dict[str, Any]]:
+def _anatomy(work: _Work, entries: list[dict[str, Any]], current: list[Found]) -> dict[str, Any]:
+    """Midline shift of the study; adds its location to each lesion's entry."""
+    midline, reason = None, ""
+    volume_set = work.segmentation.volume_set
+    if not work.study.spacing_known:
+        reason = SPACING_UNKNOWN
+    elif not volume_set.volumes.filter(sequence="T1").exists():
+        reason = "Without a T1 series before contrast the midline cannot be found."
+    else:
+        volumes = load_volumes(work.study, volume_set=volume_set)
+        brain = volume_set.parameters.get("brain") or {}
+        doubt = "" if brain.get("plausible", True) else str(brain.get("reason") or "no reason was kept")
+        core = region_masks(load_labels(work.segmentation))["TC"]
+        midline = find_midline(volumes.images["T1"], volumes.brain_mask, volumes.grid, tumour=core, doubtful=doubt)
+    locate(entries, current, work.grid, midline, reason=reason, spacing_known=work.study.spacing_known)
+    return {"midline_shift": midline_entry(midline, reason=reason)}
+
+
+def _lesions(work: _Work, priors: list[followup.Known], current: list[Found]) -> list[dict[str, Any]]:
     study = work.study
-    current = find_lesions(work.labels, work.grid)
     others = Measurement.objects.filter(study__patient_id=study.patient_id)
     identities = [str(lesion["id"]) for one in others for lesion in one.lesions]
     own = others.filter(study=study).order_by("-created_at", "-pk").first()

@@ -68,6 +68,7 @@ def gather_facts(measurement: Measurement) -> dict[str, Any]:
             },
             "regions": measurement.regions,
             "lesions": measurement.lesions,
+            "anatomy": measurement.anatomy,
         },
         "comparison": _comparison(measurement),
         "panel": summary,

@@ -94,6 +94,7 @@ class Measurement(models.Model):
     segmentation = models.ForeignKey(Segmentation, on_delete=models.PROTECT, related_name="measurements")
     regions = models.JSONField()
     lesions = models.JSONField(default=list, blank=True)
+    anatomy = models.JSONField(default=dict, blank=True, help_text="Midline shift and what it stands on.")
     created_at = models.DateTimeField(default=now)
 
     class Meta:

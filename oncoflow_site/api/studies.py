@@ -220,6 +220,7 @@ class StudyDetail(Base):
                     "segmentation": str(measurement.segmentation_id),
                     "regions": measurement.regions,
                     "lesions": measurement.lesions,
+                    "anatomy": measurement.anatomy,
                 },
                 "comparisons": [one.result for one in comparisons],
                 "report_versions": [

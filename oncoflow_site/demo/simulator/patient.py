@@ -17,6 +17,7 @@ from .contrast import SEQUENCES, Look, paint_brain, random_look
 from .dataset import REGION_LABELS
 from .fields import FieldSource, Floats, Grid, soft_step
 from .head import paint_outside, random_shell
+from .midline import MidlineTruth, midline_truth
 from .scanner import Difficulty, choose_grid, choose_motion, choose_pose, scan_sequence, scanner_flaws
 from .tumour import Lesion, TumourMaps, render_lesions
 
@@ -37,11 +38,15 @@ _Course = tuple[tuple[tuple[float, float], ...], ...]
 
 @dataclass(frozen=True)
 class Scenario:
-    """Lesions as (kind, MNI centre, radius mm) and their course: one row a visit, (growth, oedema mm) per lesion."""
+    """Lesions as (kind, MNI centre, radius mm) and their course: one row a visit, (growth, oedema mm) per lesion.
+
+    push: share of the core's volume by which tissue was pushed aside, where it is not left to chance.
+    """
 
     lesions: tuple[tuple[str, tuple[float, float, float], float], ...]
     course: _Course
     days: tuple[int, ...]
+    push: float | None = None
 
 
 _LEFT_FRONTAL, _RIGHT_TEMPORAL = (-31.0, 26.0, 24.0), (42.0, -24.0, -8.0)
@@ -71,6 +76,9 @@ SCENARIOS: dict[str, Scenario] = {
         (("ring", _RIGHT_PARIETAL, 15.0), ("nodule", _LEFT_FRONTAL, 9.0)),
         (((1.0, 12.0), (0.0, 0.0)), ((0.95, 10.0), (1.0, 9.0))),
         (0, 70),
+    ),
+    "midline-shift": Scenario(
+        (("ring", (30.0, 4.0, 20.0), 24.0),), (((1.0, 14.0),), ((0.8, 10.0),), ((1.15, 16.0),)), (0, 59, 118), push=0.9
     ),
     "tumour-free": Scenario((), ((), ()), (0, 180)),
 }
@@ -237,6 +245,10 @@ class SyntheticPatient:
         """The truth of a visit in head space."""
         return self._draw(visit)[2]
 
+    def midline(self, visit: int) -> MidlineTruth:
+        """Where the midline lies at a visit, in head space."""
+        return midline_truth(self._draw(visit)[0])
+
     def acquire(
         self,
         visit: int,
@@ -310,7 +322,7 @@ class SyntheticPatient:
                     septa=float(rng.uniform(0.2, 0.6)) if rng.random() < 0.3 else 0.0,
                     oedema=10.0,
                     grey_resistance=float(rng.uniform(6.0, 10.0)),
-                    push=float(rng.uniform(0.3, 0.6)),
+                    push=float(rng.uniform(0.3, 0.6)) if self._plan.push is None else self._plan.push,
                 )
             )
         return tuple(made)
