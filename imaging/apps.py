@@ -20,7 +20,7 @@ class ImagingConfig(AppConfig):
         # pydicom quotes the values it doubts, in warnings and in its log: names and numbers of patients.
         warnings.filterwarnings("ignore", module=r"pydicom(\..*)?$")
         logging.getLogger("pydicom").addFilter(lambda record: False)
-        from imaging import audit_codes, events, tasks  # noqa: F401
+        from imaging import audit_codes, checks, events, tasks  # noqa: F401
         from imaging.keeping import originals
         from imaging.uploads.filing import expire_due
         from oncoflow_site.foundation import janitors, retention

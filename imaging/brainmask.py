@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +24,7 @@ from scipy import ndimage
 from imaging.geometry import LPS_FROM_RAS, Grid, from_sitk, to_sitk
 from imaging.registration import resample
 
-__all__ = ["BrainMask", "find_brain", "skull_stripped_mask"]
+__all__ = ["BrainFinder", "BrainMask", "find_brain", "skull_stripped_mask"]
 
 sitk.ProcessObject.GlobalWarningDisplayOff()  # a start that does not overlap is given up, and nothing to warn of
 _WORK_MM = 2.0
@@ -53,6 +53,14 @@ class BrainMask:
     plausible: bool = True
     reason: str = ""
     quality: dict[str, float] = field(default_factory=dict)
+
+
+class BrainFinder(Protocol):
+    """What finds a brain: `find_brain`, or a tool that a setting names."""
+
+    def __call__(self, images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int = 2) -> BrainMask:
+        """As `find_brain`."""
+        ...
 
 
 def skull_stripped_mask(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.brainmask import find_brain, skull_stripped_mask
+from imaging.brainmask import BrainFinder, find_brain, skull_stripped_mask
 from imaging.geometry import Grid, crop_box, crop_to_box, to_ras
 from imaging.registration import Registration, register_rigid, resample
 
@@ -73,11 +73,13 @@ def normalise_study(
     spacing_known: bool = True,
     progress: Progress = lambda fraction, text: None,
     threads: int = 2,
+    brain_finder: BrainFinder = find_brain,
 ) -> Normalised:
     """Bring the sequences of one study onto one grid.
 
     :param sequences: sequence -> (array (z, y, x), 4x4 RAS affine in index order x, y, z), as the scanner gave it.
     :param spacing_known: False keeps the reference's own grid and measures nothing in millilitres.
+    :param brain_finder: what finds the brain in whole heads (see `imaging.braintools`).
     :raises NotAligned: a registration did not converge. :raises NoBrain: no plausible brain.
     :raises GeometryError: an unusable affine.
     """
@@ -110,7 +112,7 @@ def normalise_study(
         registrations[name] = found
         images[name] = on_grid(array, its_grid, grid, found.matrix)
     progress(0.6, "Finding the brain")
-    brain, brain_parameters, warnings = _brain(images, grid, own, stripped, spacing_known, threads)
+    brain, brain_parameters, warnings = _brain(images, grid, own, stripped, spacing_known, brain_finder, threads)
     margin = [int(np.ceil(MARGIN_MM / s)) for s in grid.spacing_zyx()]
     box = crop_box(brain, margin)
     brain = np.ascontiguousarray(brain[box])
@@ -170,6 +172,7 @@ def _brain(
     own: Grid,
     stripped: NDArray[np.bool_] | None,
     spacing_known: bool,
+    brain_finder: BrainFinder,
     threads: int,
 ) -> tuple[NDArray[np.bool_], dict[str, Any], list[str]]:
     if stripped is not None:
@@ -182,7 +185,7 @@ def _brain(
         raise NoBrain("The images show the whole head, and without a true spacing the brain cannot be found in them.")
     if "T1" not in images and "T1c" not in images:
         raise NoBrain("Without a T1-weighted series the brain cannot be found.")
-    found = find_brain(images, grid, threads=threads)
+    found = brain_finder(images, grid, threads=threads)
     if not found.mask.any():
         raise NoBrain(f"No brain was found: {found.reason}.")
     parameters = {"method": found.method, "plausible": found.plausible, "reason": found.reason, **found.quality}

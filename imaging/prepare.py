@@ -16,6 +16,7 @@ from django.db.models import Max
 from numpy.typing import NDArray
 
 from audit import services as audit
+from imaging.braintools import brain_finder
 from imaging.completion import move
 from imaging.deidentification.study import deidentify_study
 from imaging.events import STUDY_FLAGGED, VOLUMES_READY
@@ -90,6 +91,7 @@ def prepare(ctx: JobContext, study: Study) -> None:
         normalised = normalise_study(
             loaded,
             spacing_known=study.spacing_known,
+            brain_finder=brain_finder(),
             progress=lambda f, text: ctx.progress(_READ + (_NORMALISED - _READ) * f, text),
         )
     except NotAligned as error:

@@ -93,6 +93,11 @@ def _not_assessed(facts: Mapping[str, Any]) -> list[dict[str, str]]:
             items.append({"what": f"{region} volume", "reason": values.get("reason") or "not computed"})
         elif values.get("longest_axial_diameter_mm") is None and region == "ET" and values["volume_mm3"] > 0:
             items.append({"what": f"{region} diameters", "reason": values.get("reason") or "not computed"})
+    shift = (facts["findings"].get("anatomy") or {}).get("midline_shift") or {}
+    if shift and not shift.get("assessed"):
+        items.append({"what": "midline shift", "reason": shift.get("reason") or "not computed"})
+    lobes = {(one.get("location") or {}).get("lobe_reason") for one in facts["findings"].get("lesions") or ()} - {None}
+    items += [{"what": "lobe", "reason": reason} for reason in sorted(lobes)]
     comparison = facts.get("comparison") or {}
     for region, values in (comparison.get("regions") or {}).items():
         if comparison.get("prior_study_id") and values.get("change_percent") is None:

@@ -13,7 +13,15 @@ from reports.figures import date_text, moment_text
 from reports.pdf.chart import volume_chart
 from reports.pdf.data import RenderInput, SignatureText
 from reports.pdf.style import AMBER, BOLD, FONT, GREEN, INK, MUTED, PALE, RED, RULE, TEAL, printable, safe, styles
-from reports.pdf.tables import SWATCHES, WIDTH, agreement_table, findings_table, lesions_table, model_table
+from reports.pdf.tables import (
+    SWATCHES,
+    WIDTH,
+    agreement_table,
+    findings_table,
+    lesions_table,
+    midline_text,
+    model_table,
+)
 
 __all__ = ["SignatureBlock", "build_story", "status_line"]
 
@@ -175,6 +183,8 @@ def _findings(content: Mapping[str, Any]) -> list[Flowable]:
             [_heading("Findings"), findings_table(content), Spacer(1, 2), Paragraph(safe(note), styles()["small"])]
         )
     ]
+    if midline := midline_text(content):
+        parts += [Spacer(1, 3), Paragraph(safe(midline), styles()["small"])]
     lesions = lesions_table(content)
     if lesions is not None:
         parts += [Spacer(1, 6), lesions]

@@ -11,7 +11,7 @@ from reportlab.platypus import Flowable, Paragraph, Table, TableStyle
 from reports.figures import REGION_NAMES, dice_text, millilitres, millimetres, percent, round_half_up
 from reports.pdf.style import FONT, PALE, RULE, safe, styles
 
-__all__ = ["NOT_ASSESSED", "WIDTH", "agreement_table", "findings_table", "lesions_table", "model_table"]
+__all__ = ["NOT_ASSESSED", "WIDTH", "agreement_table", "findings_table", "lesions_table", "midline_text", "model_table"]
 
 WIDTH = 489.0
 """Width of the text on the page in points (A4 less the margins)."""
@@ -139,6 +139,7 @@ def lesions_table(content: Mapping[str, Any]) -> Flowable | None:
             [
                 _cell(name, "cellbold"),
                 _cell(_STATUS.get(str(status), status)),
+                _cell("–" if gone else location_text(lesion.get("location"))),
                 dash if gone else _number(_maybe(regions.get("ET"), millilitres)),
                 dash if gone else _number(_maybe(core, millilitres)),
                 _number(_maybe(against.get("prior_mm3"), millilitres))
@@ -149,8 +150,28 @@ def lesions_table(content: Mapping[str, Any]) -> Flowable | None:
         )
     if not rows:
         return None
-    head = ("Lesion", "Status", "ET (ml)", "Core, TC (ml)", "Previous core (ml)", "Axial diameters (mm)")
-    return _table(head, rows, (0.8, 2, 0.9, 1.1, 1.3, 1.5), left=2)
+    head = ("Lesion", "Status", "Location", "ET (ml)", "Core, TC (ml)", "Previous core (ml)", "Axial diameters (mm)")
+    return _table(head, rows, (0.7, 1.5, 1.6, 0.8, 0.95, 1.1, 1.3), left=3)
+
+
+def location_text(location: Mapping[str, Any] | None) -> str:
+    """Side and distance from the midline in words."""
+    if not location or not location.get("assessed"):
+        return NOT_ASSESSED
+    if location["hemisphere"] == "both":
+        return "crosses the midline"
+    return f"{location['hemisphere']}, {millimetres(location['distance_to_midline_mm'])} mm from the midline"
+
+
+def midline_text(content: Mapping[str, Any]) -> str:
+    """One sentence about the midline shift; empty for reports that were made before it was measured."""
+    shift = ((content["findings"].get("anatomy") or {}).get("midline_shift")) or {}
+    if not shift:
+        return ""
+    if not shift.get("assessed"):
+        return f"Midline shift: {NOT_ASSESSED} ({str(shift.get('reason') or 'no reason was kept').rstrip('.')})."
+    about = f"{millimetres(shift['shift_mm'])} mm to the {shift['towards']}"
+    return f"Midline shift: {about} (± {millimetres(shift['uncertainty_mm'])} mm; {shift['method']})."
 
 
 def model_table(panel: Mapping[str, Any]) -> Flowable | None:
