@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("imaging", "0005_published_instances"),
+        ("imaging", "0007_quarantine"),
     ]
 
     operations = [
