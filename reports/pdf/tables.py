@@ -151,7 +151,7 @@ def lesions_table(content: Mapping[str, Any]) -> Flowable | None:
     if not rows:
         return None
     head = ("Lesion", "Status", "Location", "ET (ml)", "Core, TC (ml)", "Previous core (ml)", "Axial diameters (mm)")
-    return _table(head, rows, (0.7, 1.5, 1.6, 0.8, 0.95, 1.1, 1.3), left=3)
+    return _table(head, rows, (0.6, 2.3, 1.5, 0.75, 0.95, 1.15, 1.25), left=3)
 
 
 def location_text(location: Mapping[str, Any] | None) -> str:

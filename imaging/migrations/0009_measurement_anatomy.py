@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("imaging", "0007_quarantine"),
+        ("imaging", "0008_intake_files"),
     ]
 
     operations = [
