@@ -122,12 +122,14 @@ class Truth:
 class AcquiredSeries:
     """One sequence as the scanner stored it.
 
-    pixels (columns, rows, slices) uint16, 12 bits stored; grid.affine maps (column, row, slice) to RAS mm.
+    pixels (columns, rows, slices) uint16, 12 bits stored; grid.affine maps (column, row, slice) to RAS mm;
+    to_world: where the head lay meanwhile, head space to RAS mm.
     """
 
     sequence: str
     pixels: NDArray[np.uint16]
     grid: ScanGrid
+    to_world: NDArray[np.float64]
 
     def save_nifti(self, path: Path) -> None:
         """Write the series as NIfTI in its own geometry."""
@@ -245,6 +247,10 @@ class SyntheticPatient:
         """The truth of a visit in head space."""
         return self._draw(visit)[2]
 
+    def brain(self, visit: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """The true brain (x, y, z) at a visit and its affine, head space."""
+        return self._draw(visit)[0].brain_distance < 0.5, self._grid.affine
+
     def midline(self, visit: int) -> MidlineTruth:
         """Where the midline lies at a visit, in head space."""
         return midline_truth(self._draw(visit)[0])
@@ -286,7 +292,7 @@ class SyntheticPatient:
                 pixels = scan_sequence(
                     images[n], head, grid, to_world, flaw, self._source, names, noise_everywhere=skull
                 )
-                series[sequence] = AcquiredSeries(sequence, pixels, grid)
+                series[sequence] = AcquiredSeries(sequence, pixels, grid, to_world)
         accession = accession_number or f"A{self.seed % 10**7:07d}{visit:02d}"
         return AcquiredStudy(
             patient=self.identity,
