@@ -29,6 +29,8 @@ CAPABILITIES: Mapping[str, str] = {
     "edit_segmentation": "Correct a mask or draw one",
     "override_sequence": "Say what an MRI series shows",
     "upload_study": "Bring in images by hand",
+    "release_image": "Look at an image that was kept apart for text in its pixels, and release it",
+    "export_research": "Export de-identified, defaced images for research",
     "upload_document": "Bring in clinical documents",
     "create_order": "Place an imaging order",
     "assign_patient": "Put staff on a patient's care team, and take them off",
@@ -48,12 +50,14 @@ ROLE_CAPABILITIES: Mapping[str, frozenset[str]] = {
     ),
     Role.RADIOLOGIST.value: frozenset(
         {"view_patient", "reveal_identity", "sign_report", "edit_segmentation", "override_sequence", "upload_study"}
-        | {"upload_document", "break_glass"}
+        | {"upload_document", "break_glass", "release_image", "export_research"}
     ),
     Role.CLINICIAN.value: frozenset(
         {"view_patient", "reveal_identity", "upload_document", "create_order", "break_glass"}
     ),
-    Role.TECHNICIAN.value: frozenset({"view_patient", "reveal_identity", "override_sequence", "upload_study"}),
+    Role.TECHNICIAN.value: frozenset(
+        {"view_patient", "reveal_identity", "override_sequence", "upload_study", "release_image"}
+    ),
     Role.COMPLIANCE_OFFICER.value: frozenset({"read_audit"}),
     Role.INTEGRATION.value: frozenset({"view_patient", "reveal_identity", "all_patients", "send_data"}),
 }

@@ -100,11 +100,15 @@ class Deidentified:
     :param report: (tag, VR, action of `imaging.deidentification.rules.ACTIONS`) -> how many. Private tags are reported by
         their group alone, as (group << 16), unless they are on the safe list. No values.
     :param codes: CID 7050 codes written into (0012,0064).
+    :param image_type: (0008,0008) and :param burned_in: (0028,0301) as they were sent, to judge the pixels by. Not to be
+        shown: they are the sender's.
     """
 
     data: bytes
     report: Counter[_Key] = field(default_factory=Counter)
     codes: tuple[str, ...] = ()
+    image_type: tuple[str, ...] = field(default=(), repr=False)
+    burned_in: str = field(default="", repr=False)
 
     @property
     def actions(self) -> Counter[str]:
@@ -172,7 +176,9 @@ class Deidentifier:
         written |= dict(_statement(writer, codes, burned_in, face=not (no_face or pixels.no_face)))
         body = b"".join([written[tag] for tag in sorted(written)])
         meta = _meta(sop_class, self.profile.map_uid(sop_instance), str(syntax))
-        return Deidentified(meta + body, walk.report, codes)
+        image_type = tuple(_stripped(data, by_tag, 0x00080008).decode("ascii", "replace").split("\\"))
+        said = _stripped(data, by_tag, 0x00280301).decode("ascii", "replace")
+        return Deidentified(meta + body, walk.report, codes, image_type, said)
 
 
 def _transfer_syntax(data: bytes, start: int) -> UID:

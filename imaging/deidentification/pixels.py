@@ -1,59 +1,86 @@
-"""Which SOP classes may reach a model or a viewer. PS3.4 Annex B.5; decision by SOP class, ImageType, BurnedInAnnotation.
+"""Which pixels may reach a model or a viewer: SOP class x ImageType x BurnedInAnnotation -> pass, OCR or quarantine.
 
-MR, CT and segmentations carry no text in their pixels as a rule; secondary captures, screen shots, documents, ultrasound,
-reports and presentation states do or may. Those are kept, encrypted, in quarantine until somebody can read their pixels.
+``data/pixels.json`` is the table. Scanners' own MR and CT images carry no text as a rule; secondary captures, screen shots
+and derived pictures may, and are read frame by frame when the study is de-identified; what is no image stays apart at the
+door.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
-__all__ = ["IMAGE_CLASSES", "quarantine_reason"]
+__all__ = ["IMAGE_CLASSES", "Decision", "Verdict", "decide", "quarantine_reason"]
 
-MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
-IMAGE_CLASSES = frozenset(
-    {
-        MR_IMAGE,
-        "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR Image Storage
-        "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR Image Storage
-        "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
-        "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image Storage
-        "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
-    }
-)
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-_NAMED = {
-    "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
-    "1.2.840.10008.5.1.4.1.1.104": "encapsulated document",
-    "1.2.840.10008.5.1.4.1.1.88": "structured report",
-    "1.2.840.10008.5.1.4.1.1.6": "ultrasound image",
-    "1.2.840.10008.5.1.4.1.1.3": "ultrasound image",
-    "1.2.840.10008.5.1.4.1.1.11": "presentation state",
-    "1.2.840.10008.5.1.4.1.1.481": "radiotherapy object",
-    "1.2.840.10008.5.1.4.1.1.66": "raw or derived data",
-    "1.2.840.10008.5.1.4.1.1.4.2": "spectroscopy",
-}
-_SCREEN = {"SCREENSAVE", "SCREEN SAVE", "SCREEN", "SCREENSHOT"}
+_DATA = json.loads((Path(__file__).with_name("data") / "pixels.json").read_text(encoding="utf-8"))
+IMAGE_CLASSES: frozenset[str] = frozenset(uid for uids in _DATA["classes"].values() for uid in uids)
+"""SOP classes with pixels that we read: MR, CT (classic, enhanced, converted) and secondary captures."""
 
 
-def quarantine_reason(sop_class_uid: str, image_type: Sequence[str], burned_in_annotation: str) -> str:
-    """Why an instance is kept apart; empty when it passes.
+class Verdict(StrEnum):
+    """What the table says."""
+
+    PASS = "pass"  # noqa: S105  (a verdict)
+    OCR = "ocr"
+    QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to an instance for its pixels, and why (a sentence without identity)."""
+
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    classes: frozenset[str]
+    image_type: tuple[str, ...]
+    burned_in: str
+    decision: Decision
+
+    def fits(self, sop_class_uid: str, values: Sequence[str], burned_in: str) -> bool:
+        """Whether this row is about such an instance."""
+        ours = sop_class_uid in self.classes or any(
+            one == "*" or (one.endswith(".") and f"{sop_class_uid}.".startswith(one)) for one in self.classes
+        )
+        if not ours or self.burned_in not in ("", burned_in or "-"):
+            return False
+        joined = "\\".join(values)
+        return not self.image_type or any(
+            word in values or ("\\" in word and f"{joined}\\".startswith(f"{word}\\")) for word in self.image_type
+        )
+
+
+def _rows() -> tuple[_Row, ...]:
+    rows = []
+    for row in _DATA["rows"]:
+        classes = frozenset(uid for name in row["class"].split() for uid in _DATA["classes"].get(name, [name]))
+        decision = Decision(Verdict(row["decision"]), row["name"])
+        rows.append(_Row(classes, tuple(row.get("image_type", ())), row.get("burned_in", ""), decision))
+    return tuple(rows)
+
+
+_ROWS = _rows()
+
+
+def decide(sop_class_uid: str, image_type: Sequence[str], burned_in_annotation: str) -> Decision:
+    """What the table says of an instance.
 
     :param image_type: values of (0008,0008). :param burned_in_annotation: value of (0028,0301), perhaps empty.
     """
-    if sop_class_uid == SEGMENTATION:
-        return ""
-    if sop_class_uid not in IMAGE_CLASSES:
-        # the longest prefix wins: 1.2.840.10008.5.1.4.1.1.4.2 before …1.4
-        for root in sorted(_NAMED, key=len, reverse=True):
-            if sop_class_uid == root or sop_class_uid.startswith(root + "."):
-                return f"{_NAMED[root]}: its pixels or text may name the patient"
-        return "a kind of object this service does not read"
     values = [value.strip().upper() for value in image_type]
-    if burned_in_annotation.strip().upper() == "YES":
-        return "the image says that text is burned into its pixels"
-    if _SCREEN & set(values):
-        return "a screen shot: its pixels may name the patient"
-    if values[:2] == ["DERIVED", "SECONDARY"] and burned_in_annotation.strip().upper() != "NO":
-        return "a derived secondary image: text may be burned into its pixels"
-    return ""
+    burned_in = burned_in_annotation.strip().upper()
+    return next(row.decision for row in _ROWS if row.fits(sop_class_uid, values, burned_in))
+
+
+def quarantine_reason(sop_class_uid: str, image_type: Sequence[str], burned_in_annotation: str) -> str:
+    """Why an instance is kept apart at the door already: it is no image that we read. Empty for every image, whose pixels are
+    judged when it is de-identified."""
+    decision = decide(sop_class_uid, image_type, burned_in_annotation)
+    apart = decision.verdict == Verdict.QUARANTINE and sop_class_uid not in IMAGE_CLASSES
+    return decision.reason if apart else ""

@@ -1,17 +1,30 @@
 """De-identification of stored studies: every received instance gets a de-identified, encrypted copy.
 
-What is done to a data set is in `imaging.deidentification.engine`; here are the patient's constants (pseudonym, date
-shift, UID map) and the bookkeeping. A head is recognisable by its face: nothing here removes it, and (0028,0302) says so.
+What is done to a data set is in `imaging.deidentification.engine`, how pixels are judged in `pixels` and `look`; here are
+the patient's constants (pseudonym, date shift, UID map) and the bookkeeping. A head is recognisable by its face: nothing
+here removes it, and (0028,0302) says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from audit import services as audit
-from imaging.deidentification.engine import DeidentificationRefused, Deidentified, Deidentifier, Profile
+from imaging.deidentification.engine import (
+    DeidentificationRefused,
+    Deidentified,
+    Deidentifier,
+    PixelStatement,
+    Profile,
+)
+from imaging.deidentification.look import apart_because
+from imaging.deidentification.pixels import Verdict, decide
+from imaging.deidentification.report import add_to_report
 from imaging.deidentification.rules import RULES
 from imaging.events import STUDY_DEIDENTIFIED
 from imaging.identity import map_uid
@@ -55,7 +68,7 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
     deidentifier = Deidentifier(profile_of(study.patient))
     waiting = list(
         study.instances.filter(state=InstanceState.RECEIVED)
-        .select_related("original")
+        .select_related("original", "pixel_release")
         .order_by("series", "number", "id")
     )
     counts = {"deidentified": 0, "quarantined": 0}
@@ -63,11 +76,14 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
     codes = set(study.deidentification.get("codes", []))
     for begin in range(0, len(waiting), BATCH):
         batch = waiting[begin : begin + BATCH]
-        results = [(instance, _one(instance, deidentifier)) for instance in batch]
-        for _, result in results:
-            if isinstance(result, Deidentified):
-                actions.update(result.actions)
-                codes.update(result.codes)
+        reached = start + (end - start) * begin / len(waiting)
+        beat = partial(ctx.progress, reached, "Looking for text in the pixels")
+        results = [(instance, _one(instance, deidentifier, beat)) for instance in batch]
+        pixels = Counter(result.pixels for _, result in results if result.pixels)
+        written = [result.written for _, result in results if result.written is not None]
+        for one in written:
+            actions.update(one.actions)
+            codes.update(one.codes)
         with ctx.commit():
             for instance, result in results:
                 counts[_store(study, instance, result)] += 1
@@ -77,6 +93,7 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
                 "actions": dict(sorted(actions.items())),
             }
             study.save(update_fields=["deidentification"])
+            add_to_report(study, written, pixels)
             if begin + BATCH >= len(waiting):
                 audit.record(
                     "study.deidentify",
@@ -93,25 +110,54 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
     return counts
 
 
-def _one(instance: Instance, deidentifier: Deidentifier) -> Deidentified | str:
-    """The de-identified copy, or why there is none."""
+@dataclass(frozen=True)
+class _Result:
+    """What became of one instance: the copy, or why there is none; and how its pixels were judged."""
+
+    written: Deidentified | None
+    reason: str = ""
+    pixels: str = ""
+
+
+def _one(instance: Instance, deidentifier: Deidentifier, beat: Callable[[], None]) -> _Result:
     data = objects.get(instance.original)
     if hashlib.sha256(data).hexdigest() != instance.sha256:
         raise PermanentError("a stored image is not what arrived: its SHA-256 differs")
     try:
-        return deidentifier(data)
+        result = deidentifier(data)
+        decision = decide(instance.sop_class_uid, result.image_type, result.burned_in)
+        if hasattr(instance, "pixel_release"):
+            return _Result(deidentifier(data, PixelStatement(no_text=True)), pixels="released")
+        reason = apart_because(data, decision, beat)
+        if reason:
+            return _Result(None, reason, Verdict.QUARANTINE)
+        if decision.verdict == Verdict.OCR:
+            return _Result(deidentifier(data, PixelStatement(no_text=True)), pixels=Verdict.OCR)
+        return _Result(result, pixels=Verdict.PASS)
     except DeidentificationRefused as error:
-        return f"cannot be de-identified: {error}"
+        return _Result(None, f"cannot be de-identified: {error}")
 
 
-def _store(study: Study, instance: Instance, result: Deidentified | str) -> str:
+def _store(study: Study, instance: Instance, result: _Result) -> str:
     """Write one result (inside the caller's fenced transaction); returns which count it belongs to."""
     mine = Instance.objects.filter(pk=instance.pk, state=InstanceState.RECEIVED)
-    if isinstance(result, str):
-        mine.update(state=InstanceState.QUARANTINED, reason=result[:300])
+    if result.written is None:
+        changed = mine.update(state=InstanceState.QUARANTINED, reason=result.reason[:300])
+        if changed:
+            audit.record(
+                "instance.quarantine",
+                action="U",
+                resource=f"instance:{instance.pk}",
+                patient_id=study.patient_id,
+                detail={"why": result.reason[:200]},
+                source="worker",
+            )
         return "quarantined"
     stored = objects.put(
-        result.data, subject=study.patient.key_subject, kind="dicom-deidentified", content_type="application/dicom"
+        result.written.data,
+        subject=study.patient.key_subject,
+        kind="dicom-deidentified",
+        content_type="application/dicom",
     )
     mine.update(state=InstanceState.DEIDENTIFIED, deidentified=stored)
     return "deidentified"

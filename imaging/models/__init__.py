@@ -13,6 +13,7 @@ from imaging.models.archive import (
     StudyPurpose,
     StudySource,
 )
+from imaging.models.deidentification import DeidentificationReport, PixelRelease
 from imaging.models.exchange import CommitmentRequest, CommitmentState, PriorState, PriorStudy
 from imaging.models.intake import IntakeFile, IntakeState
 from imaging.models.protocols import ProtocolRule
@@ -26,12 +27,14 @@ __all__ = [
     "CommitmentRequest",
     "CommitmentState",
     "Comparison",
+    "DeidentificationReport",
     "DicomPeer",
     "Instance",
     "InstanceState",
     "IntakeFile",
     "IntakeState",
     "Measurement",
+    "PixelRelease",
     "PriorState",
     "PriorStudy",
     "PriorsBy",

@@ -1,0 +1,63 @@
+"""The report of a study: what de-identification did to which attribute, how often. No value is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from pydicom.datadict import keyword_for_tag
+
+from imaging.deidentification.engine import Deidentified
+from imaging.deidentification.rules import ACTIONS, RULES
+from imaging.models import DeidentificationReport, Study
+from oncoflow_site.foundation.clock import now
+
+__all__ = ["add_to_report", "readable"]
+
+
+def add_to_report(study: Study, results: Iterable[Deidentified], pixels: Counter[str]) -> None:
+    """Add what was done to some more instances of ``study``, in the caller's transaction.
+
+    A report belongs to one profile and one edition of the table: what a later version does is counted in a new one.
+
+    :param pixels: pass, ocr, released, quarantine -> how many instances.
+    """
+    report, _ = DeidentificationReport.objects.select_for_update().get_or_create(
+        study=study, profile=RULES.method, edition=RULES.edition
+    )
+    counts: Counter[tuple[int, str, str]] = Counter(
+        {(int(tag, 16), vr, action): number for tag, vr, action, number in report.attributes}
+    )
+    codes = set(report.codes)
+    for result in results:
+        counts.update(result.report)
+        codes.update(result.codes)
+        report.instances += 1
+    report.attributes = [[f"{tag:08X}", vr, action, number] for (tag, vr, action), number in sorted(counts.items())]
+    report.codes = sorted(codes)
+    report.pixels = dict(sorted((Counter(report.pixels) + pixels).items()))
+    report.updated_at = now()
+    report.save()
+
+
+def readable(report: DeidentificationReport) -> dict[str, Any]:
+    """The report with keywords and actions in words."""
+    return {
+        "profile": report.profile,
+        "table": report.edition,
+        "codes": report.codes,
+        "instances": report.instances,
+        "pixels": report.pixels,
+        "updated_at": report.updated_at.isoformat(),
+        "attributes": [
+            {
+                "tag": f"({tag[:4]},{tag[4:]})" if action != "P" else f"({tag[:4]},xxxx)",
+                "keyword": keyword_for_tag(int(tag, 16)) or "",
+                "vr": vr,
+                "action": ACTIONS[action],
+                "count": number,
+            }
+            for tag, vr, action, number in report.attributes
+        ],
+    }
