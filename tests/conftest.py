@@ -72,6 +72,7 @@ FIXTURE_PARTS = {
     "chromium": "chromium",
     "ohif": "ohif",
     "poppler": "poppler",
+    "tesseract": "tesseract",
     "s3_bucket": "moto",
     "azure_container": "azurite",
     "elasticsearch": "elasticsearch",

@@ -28,6 +28,7 @@ PARTS = {
     "chromium": "Chromium",
     "ohif": "OHIF viewer (npm)",
     "poppler": "poppler (pdfsig, pdftoppm)",
+    "tesseract": "Tesseract",
     "moto": "S3 and SQS (moto's server)",
     "azurite": "Azure Blob (Azurite)",
     "elasticsearch": "Elasticsearch",
@@ -46,6 +47,7 @@ INSTALLABLE = (
     "chromium",
     "ohif",
     "poppler",
+    "tesseract",
     "moto",
     "azurite",
 )

@@ -27,10 +27,10 @@ SECONDS_PER_FRAME = 60.0
 SIDE = (
     640  # pixels that the longer side of a frame is brought to, enlarged twice at least: capitals of 8 pixels become 16
 )
-SURE = 80.0  # confidence (0 to 100) of Tesseract that alone says text; real slices without text stay below
-LIKELY = 55.0  # that says text where two views read the same
+SURE = 78.0  # confidence (0 to 100) of Tesseract that alone says text; real slices without text stay below
+LIKELY = 55.0  # that says text where two views read something in the same place
 ROW = 7  # shapes like letters in one row that are taken for text, whatever they spell
-_WORD = re.compile(r"[^\W_]{3,}")
+_WORD = re.compile(r"[^\W_]{4,}")
 _DIGITS = re.compile(r"\d.*\d.*\d")
 _CONFIG = "--oem 1 --psm 11"
 
@@ -49,7 +49,7 @@ class Look:
 
 @dataclass(frozen=True)
 class _Word:
-    text: str
+    box: tuple[int, int, int, int]
     confidence: float
     view: int
 
@@ -110,18 +110,18 @@ def _bright_and_dark(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], ND
 
 
 def _views(grey: NDArray[np.float32]) -> Iterator[NDArray[np.uint8]]:
-    """The pictures that are read, dark on white: bright strokes, then dark ones. What stands out by less than a fifth of the
-    range is left out: noise would keep Tesseract busy for minutes."""
-    _, bright, dark = _bright_and_dark(grey)
-    factor = min(max(SIDE / max(grey.shape), 1.5), 3.0, 2048 / max(grey.shape))
-    for strokes in (bright, dark):
-        clear = np.clip(np.where(strokes < 0.2, 0, strokes) * 2, 0, 1)
-        if np.count_nonzero(clear) >= 20:
-            yield _dark_on_white(clear, factor)
-
-
-def _dark_on_white(picture: NDArray[np.floating], factor: float) -> NDArray[np.uint8]:
-    return (255 - 255 * np.clip(ndimage.zoom(picture, factor, order=1), 0, 1)).astype(np.uint8)
+    """The pictures that are read, dark on white: everything, from dark to bright and the other way round, and what differs from
+    its surroundings with the contrast evened out, so that grey on grey stands out like black on white."""
+    factor = min(max(SIDE / max(grey.shape), 1.5), 4.0, 2048 / max(grey.shape))
+    large = np.clip(ndimage.zoom(grey, factor, order=3), 0, 1).astype(np.float32)
+    low, high = np.percentile(large, (1, 99))
+    shown = np.clip((large - low) / max(high - low, 1e-3), 0, 1)
+    sigma = 6.0 * factor
+    centred = shown - ndimage.gaussian_filter(shown, sigma)
+    spread = np.sqrt(ndimage.gaussian_filter(centred**2, sigma)) + 0.02
+    evened = np.clip(0.5 - centred / spread / 5, 0, 1)
+    for picture in (1 - large, evened, 1 - evened):
+        yield (255 * picture).astype(np.uint8)
 
 
 def _row_of_shapes(grey: NDArray[np.float32]) -> bool:
@@ -160,8 +160,10 @@ def _read(view: NDArray[np.uint8], number: int, seconds: float) -> list[_Word]:
         Image.fromarray(view), config=_CONFIG, output_type=pytesseract.Output.DICT, timeout=max(seconds, 0.1)
     )
     return [
-        _Word(text, float(confidence), number)
-        for text, confidence in zip(found["text"], found["conf"], strict=True)
+        _Word((left, top, left + width, top + height), float(confidence), number)
+        for text, confidence, left, top, width, height in zip(
+            found["text"], found["conf"], found["left"], found["top"], found["width"], found["height"], strict=True
+        )
         if _WORD.search(text) or _DIGITS.search(text)
     ]
 
@@ -169,9 +171,17 @@ def _read(view: NDArray[np.uint8], number: int, seconds: float) -> list[_Word]:
 def _says_text(words: list[_Word]) -> bool:
     if any(word.confidence >= SURE for word in words):
         return True
-    likely = [(_plain(word.text), word.view) for word in words if word.confidence >= LIKELY]
-    return any(text == other and view != elsewhere for text, view in likely for other, elsewhere in likely)
+    likely = [word for word in words if word.confidence >= LIKELY]
+    return any(
+        one.view != other.view and _overlap(one.box, other.box) > 0.5
+        for index, one in enumerate(likely)
+        for other in likely[index + 1 :]
+    )
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[\W_]", "", text).lower()
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """Common area as a share of the smaller box."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return width * height / smaller if width > 0 and height > 0 and smaller else 0.0

@@ -3,7 +3,7 @@
 from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from oncoflow_site.api import jobs, schema, studies, upload_bytes, uploads
+from oncoflow_site.api import deidentification, jobs, schema, studies, upload_bytes, uploads
 
 __all__ = ["schema"]  # imported so that the schema knows bearer tokens
 
@@ -13,6 +13,11 @@ urlpatterns = [
     path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
     path("studies/", studies.StudyList.as_view(), name="studies"),
     path("studies/<uuid:study_id>/", studies.StudyDetail.as_view(), name="study"),
+    path(
+        "studies/<uuid:study_id>/deidentification",
+        deidentification.DeidentificationReports.as_view(),
+        name="deidentification",
+    ),
     path("studies/<uuid:study_id>/volumes/<str:sequence>.nii.gz", studies.VolumeFile.as_view(), name="volume"),
     path("studies/<uuid:study_id>/segmentations/", studies.Segmentations.as_view(), name="segmentations"),
     path(

@@ -111,11 +111,11 @@ def test_the_declared_patient_stands_above_the_header(tmp_path):
 
 def test_refused_and_quarantined_files_are_told(tmp_path):
     (tmp_path / "bad.dcm").write_bytes(as_file(dataset())[:-50])
-    (tmp_path / "screen.dcm").write_bytes(as_file(dataset(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", number=2)))
+    (tmp_path / "report.dcm").write_bytes(as_file(dataset(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", number=2)))
     result = ingest([tmp_path], Declaration())
     assert (result.counts["refused"], result.counts["quarantined"]) == (1, 1)
     assert any("cut short" in note for note in result.notes)
-    assert any("secondary capture" in note for note in result.notes)
+    assert any("structured report" in note for note in result.notes)
 
 
 def test_nifti_by_declaration_and_by_name(tmp_path):

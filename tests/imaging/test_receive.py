@@ -136,14 +136,12 @@ def test_low_disk_space_is_a_status(settings):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "secondary capture"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"}, "document"),
-        ({"BurnedInAnnotation": "YES"}, "burned"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "screen shot"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "derived secondary"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, "structured report"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.6.1"}, "ultrasound"),
     ],
 )
-def test_what_may_show_the_name_is_quarantined(changes, word):
+def test_what_is_no_image_of_ours_is_quarantined_at_the_door(changes, word):
     stored = take(as_file(dataset(**changes)))
     assert stored.status == 0
     assert stored.quarantined
@@ -213,11 +211,11 @@ def test_quiet_completes_and_a_late_instance_reopens():
     assert Event.objects.filter(kind="study.complete").count() == 2
 
 
-def test_a_secondary_capture_that_comes_late_does_not_reopen():
+def test_a_structured_report_that_comes_late_does_not_reopen():
     stored = take(as_file(dataset(number=1)))
     study = Study.objects.get(pk=stored.study_id)
     completion.complete(study)
-    take(as_file(dataset(number=2, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")))
+    take(as_file(dataset(number=2, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")))
     assert Study.objects.get(pk=study.pk).state == StudyState.COMPLETE
 
 
