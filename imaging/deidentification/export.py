@@ -1,0 +1,229 @@
+"""Research export: only what shows no face leaves, under the pseudonym, with shifted dates (PS3.15 E.3.2, option 113102).
+
+Two forms: the prepared volumes, which are exactly zero outside the brain; and de-identified DICOM series with the face taken
+off. A head whose brain is not known well enough to take its face off is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from numpy.typing import NDArray
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from audit.services import Actor, record, record_refusal
+from clinical.access import require_patient
+from clinical.roles import can
+from imaging.deidentification.deface import CannotDeface, face_region
+from imaging.deidentification.engine import CODES
+from imaging.deidentification.study import shift_days
+from imaging.geometry import read_nifti
+from imaging.identity import map_uid
+from imaging.models import InstanceState, Study, Volume, VolumeSet
+from imaging.scannergrid import scanner_frames, scanner_grid, to_scanner_grid
+from imaging.segmentations import current_segmentation
+from imaging.volumes import latest_volume_set
+from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.ids import new_id
+
+if TYPE_CHECKING:
+    from clinical.models import User
+
+__all__ = ["ExportRefused", "Exported", "defaced_series", "export_study"]
+
+EVENT = "research.export"
+EXPORT = "110106"  # PS3.16 CID 400 Audit Event ID: Export
+SUFFIX = {"T1": "T1w", "T1c": "ce-gad_T1w", "T2": "T2w", "FLAIR": "FLAIR"}
+
+
+class ExportRefused(UserVisibleError):
+    """A study that may not leave; the message names it by its id and says why."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What left: the session's folder, its files, and their bytes altogether."""
+
+    folder: Path
+    files: tuple[str, ...]
+    size: int
+
+
+def export_study(study: Study, out: Path, *, by: User, dicom: bool = False) -> Exported:
+    """Write ``study`` under ``out`` as ``sub-PSEUDONYM/ses-SHIFTEDDATE``: all of it, or nothing.
+
+    :param dicom: also the source series, de-identified and defaced.
+    :raises PermissionDenied: role or patient is not theirs (recorded).
+    :raises ExportRefused: not de-identified and defaced (recorded).
+    """
+    if not can(by, "export_research"):
+        _refuse(study, by, "role")
+        raise PermissionDenied("Your role does not allow this.")
+    require_patient(by, study.patient_id, event=EVENT, resource=study.subject)
+    subject = "".join(one for one in study.patient.pseudonym if one.isalnum())
+    day = study.performed_at.date() + timedelta(days=shift_days(study.patient))
+    session = f"sub-{subject}/ses-{day:%Y%m%d}"
+    target = out / session
+    if target.exists():
+        raise ExportRefused(f"Study {study.pk} was exported here before: {session} exists.")
+    partial = out / f".partial-{new_id()}"
+    try:
+        files = _write(partial, _contents(study, f"sub-{subject}_ses-{day:%Y%m%d}", dicom))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Recorded before it lies there under its name: an export that cannot be recorded does not happen.
+        with transaction.atomic():
+            record(
+                EVENT,
+                action="R",
+                resource=study.subject,
+                patient_id=study.patient_id,
+                actor=Actor.user(by),
+                detail={"dicom_event": EXPORT, "files": len(files), "dicom": dicom},
+            )
+            partial.rename(target)
+    except ExportRefused:
+        _refuse(study, by, "not defaced")
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(target, tuple(files), sum((target / name).stat().st_size for name in files))
+
+
+def _refuse(study: Study, by: User, why: str) -> None:
+    record_refusal(
+        EVENT,
+        action="R",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        actor=Actor.user(by),
+        detail={"why": why, "dicom_event": EXPORT},
+    )
+
+
+def _write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[str]:
+    sums = []
+    for name, data in contents:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        sums.append((hashlib.sha256(data).hexdigest(), name))
+    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for digest, name in sums), encoding="ascii")
+    return [*(name for _, name in sums), "SHA256SUMS"]
+
+
+def _contents(study: Study, stem: str, dicom: bool) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of everything that leaves."""
+    volume_set = latest_volume_set(study)
+    if volume_set is None or volume_set.brain_mask is None:
+        raise ExportRefused(
+            f"Study {study.pk} has no prepared volumes: nothing of it can be shown to be without a face."
+        )
+    brain = _brain(study, volume_set)
+    mask_bytes = objects.get(volume_set.brain_mask)
+    for volume in volume_set.volumes.select_related("object", "source_series").order_by("sequence"):
+        data = objects.get(volume.object)
+        array, _ = read_nifti(data)
+        if np.any(array[~brain]):
+            raise ExportRefused(f"Study {study.pk}: its {volume.sequence} volume is not empty outside the brain.")
+        name = f"{stem}_{SUFFIX[volume.sequence]}"
+        yield f"anat/{name}.nii.gz", data
+        yield f"anat/{name}.json", _sidecar(volume)
+    yield f"anat/{stem}_desc-brain_mask.nii.gz", mask_bytes
+    segmentation = current_segmentation(study)
+    if segmentation is not None and segmentation.volume_set_id == volume_set.pk:
+        yield f"anat/{stem}_dseg.nii.gz", objects.get(segmentation.labels)
+    if dicom:
+        for number, volume in enumerate(volume_set.volumes.order_by("sequence"), start=1):
+            for index, data in enumerate(defaced_series(study, volume, brain), start=1):
+                yield f"dicom/{number}-{volume.sequence}/{index:05d}.dcm", data
+
+
+def _brain(study: Study, volume_set: VolumeSet) -> NDArray[np.bool_]:
+    found = volume_set.parameters.get("brain") or {}
+    if not found.get("plausible", False):
+        raise ExportRefused(
+            f"Study {study.pk}: its brain mask is doubtful, so its face cannot be taken off for certain."
+        )
+    assert volume_set.brain_mask is not None
+    array, _ = read_nifti(objects.get(volume_set.brain_mask), as_float=False)
+    return np.asarray(array) > 0
+
+
+def _sidecar(volume: Volume) -> bytes:
+    """Acquisition parameters as BIDS has them (seconds); from the series' recorded facts, no text but its cleaned name."""
+    series = volume.source_series
+    facts: dict[str, Any] = dict(series.parameters) if series is not None else {}
+    side: dict[str, Any] = {"SkullStripped": True}
+    for keyword in ("RepetitionTime", "EchoTime", "InversionTime"):
+        if isinstance(facts.get(keyword), (int, float)):
+            side[keyword] = facts[keyword] / 1000.0
+    for keyword in ("FlipAngle", "MagneticFieldStrength", "MRAcquisitionType", "SliceThickness"):
+        if facts.get(keyword) not in (None, ""):
+            side[keyword] = facts[keyword]
+    if series is not None and series.description:
+        side["SeriesDescription"] = series.description
+    return json.dumps(side, indent=1, sort_keys=True).encode()
+
+
+def defaced_series(study: Study, volume: Volume, brain: NDArray[np.bool_]) -> Iterator[bytes]:
+    """The de-identified instances of the series behind ``volume`` with the face taken off, as DICOM files.
+
+    The face is found on the scanner's own grid, from the brain mask carried back to it. Instances get UIDs of their own, for
+    their pixels are others than those of the de-identified ones.
+
+    :param brain: (z, y, x) on the grid of the volume set.
+    :raises ExportRefused: the series has no such copies, or no face region can be told.
+    """
+    if volume.source_series is None or volume.source_series.nifti_id is not None:
+        raise ExportRefused(f"Study {study.pk}: its {volume.sequence} did not come as DICOM.")
+    grid = scanner_grid(volume)
+    try:
+        face = face_region(to_scanner_grid(brain.astype(np.uint8), volume) > 0, grid).mask
+    except CannotDeface as error:
+        raise ExportRefused(f"Study {study.pk}: {volume.sequence}: {error}.") from error
+    planes: dict[Any, dict[int, NDArray[np.bool_]]] = {}
+    rows = {}
+    for z, (instance, frame) in enumerate(scanner_frames(volume.source_series)):
+        if instance.state != InstanceState.DEIDENTIFIED or instance.deidentified is None:
+            raise ExportRefused(f"Study {study.pk}: an image of its {volume.sequence} is not de-identified.")
+        planes.setdefault(instance.pk, {})[frame] = face[z]
+        rows[instance.pk] = instance.deidentified
+    for key, masks in planes.items():
+        yield _defaced(objects.get(rows[key]), masks)
+
+
+def _defaced(data: bytes, masks: dict[int, NDArray[np.bool_]]) -> bytes:
+    """One file with the face's pixels at the image's lowest value; it says so by 113102 and (0028,0302)."""
+    dataset = dcmread(BytesIO(data))
+    pixels = np.array(dataset.pixel_array)
+    frames = pixels if pixels.ndim == 3 else pixels[np.newaxis]
+    lowest = pixels.min()
+    for frame, mask in masks.items():
+        frames[frame][mask] = lowest
+    dataset.PixelData = frames.tobytes()
+    dataset["PixelData"].VR = "OW"
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "113102", "DCM", CODES["113102"]
+    codes = [one for one in dataset.DeidentificationMethodCodeSequence if one.CodeValue != "113102"]
+    dataset.DeidentificationMethodCodeSequence = sorted([*codes, item], key=lambda one: str(one.CodeValue))
+    dataset.RecognizableVisualFeatures = "NO"
+    dataset.SOPInstanceUID = map_uid(f"{dataset.SOPInstanceUID}.1")
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    return buffer.getvalue()
