@@ -18,7 +18,7 @@ from imaging.geometry import Grid
 
 __all__ = ["CannotDeface", "FaceRegion", "face_region", "removed"]
 
-MARGIN_MM = 5.0  # between the plane and the brain's outline
+MARGIN_MM = 2.0  # between the plane and the brain's outline
 RIM_MM = 4.0  # around the brain that always stays
 _LEAST_BRAIN_ML = 300.0
 

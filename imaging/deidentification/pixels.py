@@ -79,8 +79,7 @@ def decide(sop_class_uid: str, image_type: Sequence[str], burned_in_annotation: 
 
 
 def quarantine_reason(sop_class_uid: str, image_type: Sequence[str], burned_in_annotation: str) -> str:
-    """Why an instance is kept apart at the door already: it is no image that we read. Empty for every image, whose pixels are
-    judged when it is de-identified."""
+    """Why an instance is kept apart at the door already: no image that we read, or its sender says that text is in it. Empty
+    for the others; what the table wants read is judged when it is de-identified."""
     decision = decide(sop_class_uid, image_type, burned_in_annotation)
-    apart = decision.verdict == Verdict.QUARANTINE and sop_class_uid not in IMAGE_CLASSES
-    return decision.reason if apart else ""
+    return decision.reason if decision.verdict == Verdict.QUARANTINE else ""

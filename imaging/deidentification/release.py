@@ -43,7 +43,7 @@ def picture(instance: Instance, *, by: User, frame: int = 0) -> bytes:
     :raises PermissionDenied: not theirs to see (recorded).
     :raises UserVisibleError: it is not waiting for anybody's look, or it has no such frame.
     """
-    _allowed(instance, by, "instance.look", "R")
+    _allowed(instance, by, "pixels.look", "R")
     if not can_be_released(instance):
         raise UserVisibleError("This image is not one that waits for somebody to look at it.")
     try:
@@ -57,7 +57,7 @@ def picture(instance: Instance, *, by: User, frame: int = 0) -> bytes:
     shown = (255 * (values - low) / max(high - low, 1e-9)).astype(np.uint8)
     buffer = BytesIO()
     Image.fromarray(shown).save(buffer, "PNG")
-    _record(instance, by, "instance.look", "R", {"frame": frame})
+    _record(instance, by, "pixels.look", "R", {"frame": frame})
     return buffer.getvalue()
 
 
@@ -70,7 +70,7 @@ def release(instance: Instance, *, by: User, reason: str) -> PixelRelease:
     :raises PermissionDenied: their role or the patient is not theirs (recorded).
     :raises UserVisibleError: no reason, or an instance that a look cannot clear.
     """
-    _allowed(instance, by, "instance.release", "U")
+    _allowed(instance, by, "pixels.release", "U")
     reason = " ".join(reason.split())[:300]
     if not reason:
         raise UserVisibleError("A reason is needed.", what_to_do="Say what you looked at.")
@@ -85,7 +85,7 @@ def release(instance: Instance, *, by: User, reason: str) -> PixelRelease:
         Instance.objects.filter(pk=locked.pk).update(state=InstanceState.RECEIVED, reason="")
         assert locked.study_id is not None
         completion.touch(locked.study_id)
-        _record(locked, by, "instance.release", "U", {"release": str(made.pk)})
+        _record(locked, by, "pixels.release", "U", {"release": str(made.pk)})
     instance.refresh_from_db()
     return made
 

@@ -139,6 +139,7 @@ def test_low_disk_space_is_a_status(settings):
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"}, "document"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, "structured report"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.6.1"}, "ultrasound"),
+        ({"BurnedInAnnotation": "YES"}, "burned"),
     ],
 )
 def test_what_is_no_image_of_ours_is_quarantined_at_the_door(changes, word):

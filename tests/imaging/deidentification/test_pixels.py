@@ -15,7 +15,7 @@ from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import User
 from imaging.deidentification import look, text
-from imaging.deidentification.pixels import IMAGE_CLASSES, Verdict, decide, quarantine_reason
+from imaging.deidentification.pixels import Verdict, decide, quarantine_reason
 from imaging.deidentification.release import picture, release
 from imaging.deidentification.study import deidentify_study
 from imaging.machines import StudyState
@@ -79,7 +79,7 @@ def instance_with(pixels: np.ndarray, **changes) -> bytes:
 def test_the_table(sop_class, image_type, burned_in, verdict):
     assert decide(sop_class, image_type, burned_in).verdict == verdict
     at_the_door = bool(quarantine_reason(sop_class, image_type, burned_in))
-    assert at_the_door == (verdict == Verdict.QUARANTINE and sop_class not in IMAGE_CLASSES)
+    assert at_the_door == (verdict == Verdict.QUARANTINE)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_name_in_the_pixels_is_kept_apart_until_a_person_releases_it(tesseract
 
     with pytest.raises(PermissionDenied):
         release(instance, by=radiologist, reason="I looked")
-    assert AuditRow.objects.filter(event="instance.release", outcome__gt=0).count() == 1
+    assert AuditRow.objects.filter(event="pixels.release", outcome__gt=0).count() == 1
     assign(radiologist, study.patient, reason="reading", by=None)
     assert picture(instance, by=radiologist).startswith(b"\x89PNG")
     with pytest.raises(UserVisibleError):
@@ -172,7 +172,7 @@ def test_a_name_in_the_pixels_is_kept_apart_until_a_person_releases_it(tesseract
     instance.refresh_from_db()
     assert dcmread(BytesIO(objects.get(instance.deidentified))).BurnedInAnnotation == "NO"
     events = set(AuditRow.objects.values_list("event", flat=True))
-    assert {"instance.look", "instance.release", "instance.quarantine"} <= events
+    assert {"pixels.look", "pixels.release", "instance.quarantine"} <= events
     assert DeidentificationReport.objects.get().pixels == {"quarantine": 1, "released": 1}
 
 

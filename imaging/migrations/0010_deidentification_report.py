@@ -9,11 +9,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-<<<<<<<< HEAD:imaging/migrations/0008_deidentification_report.py
-        ("imaging", "0007_quarantine"),
-========
-        ("imaging", "0005_published_instances"),
->>>>>>>> 2383a94 (Fuzzed property test of de-identification that fails where the engine is broken; pixels, release and report tested; benchmark deidentify):imaging/migrations/0006_deidentification_report.py
+        ("imaging", "0009_measurement_anatomy"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
