@@ -22,7 +22,11 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "version_index",
-                    models.CharField(help_text="Keyed hash of name and ETag.", max_length=64, unique=True),
+                    models.CharField(
+                        help_text="Keyed hash of name and ETag; the row's own id once that may come again.",
+                        max_length=64,
+                        unique=True,
+                    ),
                 ),
                 ("ciphertext", models.BinaryField()),
                 ("etag", models.CharField(max_length=128)),

@@ -28,7 +28,9 @@ class IntakeFile(models.Model):
     """One version of one file. Its name is somebody else's and may name a patient: ``ciphertext``, found by a keyed hash."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    version_index = models.CharField(max_length=64, unique=True, help_text="Keyed hash of name and ETag.")
+    version_index = models.CharField(
+        max_length=64, unique=True, help_text="Keyed hash of name and ETag; the row's own id once that may come again."
+    )
     ciphertext = models.BinaryField()
     etag = models.CharField(max_length=128)
     size = models.BigIntegerField()

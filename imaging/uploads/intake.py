@@ -123,6 +123,9 @@ def run(ctx: JobContext, batch: str) -> None:
             state, reason = _file(store, images[0][0].name, [source for _, source in images], door, cache)
             for row, _ in [*images, *companions]:
                 _finish(ctx, store, row, state, reason)
+        else:
+            for row, _ in companions:  # the files that it names went away
+                _finish(ctx, store, row, IntakeState.GONE)
 
 
 def _file(
@@ -162,7 +165,9 @@ def _outcome(result: Ingested) -> tuple[IntakeState, str]:
 def _finish(ctx: JobContext, store: stores.Store, row: IntakeFile, state: IntakeState, reason: str = "") -> None:
     with ctx.commit():
         row.state, row.reason, row.finished_at = state, reason, now()
-        row.save(update_fields=["state", "reason", "finished_at"])
+        if state == IntakeState.GONE:
+            row.version_index = row.pk.hex  # should the same bytes come again, they are new
+        row.save(update_fields=["state", "reason", "finished_at", "version_index"])
         audit.record(
             "intake.file",
             action="C",
@@ -183,6 +188,8 @@ def clear_away(store: stores.Store, row: IntakeFile) -> None:
         if row.state == IntakeState.REFUSED:
             store.write(f"{REFUSED_FOLDER}/{name}.txt", f"{row.reason}\n".encode())
             store.move(name, f"{REFUSED_FOLDER}/{name}")
+            # Whoever puts it back, perhaps with a better declaration, wants it looked at again.
+            IntakeFile.objects.filter(pk=row.pk).update(version_index=row.pk.hex)
         elif settings.ONCOFLOW_INTAKE_AFTER == "done":
             store.move(name, f"{DONE_FOLDER}/{name}")
         else:

@@ -162,6 +162,28 @@ def test_a_version_that_was_replaced_is_taken_again(place: Place) -> None:
     assert sorted(IntakeFile.objects.values_list("state", flat=True)) == ["done", "gone"]
 
 
+def test_what_was_refused_is_looked_at_again_when_it_is_put_back(place: Place, tmp_path: Path, settings: Any) -> None:
+    settings.ONCOFLOW_INTAKE_WAIT_SECONDS = -1
+    place.drop("p/case_t1.nii.gz", nifti(tmp_path, 1.0))
+    assert place.look() == 1
+    assert place.names() == ["refused/p/case_t1.nii.gz", "refused/p/case_t1.nii.gz.txt"]
+    place.store.move("refused/p/case_t1.nii.gz", "p/case_t1.nii.gz")
+    place.drop("p/oncoflow.json", json.dumps({"mrn": "MRN-12", "date": "2026-03-11"}).encode())
+    assert place.look() == 1
+    assert Study.objects.count() == 1
+    # Gone before it was read, and there again with the same bytes: that is not "seen already".
+    data = study_files(slices=1)[0]
+    place.drop("a.dcm", data)
+    place.watcher.round()
+    place.clock.seconds += 60
+    place.watcher.round()
+    place.store.delete("a.dcm")
+    run_pending("default")
+    place.drop("a.dcm", data)
+    assert place.look() == 1
+    assert Instance.objects.count() == 1
+
+
 def test_a_file_that_still_grows_is_left_alone(tmp_path: Path, settings: Any) -> None:
     buckets.configure(settings, intake=buckets.local(tmp_path / "drop"))
     place = Place(stores.store("intake"))
