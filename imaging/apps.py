@@ -18,7 +18,8 @@ class ImagingConfig(AppConfig):
     def ready(self) -> None:
         """Declare events and jobs, so that every process knows them; keep values out of the logs."""
         # pydicom quotes the values it doubts, in warnings and in its log: names and numbers of patients.
-        warnings.filterwarnings("ignore", module=r"pydicom(\..*)?$")
+        # So does highdicom, with the name of who is in the source images.
+        warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\..*)?$")
         logging.getLogger("pydicom").addFilter(lambda record: False)
         from imaging import audit_codes, checks, events, tasks  # noqa: F401
         from imaging.keeping import originals

@@ -441,7 +441,7 @@ LOGGING = {
         "pyhanko": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},
         "pydicom": {"level": "ERROR"},
-        "highdicom": {"level": "WARNING"},  # tells the UIDs of what it works on
+        "highdicom": {"level": "ERROR"},  # below, it tells the UIDs of what it works on
     },
 }
 

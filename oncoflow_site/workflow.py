@@ -33,6 +33,9 @@ FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     "report.issued": ("fhir_api.deliver_report",),
 }
 
+# What viewers are offered waits for what the report waits for.
+LATER: Final[frozenset[str]] = frozenset({"imaging.publish_study", "imaging.publish_segmentations"})
+
 # Facts that a person should hear about: each becomes a notice on the dashboard of those concerned.
 TOLD: Final[tuple[str, ...]] = (
     "study.reopened",
@@ -51,7 +54,7 @@ def install() -> None:
     """Fill the registry of followers. Called once, when every room is loaded."""
     for event, jobs in FOLLOWS.items():
         for job in jobs:
-            follow(event, job)
+            follow(event, job, priority=-1 if job in LATER else 0)
     for event in TOLD:
         follow(event, "clinical.tell_staff")
     for event, why in SILENT.items():

@@ -27,6 +27,7 @@ from imaging.dicomweb.media import MediaRange, NotAcceptable, accepted
 from imaging.dicomweb.pixels import Undecodable
 from imaging.dicomweb.query import BadQuery
 from imaging.models import InstanceState, PublishedInstance, Study
+from oncoflow_site.foundation.models import DataKey
 from oncoflow_site.foundation.request_id import current_request_id
 from oncoflow_site.foundation.scopes import scope_allows
 
@@ -142,9 +143,14 @@ class DicomWebView(APIView):
 
 
 def offered(user: Any) -> QuerySet[PublishedInstance]:
-    """Everything the door offers to ``user``: de-identified and not quarantined since, and our own objects."""
+    """Everything the door offers to ``user``: de-identified and not quarantined since, and our own objects.
+
+    What is encrypted with a destroyed key is gone for ever: one erased patient must not make every search fail.
+    """
+    erased = DataKey.objects.filter(destroyed_at__isnull=False).values("subject")
     return (
         PublishedInstance.objects.filter(study__patient__in=patients_for(user))
         .exclude(instance__isnull=False, instance__state__in=[InstanceState.QUARANTINED, InstanceState.RECEIVED])
+        .exclude(object__subject__in=erased)
         .select_related("object")
     )

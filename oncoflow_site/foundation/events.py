@@ -36,12 +36,14 @@ class Follower:
 
     :param mapping: job keyword -> payload key. Empty: every payload entry that the job's function takes by that name.
     :param pass_event: the job takes the event's ``kind`` and ``subject`` instead of its payload.
+    :param priority: of the job; below 0 it waits for the others.
     """
 
     event_kind: str
     job_kind: str
     mapping: Mapping[str, str] = field(default_factory=dict)
     pass_event: bool = False
+    priority: int = 0
 
 
 _declared: dict[str, str] = {}
@@ -58,7 +60,13 @@ def declare_event(kind: str, description: str = "") -> str:
 
 
 def follow(
-    event_kind: str, job_kind: str, arguments: Iterable[str] = (), *, pass_event: bool = False, **mapping: str
+    event_kind: str,
+    job_kind: str,
+    arguments: Iterable[str] = (),
+    *,
+    pass_event: bool = False,
+    priority: int = 0,
+    **mapping: str,
 ) -> None:
     """Say that ``job_kind`` follows ``event_kind``. Saying the same line again replaces it.
 
@@ -67,11 +75,12 @@ def follow(
         job's
         function takes are handed over by name.
     :param pass_event: hand over the event's ``kind`` and ``subject`` and nothing else.
+    :param priority: of the job; below 0 it waits for the others of its queue.
     """
     lines = _followers.setdefault(event_kind, [])
     lines[:] = [line for line in lines if line.job_kind != job_kind]
     names = {name: name for name in arguments} | mapping
-    lines.append(Follower(event_kind, job_kind, MappingProxyType(names), pass_event))
+    lines.append(Follower(event_kind, job_kind, MappingProxyType(names), pass_event, priority))
 
 
 def nothing_follows(event_kind: str, why: str = "") -> None:
@@ -131,6 +140,7 @@ def emit(kind: str, /, *, subject: str, **payload: Any) -> Event:
             kwargs=_arguments(line, event),
             event=event,
             must_be_registered=False,
+            priority=line.priority,
         )
     return event
 

@@ -23,7 +23,17 @@ from django.db.models import F
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
-from imaging.models import Comparison, Instance, Measurement, Segmentation, Study, StudySource, Volume, VolumeSet
+from imaging.models import (
+    Comparison,
+    Instance,
+    Measurement,
+    PublishedInstance,
+    Segmentation,
+    Study,
+    StudySource,
+    Volume,
+    VolumeSet,
+)
 from imaging.receive import ReceiveCache, store_instance
 from inference.models import ExpertRun, PanelRun
 from oncoflow_site.foundation import jobs, objects, worker
@@ -150,6 +160,7 @@ def look(study_id: str) -> dict[str, Any]:
             ExpertRun.objects.filter(panel_run__study=study).values_list("expert", "state", "role"), key=str
         ),
         "segmentations": sorted(Segmentation.objects.filter(study=study).values_list("kind", "author")),
+        "published": PublishedInstance.objects.filter(study=study).count(),
         "measurements": Measurement.objects.filter(study=study).count(),
         "reports": Report.objects.filter(study=study).count(),
         "versions": [[one.number, one.status, one.signature_kind] for one in versions],

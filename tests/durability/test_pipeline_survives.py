@@ -83,6 +83,7 @@ ONE = {
     "panels": [["concluded", "issue", ["agreement 1.000, lowest in ET"]]],
     "experts": [["one", "done", "voter"], ["two", "done", "voter"]],
     "segmentations": [["consensus", "panel"], ["expert", "one"], ["expert", "two"]],
+    "published": 4 * SLICES + 1,
     "measurements": 1,
     "reports": 1,
     "versions": [[1, "preliminary", "seal"]],
@@ -90,6 +91,7 @@ ONE = {
     "deliveries": [["emr-fhir", 1, "delivered"], ["emr-mllp", 1, "delivered"]],
     "events": {
         "study.complete": 1,
+        "study.deidentified": 1,
         "volumes.ready": 1,
         "panel.concluded": 1,
         "comparison.ready": 1,
@@ -100,6 +102,8 @@ ONE = {
     "jobs": {
         "imaging.complete_study done": 1,
         "imaging.prepare_study done": 1,
+        "imaging.publish_study done": 1,
+        "imaging.publish_segmentations done": 1,
         "inference.convene_panel done": 1,
         "inference.run_expert done": 2,
         "inference.conclude_panel done": 1,
@@ -121,6 +125,7 @@ ONE = {
         "expert.finish": 2,
         "panel.conclude": 1,
         "study.measure": 1,
+        "segmentation.publish": 1,
         "report.draft": 1,
         "report.issue": 1,
         "report.deliver": 2,
@@ -129,6 +134,7 @@ ONE = {
 OBJECTS = {
     "dicom-original": 4 * SLICES,
     "dicom-deidentified": 4 * SLICES,
+    "dicom-seg": 1,
     "brain-mask": 1,
     "volume": 4,
     "segmentation": 3,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 import pytest
+from django.apps import apps
 from django.db import transaction
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -282,3 +285,19 @@ def test_dciodvfy_finds_no_error(identity: Identity, tmp_path: Path) -> None:
     assert lines[-1:] or lines
     assert any("Segmentation" in line for line in lines)
     assert [line for line in lines if line.startswith("Error")] == []
+
+
+@pytest.mark.django_db
+def test_nothing_of_the_patient_is_logged(caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder) -> None:
+    """highdicom tells UIDs in its log and names in its warnings; the object for the PACS carries the true ones."""
+    study = bring([as_file(one) for one in slices("axial")])
+    segmentation = outlined(study, *LESIONS)
+    recwarn.clear()
+    logger = logging.getLogger("highdicom")
+    assert not logger.isEnabledFor(logging.WARNING)
+    with warnings.catch_warnings(record=True) as told:
+        apps.get_app_config("imaging").ready()  # the filters as a process of ours has them
+        encode(segmentation, Identity.ORIGINAL)
+    said = caplog.text + "".join(str(one.message) for one in told)
+    for planted in ("Quastenflosser", "MRN-4711", "1.2.3.1"):
+        assert planted not in said

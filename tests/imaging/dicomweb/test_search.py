@@ -15,6 +15,7 @@ from fhir_api.auth import create_token
 from imaging.dicomweb.query import LEVELS, BadQuery, matches, parse_query
 from imaging.identity import map_uid
 from imaging.models import Instance, InstanceState, PublishedInstance, Study
+from oncoflow_site.foundation import keys
 from tests.imaging.dicomfiles import study_files
 from tests.imaging.dicomweb.conftest import STUDY, account, bring
 
@@ -171,6 +172,14 @@ def test_what_is_not_deidentified_yet_is_invisible(db: None, ask: Ask) -> None:
         store_instance(data, source="dicom", peer="SCANNER1")
     assert ask("/studies").status_code == 204
     assert ask("/instances").status_code == 204
+
+
+def test_an_erased_patient_is_gone_and_the_others_are_found(study: Study, ask: Ask) -> None:
+    other = bring(study_files(study="1.2.3.8", sequences=("T1",), PatientID="MRN-OTHER"))
+    assert len(ask("/studies").json()) == 2
+    keys.destroy(study.patient.key_subject)
+    assert first(ask("/studies").json(), "0020000D") == [other.deidentified_uid]
+    assert ask(f"/studies/{study.deidentified_uid}/metadata").status_code == 404
 
 
 def test_ct_is_offered_like_mr(db: None, ask: Ask) -> None:
