@@ -145,11 +145,11 @@ class DicomWebView(APIView):
 def offered(user: Any) -> QuerySet[PublishedInstance]:
     """Everything the door offers to ``user``: de-identified and not quarantined since, and our own objects.
 
-    What is encrypted with a destroyed key is gone for ever: one erased patient must not make every search fail.
+    What retention removed or a destroyed key encrypts is gone: one such patient must not make every search fail.
     """
     erased = DataKey.objects.filter(destroyed_at__isnull=False).values("subject")
     return (
-        PublishedInstance.objects.filter(study__patient__in=patients_for(user))
+        PublishedInstance.objects.filter(study__patient__in=patients_for(user), object__removed_at=None)
         .exclude(instance__isnull=False, instance__state__in=[InstanceState.QUARANTINED, InstanceState.RECEIVED])
         .exclude(object__subject__in=erased)
         .select_related("object")

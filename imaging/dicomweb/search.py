@@ -242,7 +242,7 @@ def _counts(page: list[PublishedInstance], level: Level) -> dict[Any, dict[str, 
         return {}
     key = _GROUP[level.name]
     values = {getattr(row, key) for row in page}
-    rows = PublishedInstance.objects.filter(**{f"{key}__in": values}).exclude(
+    rows = PublishedInstance.objects.filter(**{f"{key}__in": values}, object__removed_at=None).exclude(
         instance__isnull=False, instance__state__in=["quarantined", "received"]
     )
     counted: dict[Any, dict[str, Any]] = {value: {"modalities": []} for value in values}

@@ -16,6 +16,8 @@ from imaging.dicomweb.query import LEVELS, BadQuery, matches, parse_query
 from imaging.identity import map_uid
 from imaging.models import Instance, InstanceState, PublishedInstance, Study
 from oncoflow_site.foundation import keys
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.models import StoredObject
 from tests.imaging.dicomfiles import study_files
 from tests.imaging.dicomweb.conftest import STUDY, account, bring
 
@@ -180,6 +182,19 @@ def test_an_erased_patient_is_gone_and_the_others_are_found(study: Study, ask: A
     keys.destroy(study.patient.key_subject)
     assert first(ask("/studies").json(), "0020000D") == [other.deidentified_uid]
     assert ask(f"/studies/{study.deidentified_uid}/metadata").status_code == 404
+
+
+def test_what_retention_removed_is_gone(study: Study, ask: Ask) -> None:
+    row = PublishedInstance.objects.select_related("object").order_by("id")[0]
+    StoredObject.objects.filter(pk=row.object_id).update(removed_at=now())
+    assert ask("/studies").json()[0]["00201208"]["Value"] == [15]
+    assert len(ask("/instances").json()) == 15
+    assert (
+        ask(
+            f"/studies/{study.deidentified_uid}/series/{row.series_instance_uid}/instances/{row.sop_instance_uid}/metadata"
+        ).status_code
+        == 404
+    )
 
 
 def test_ct_is_offered_like_mr(db: None, ask: Ask) -> None:
