@@ -15,11 +15,13 @@ from clinical.access import patients_for
 from clinical.roles import can
 from imaging import protocols, quarantine
 from imaging.models import (
+    CommitmentRequest,
     Comparison,
     DicomPeer,
     Instance,
     InstanceState,
     Measurement,
+    PriorStudy,
     ProtocolRule,
     QuarantinedInstance,
     Segmentation,
@@ -34,7 +36,7 @@ from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.jobs import enqueue
 
-HIDDEN = ("ciphertext", "uid_index", "accession_index")
+HIDDEN: tuple[str, ...] = ("ciphertext", "uid_index", "accession_index")
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -68,8 +70,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class DicomPeerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """The allow-list of the DICOM door."""
 
-    list_display = ["ae_title", "host", "port", "check_host", "active", "created_at"]
-    list_filter = ["active"]
+    list_display = ["ae_title", "host", "port", "check_host", "tls", "priors", "active", "created_at"]
+    list_filter = ["active", "priors", "tls"]
     search_fields = ["ae_title"]
     readonly_fields = ["created_at"]
 
@@ -79,8 +81,18 @@ class StudyAdmin(ReadOnlyAdmin):
     """Studies; "prepare again" takes one up where it stands."""
 
     patient_lookup = "patient"
-    list_display = ["performed_at", "patient", "modality", "state", "flag_code", "unsolicited", "source", "generation"]
-    list_filter = ["state", "unsolicited", "source", "modality", "spacing_known", "flag_code"]
+    list_display = [
+        "performed_at",
+        "patient",
+        "modality",
+        "state",
+        "flag_code",
+        "unsolicited",
+        "purpose",
+        "source",
+        "generation",
+    ]
+    list_filter = ["state", "unsolicited", "purpose", "source", "modality", "spacing_known", "flag_code"]
     search_fields = ["id", "patient__pseudonym"]
     date_hierarchy = "performed_at"
     list_select_related = ["patient"]
@@ -256,6 +268,30 @@ class QuarantineAdmin(InstanceAdmin):
                 self.message_user(request, str(error), messages.ERROR)
         self.message_user(request, f"{name.capitalize()}: {done} done.")
         return None
+
+
+@admin.register(PriorStudy)
+class PriorStudyAdmin(ReadOnlyAdmin):
+    """Earlier studies that a PACS was asked for."""
+
+    patient_lookup = "patient"
+    list_display = ["created_at", "patient", "peer", "state", "expected_instances", "study", "order"]
+    list_filter = ["state", "peer"]
+    search_fields = ["id", "study__id", "patient__pseudonym"]
+    list_select_related = ["patient", "peer", "study", "order"]
+
+
+@admin.register(CommitmentRequest)
+class CommitmentRequestAdmin(ReadOnlyAdmin):
+    """What peers asked us to keep, and when they were told."""
+
+    list_display = ["created_at", "peer", "state", "asked", "failed", "times", "reported_at"]
+    list_filter = ["state", "peer"]
+    exclude = (*HIDDEN, "transaction_index")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Rows name no patient: whoever may see the list sees all of it."""
+        return admin.ModelAdmin.get_queryset(self, request)
 
 
 @admin.register(VolumeSet)

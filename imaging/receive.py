@@ -7,16 +7,11 @@ quarantine, visible, with a reason.
 
 from __future__ import annotations
 
-import logging
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -24,7 +19,7 @@ from django.db import IntegrityError, connection, transaction
 from audit import services as audit
 from clinical import services as clinical
 from clinical.models import Patient
-from imaging import completion
+from imaging import completion, duplicates
 from imaging.deidentification.pixels import IMAGE_CLASSES, quarantine_reason
 from imaging.deidentification.values import clean_words
 from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, BadInstance, Header, read_header
@@ -32,21 +27,19 @@ from imaging.headerfacts import facts_of
 from imaging.identity import SeriesIdentity, StudyIdentity, accession_index, map_uid, open_study, seal, uid_index
 from imaging.machines import StudyState
 from imaging.models import Instance, InstanceState, PriorStudy, Series, Study, StudyPurpose, StudySource
+from imaging.originals import Original, one_writer
 from imaging.protocols import as_said, protocol_of
 from imaging.recognise import recognise_facts
-from oncoflow_site.foundation import failpoints, keys, objects
+from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError
 
 __all__ = ["Declared", "ReceiveCache", "Stored", "file_again", "store_instance"]
 
-logger = logging.getLogger(__name__)
-
 SUCCESS = 0x0000
 INBOUND = "inbound"
 _CACHE_SECONDS = 30.0
 _AUDIT_SECONDS = 60.0
-_MAX_COMPARED = 8
 
 
 @dataclass(frozen=True)
@@ -164,10 +157,10 @@ def _store(header: Header, data: bytes, source: str, peer: str, cache: ReceiveCa
     try:
         patient, found = _patient_and_study(header, cache)
     except _Quarantine as problem:
-        instance = _quarantine(_Bytes(header, data, peer, INBOUND), problem.reason, index=index)
+        instance = _quarantine(Original(header, data, peer, INBOUND), problem.reason, index=index)
         return Stored(SUCCESS, problem.reason, instance.study_id, quarantined=True)
-    received = _Bytes(header, data, peer, patient.key_subject if found is None else found.patient.key_subject)
-    with _one_writer(), transaction.atomic():
+    received = Original(header, data, peer, patient.key_subject if found is None else found.patient.key_subject)
+    with one_writer(), transaction.atomic():
         study = found or _create_study(header, patient, source)
         if reason:
             _quarantine(received, reason, index=index, study=study)
@@ -214,85 +207,17 @@ def _is_known(index: str) -> bool:
         return cursor.fetchone() is not None
 
 
-class _Bytes:
-    """One instance, encrypted and durable before any transaction begins; `create` names it by its rows."""
-
-    def __init__(self, header: Header, data: bytes, peer: str, subject: str) -> None:
-        key = keys.data_key(subject)
-        self._original = objects.write(
-            data, subject=subject, kind="dicom-original", content_type="application/dicom", key=key
-        )
-        self._fields = {
-            "sop_class_uid": header.sop_class_uid,
-            "transfer_syntax_uid": header.transfer_syntax_uid,
-            "number": header.instance_number,
-            "sha256": self._original.sha256,
-            "content_sha256": header.content_sha256,
-            "peer": peer[:64],
-            "ciphertext": seal(subject, header.sop_instance_uid, context="instance", key=key),
-        }
-
-    def create(self, **fields: Any) -> Instance:
-        """The rows of the object and of the instance, in the caller's transaction."""
-        self._original.save(force_insert=True)
-        instance = Instance(original=self._original, **self._fields, **fields)
-        instance.save(force_insert=True)
-        return instance
-
-
-_writers = threading.Lock()
-
-
-@contextmanager
-def _one_writer() -> Iterator[None]:
-    """SQLite has one writer at a time, and who must wait sleeps for up to 100 ms between looks: queue up here instead."""
-    if connection.vendor != "sqlite" or connection.in_atomic_block:
-        yield
-        return
-    with _writers:
-        yield
-
-
 def _again(known: Instance, header: Header, data: bytes, peer: str) -> Stored:
     """The SOP Instance UID is here already: the same instance, perhaps encoded otherwise, or another one."""
-    if known.content_sha256 == header.content_sha256:
-        return Stored(SUCCESS, "", known.study_id, duplicate=True)
-    if known.conflicts.filter(content_sha256=header.content_sha256).exists():
-        return Stored(SUCCESS, "", known.study_id, duplicate=True, quarantined=True)
-    with _comparing:
-        canonical = _canonical(data)
-        for other in [known, *known.conflicts.order_by("received_at")[:_MAX_COMPARED]] if canonical else []:
-            if _canonical_of(other) == canonical:
-                return Stored(SUCCESS, "", known.study_id, duplicate=True, quarantined=other.pk != known.pk)
+    same, canonical = duplicates.find_same(known, header.content_sha256, data)
+    if same is not None:
+        return Stored(SUCCESS, "", known.study_id, duplicate=True, quarantined=same.pk != known.pk)
     study = Study.objects.select_related("patient").get(pk=known.study_id) if known.study_id else None
     subject = study.patient.key_subject if study else INBOUND
     reason = "the same SOP Instance UID came before with other content"
-    received = _Bytes(header, data, peer, subject)
+    received = Original(header, data, peer, subject)
     _quarantine(received, reason, study=study, conflicts_with=known, canonical_sha256=canonical)
     return Stored(SUCCESS, reason, known.study_id, quarantined=True)
-
-
-# Decoding takes memory: one comparison at a time in a process.
-_comparing = threading.Lock()
-
-
-def _canonical(data: bytes) -> str:
-    """`imaging.canonical.canonical_sha256`, empty where it cannot be had: such content counts as other content."""
-    from imaging.canonical import NotComparable, canonical_sha256  # pydicom's decoders: rarely needed, slow to load
-
-    try:
-        return canonical_sha256(data)
-    except NotComparable as error:
-        logger.info("two instances could not be compared: %s", error)
-        return ""
-
-
-def _canonical_of(instance: Instance) -> str | None:
-    """The hash of a stored instance, computed once and kept; None where it cannot be had."""
-    if not instance.canonical_sha256:
-        instance.canonical_sha256 = _canonical(objects.get(instance.original))
-        Instance.objects.filter(pk=instance.pk).update(canonical_sha256=instance.canonical_sha256)
-    return instance.canonical_sha256 or None
 
 
 def _patient_and_study(header: Header, cache: ReceiveCache) -> tuple[Patient, Study | None]:
@@ -382,7 +307,7 @@ def _fill_accession(header: Header, study: Study) -> None:
 
 
 def _quarantine(
-    received: _Bytes,
+    received: Original,
     reason: str,
     *,
     index: str | None = None,

@@ -20,10 +20,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx
+
 from tests.benchmarks.listener import ROOT, our_listener, send, write_studies
+from tests.peers import free_port
 from tests.peers.orthanc import installed, running_orthanc
 
 ASSOCIATIONS = (1, 4)
+STOW_PARTS = 50
 
 
 def _ours(folder: Path, arguments: argparse.Namespace, parallel: int) -> float:
@@ -37,6 +41,57 @@ def _orthanc(folder: Path, arguments: argparse.Namespace, parallel: int) -> floa
     with running_orthanc() as server:
         seconds = send(server.dicom_port, _studies(folder, arguments, parallel), called=server.ae_title)
     return arguments.instances / seconds
+
+
+def _stow(folder: Path, arguments: argparse.Namespace) -> float:
+    """Instances a second by STOW-RS: one connection, requests of `STOW_PARTS` instances, each durable at the answer."""
+    with our_listener() as listener:
+        listener.manage("create_user", "sender", "--role", "integration", "--no-password")
+        token = listener.manage(
+            "create_token", "sender", "--name", "bench", "--scope", "system/ImagingStudy.c"
+        ).split()[-1]
+        port = free_port()
+        command = [sys.executable, "-m", "uvicorn", "oncoflow_site.asgi:application", "--no-access-log"]
+        web = subprocess.Popen(
+            [*command, "--log-level", "error", "--port", str(port)], cwd=ROOT, env=listener.environment
+        )
+        try:
+            files = [path.read_bytes() for place in _studies(folder, arguments, 1) for path in sorted(place.iterdir())]
+            headers = {
+                "Authorization": f"Bearer {token}",
+                "Content-Type": 'multipart/related; type="application/dicom"; boundary=next',
+                "Accept": "application/dicom+json",
+            }
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, headers=headers) as client:
+                _wait_for(client)
+                began = time.perf_counter()
+                for start in range(0, len(files), STOW_PARTS):
+                    client.post(
+                        "/dicomweb/studies", content=_parts(files[start : start + STOW_PARTS])
+                    ).raise_for_status()
+                seconds = time.perf_counter() - began
+            _check(listener.environment, arguments.instances)
+        finally:
+            web.terminate()
+            web.wait()
+    return arguments.instances / seconds
+
+
+def _parts(files: list[bytes]) -> bytes:
+    head = b"--next\r\nContent-Type: application/dicom\r\n\r\n"
+    return b"".join(head + one + b"\r\n" for one in files) + b"--next--\r\n"
+
+
+def _wait_for(client: httpx.Client) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.get("/health/live").raise_for_status()
+            return
+        except httpx.HTTPError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _studies(folder: Path, arguments: argparse.Namespace, parallel: int) -> list[Path]:
@@ -102,6 +157,9 @@ def main() -> None:
                 middle = statistics.median(values)
                 print(f"{'C-STORE, ' + who:<34}{parallel:>13}{middle:>14.1f}")
                 result[f"cstore_{who}_{parallel}"] = round(middle, 1)
+        rate = _stow(folder, arguments)
+        print(f"{'STOW-RS, ours':<34}{1:>13}{rate:>14.1f}")
+        result["stow_ours_1"] = round(rate, 1)
         if not arguments.no_deidentify:
             rate = _deidentified(folder, arguments)
             print(f"{'C-STORE to de-identified, ours':<34}{1:>13}{rate:>14.1f}")

@@ -35,6 +35,10 @@ class OurListener:
         """Output of ``manage.py`` with ``arguments``."""
         return _manage(self.environment, *arguments)
 
+    def restart(self) -> None:
+        """Start it again on its port, after it ended."""
+        self.process = _listen(self.environment, self.port)
+
     def rss_mb(self) -> float:
         """Resident memory of the process in MB (10**6 bytes)."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
@@ -48,33 +52,39 @@ def _manage(environment: dict[str, str], *arguments: str) -> str:
     return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
 
 
+def _listen(environment: dict[str, str], port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "manage.py", "dicom_listener", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    if not process.stdout.readline().startswith("DICOM listener"):
+        process.kill()
+        process.wait()
+        raise RuntimeError("the listener did not start")
+    return process
+
+
 @contextmanager
 def our_listener(**settings: str) -> Iterator[OurListener]:
     """Start it and wait until it listens; everything of it is removed afterwards. ``settings``: environment."""
     folder = Path(tempfile.mkdtemp(prefix="oncoflow-bench-"))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ONCOFLOW_")}
     environment = {**kept, "ONCOFLOW_DATA_DIR": str(folder), "ONCOFLOW_LOG_LEVEL": "ERROR", **settings}
-    process = None
+    listener = None
     try:
         _manage(environment, "init_keys")
         _manage(environment, "migrate", "--verbosity", "0")
         _manage(environment, "add_dicom_peer", CALLING)
         port = free_port()
-        command = [sys.executable, "manage.py", "dicom_listener", "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line.startswith("DICOM listener"):
-            raise RuntimeError("the listener did not start")
-        yield OurListener(port, process, environment)
+        listener = OurListener(port, _listen(environment, port), environment)
+        yield listener
     finally:
-        if process is not None:
-            process.terminate()
+        if listener is not None:
+            listener.process.terminate()
             try:
-                process.wait(20)
+                listener.process.wait(20)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                listener.process.kill()
+                listener.process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
