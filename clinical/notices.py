@@ -24,6 +24,10 @@ _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
     "study.reopened": ("More images arrived for a study that was complete; it is being prepared again.", ""),
     "study.flagged": ("A study needs a radiologist's attention before it can go on.", Role.RADIOLOGIST),
     "panel.manual": ("The models disagree: this study needs a person's segmentation.", Role.RADIOLOGIST),
+    "model.demotion_proposed": (
+        "A model does worse on reviewed cases than its evaluation promised: decide in the administration.",
+        Role.ADMIN,
+    ),
     "report.held": ("A report is held for a radiologist's review.", Role.RADIOLOGIST),
     "job.failed": ("A background job failed and needs a look.", Role.ADMIN),
     "delivery.dead": ("A delivery was given up; it can be looked at and sent again.", Role.ADMIN),

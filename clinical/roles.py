@@ -27,6 +27,7 @@ CAPABILITIES: Mapping[str, str] = {
     "reveal_identity": "See a patient's name, number and birth date",
     "sign_report": "Sign a report as its radiologist",
     "edit_segmentation": "Correct a mask or draw one",
+    "steer_panel": "Stop a panel of models, run it again, choose its experts and how they are fused",
     "override_sequence": "Say what an MRI series shows",
     "upload_study": "Bring in images by hand",
     "release_image": "Look at an image that was kept apart for text in its pixels, and release it",
@@ -46,11 +47,11 @@ ROLE_CAPABILITIES: Mapping[str, frozenset[str]] = {
     Role.ADMIN.value: frozenset({"manage_users", "manage_system", "assign_patient"}),
     Role.DOCTOR.value: frozenset(
         {"view_patient", "reveal_identity", "upload_study", "upload_document", "create_order", "assign_patient"}
-        | {"break_glass"}
+        | {"break_glass", "steer_panel"}
     ),
     Role.RADIOLOGIST.value: frozenset(
         {"view_patient", "reveal_identity", "sign_report", "edit_segmentation", "override_sequence", "upload_study"}
-        | {"upload_document", "break_glass", "release_image", "export_research"}
+        | {"upload_document", "break_glass", "release_image", "export_research", "steer_panel"}
     ),
     Role.CLINICIAN.value: frozenset(
         {"view_patient", "reveal_identity", "upload_document", "create_order", "break_glass"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from inference import distribution
 from inference.agreement import Agreement, measure_agreement
 from inference.convening import overall_deadline
 from inference.events import PANEL_CONCLUDED, PANEL_MANUAL
-from inference.experts.base import REGIONS, labels_from_regions
+from inference.experts.base import labels_from_regions
 from inference.fusion import Fused, fuse, masks_of
 from inference.gate import GateDecision, decide
 from inference.models import (
@@ -33,6 +32,7 @@ from inference.models import (
     PanelState,
 )
 from inference.plausibility import study_flags
+from inference.weighting import fusion_arguments
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError
@@ -41,7 +41,7 @@ from oncoflow_site.foundation.events import emit
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
 
-__all__ = ["conclude"]
+__all__ = ["agreement_json", "conclude", "probabilities_of"]
 
 Probabilities = dict[str, NDArray[np.float16]]
 
@@ -51,7 +51,7 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
 
     Returns when experts are still at work and the panel's time is not up, or when it is over already.
     """
-    if panel.state in (PanelState.CONCLUDED, PanelState.FAILED):
+    if panel.state not in (PanelState.WAITING, PanelState.RUNNING):
         return
     runs = list(panel.expert_runs.select_related("segmentation__probability", "model_version").order_by("expert"))
     unfinished = [run for run in runs if run.state not in (ExpertState.DONE, ExpertState.FAILED)]
@@ -62,13 +62,16 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
         _fail(ctx, panel, unfinished)
         return
     ctx.progress(0.1, "Reading the experts' outlines")
-    answers = {run.expert: _probabilities(run) for run in done}
+    answers = {run.expert: probabilities_of(run) for run in done}
     loaded = load_volumes(panel.study, volume_set=panel.volume_set)
     spacing = loaded.grid.spacing_zyx()
     voters = [run.expert for run in done if run.role == ModelStatus.VOTER]
     advisers = [run.expert for run in done if run.role != ModelStatus.VOTER]
     ctx.progress(0.3, "Fusing the outlines")
-    fused = fuse({name: answers[name] for name in voters or advisers}, **_fusion(voters or advisers, done))
+    fused = fuse(
+        {name: answers[name] for name in voters or advisers},
+        **fusion_arguments(str(settings.ONCOFLOW_FUSION), voters or advisers, done),
+    )
     ctx.progress(0.5, "Measuring agreement")
     agreement = measure_agreement(
         {name: masks_of(answer) for name, answer in answers.items()}, fused.masks, spacing, distances=True
@@ -106,31 +109,14 @@ def _unlike(runs: list[ExpertRun], loaded: LoadedVolumes) -> list[str]:
     return [f"{', '.join(names)}: {told}" for told, names in found.items()]
 
 
-def _probabilities(run: ExpertRun) -> Probabilities:
+def probabilities_of(run: ExpertRun) -> Probabilities:
+    """What an expert that is done answered: region -> (z, y, x) float16."""
     if run.segmentation is None or run.segmentation.probability is None:
         raise PermanentError(f"expert run {run.pk} is done but has no stored probabilities")
     return decode_probability(objects.get(run.segmentation.probability))
 
 
-def _fusion(names: list[str], done: list[ExpertRun]) -> dict[str, Any]:
-    """Arguments of `fuse` for the configured method; what cannot be done with these experts falls back to "auto"."""
-    method = str(settings.ONCOFLOW_FUSION)
-    if method == "staple" and len(names) < 3:
-        return {"method": "auto"}
-    if method == "weighted":
-        weights: dict[str, float] = {}
-        for run in done:
-            regions: Mapping[str, Any] = run.model_version.evaluation.get("regions", {}) if run.model_version else {}
-            means = [float(regions[region]["mean"]) for region in REGIONS if "mean" in regions.get(region, {})]
-            if run.expert in names and means and np.mean(means) > 0:
-                weights[run.expert] = float(np.mean(means))
-        if len(weights) < len(names):
-            return {"method": "auto"}
-        return {"method": method, "weights": weights}
-    return {"method": method}
-
-
-def _agreement_json(
+def agreement_json(
     agreement: Agreement, decision: GateDecision, fused: Fused, *, spacing_known: bool
 ) -> dict[str, Any]:
     """What `PanelRun.agreement` keeps; millimetres are None where the spacing is not known."""
@@ -163,6 +149,9 @@ def _agreement_json(
         "pairwise": pairwise,
         "experts": experts,
         "volume_spread": {region: number(value) for region, value in agreement.volume_spread.items()},
+        "consensus_mm3": {
+            region: number(value, millimetres=True) for region, value in agreement.volume_mm3["consensus"].items()
+        },
         "staple": {region: dict(found) for region, found in fused.performance.items()},
     }
 
@@ -208,7 +197,7 @@ def _store(
             panel,
             "conclude",
             fusion=fused.method,
-            agreement=_agreement_json(agreement, decision, fused, spacing_known=spacing_known),
+            agreement=agreement_json(agreement, decision, fused, spacing_known=spacing_known),
             gate={
                 "band": decision.band,
                 "a": None if decision.a is None else round(float(decision.a), 4),

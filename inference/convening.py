@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 
 from audit import services as audit
+from clinical.models import OrderPriority
 from imaging.models import Study, StudyState
 from imaging.volumes import latest_volume_set
-from inference.models import ExpertRun, ModelStatus, PanelRun
+from inference.models import ExpertRun, ModelStatus, PanelRun, PanelState
 from inference.registry import panel_specs, register_panel
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
@@ -19,10 +20,17 @@ from oncoflow_site.foundation.jobs import enqueue
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
 
-__all__ = ["convene", "enqueue_conclusion", "overall_deadline"]
+__all__ = ["convene", "enqueue_conclusion", "job_priority", "overall_deadline"]
 
 RUN_JOB = "inference.run_expert"
 CONCLUDE_JOB = "inference.conclude_panel"
+ENDED_WITHOUT_A_RESULT = (PanelState.CANCELLED, PanelState.FAILED)
+_PRIORITY = {OrderPriority.STAT: 20, OrderPriority.ASAP: 10}
+
+
+def job_priority(study: Study) -> int:
+    """Priority of the study's jobs on the gpu queue, by its order: STAT 20, ASAP 10, else 0. Higher runs earlier."""
+    return _PRIORITY.get(OrderPriority(study.order.priority), 0) if study.order else 0
 
 
 def overall_deadline(experts: int) -> timedelta:
@@ -30,22 +38,24 @@ def overall_deadline(experts: int) -> timedelta:
     return timedelta(seconds=float(settings.ONCOFLOW_EXPERT_DEADLINE_S) * max(1, experts) + 300.0)
 
 
-def convene(ctx: JobContext, study: Study) -> None:
+def convene(ctx: JobContext, study: Study, *, after: str = "") -> None:
     """Make the panel of the study's newest volumes and its expert runs, each with a job on the gpu queue.
 
     Does nothing when the study is not ready (a late instance came in) or its panel exists already.
+
+    :param after: id of a cancelled or failed panel of these volumes that a person wants run again.
     """
     volume_set = latest_volume_set(study)
     if study.state != StudyState.READY or volume_set is None:
         return
     versions = register_panel()
+    priority = job_priority(study)
     with ctx.commit(done=True):
-        panel, created = PanelRun.objects.get_or_create(
-            volume_set=volume_set,
-            defaults={"study": study, "thresholds": dict(settings.ONCOFLOW_GATE)},
-        )
-        if not created:
+        Study.objects.select_for_update().get(pk=study.pk)
+        last = PanelRun.objects.filter(volume_set=volume_set).order_by("-started_at", "-id").first()
+        if last is not None and not (str(last.pk) == after and last.state in ENDED_WITHOUT_A_RESULT):
             return
+        panel = PanelRun.objects.create(volume_set=volume_set, study=study, thresholds=dict(settings.ONCOFLOW_GATE))
         runs = []
         for spec in panel_specs():
             version = versions.get(str(spec["name"]))
@@ -63,6 +73,7 @@ def convene(ctx: JobContext, study: Study) -> None:
                 subject=study.subject,
                 key=f"expert:{run.pk}",
                 kwargs={"expert_run_id": str(run.pk)},
+                priority=priority,
             )
         failpoints.hit("inference.convene_commit")
         # Concludes also when an expert's job is lost for good: nobody waits for a panel for ever.
@@ -72,6 +83,7 @@ def convene(ctx: JobContext, study: Study) -> None:
             key=f"panel:{panel.pk}:deadline",
             kwargs={"panel_run_id": str(panel.pk)},
             run_after=now() + overall_deadline(len(runs)),
+            priority=priority + 1,
         )
         if not runs:
             enqueue_conclusion(panel)
@@ -92,5 +104,6 @@ def enqueue_conclusion(panel: PanelRun) -> None:
         subject=f"study:{panel.study_id}",
         key=f"panel:{panel.pk}:conclude",
         kwargs={"panel_run_id": str(panel.pk)},
-        priority=1,
+        # Before the experts of equally urgent studies: what is nearly done is finished first.
+        priority=job_priority(panel.study) + 1,
     )

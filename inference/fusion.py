@@ -178,13 +178,21 @@ def _confident(stack: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
     return result
 
 
+def _weight(weights: Mapping[str, float | Mapping[str, float]], name: str, region: str) -> float:
+    """An expert's weight for a region; 0 where there is none."""
+    found = weights.get(name, 0.0)
+    return float(found.get(region, 0.0) if isinstance(found, Mapping) else found)
+
+
 def fuse(
-    outputs: Mapping[str, Probabilities], method: str = "auto", weights: Mapping[str, float] | None = None
+    outputs: Mapping[str, Probabilities],
+    method: str = "auto",
+    weights: Mapping[str, float | Mapping[str, float]] | None = None,
 ) -> Fused:
     """Fuse experts' nested probabilities {expert: {region: (z, y, x)}}.
 
     method: "auto" is majority for one or two experts and STAPLE for three or more; "weighted" takes `weights` per
-    expert (for example their evaluated mean Dice). Raises ValueError for an unknown method, no expert, shapes that
+    expert, or per expert and region (for example their mean Dice). Raises ValueError for an unknown method, no expert, shapes that
     differ or weights that are missing or not positive.
     """
     if not outputs:
@@ -197,7 +205,8 @@ def fuse(
         method = "staple" if len(names) >= 3 else "majority"
     if method not in METHODS:
         raise ValueError(f"unknown fusion method {method!r}: one of {', '.join(METHODS)}")
-    if method == "weighted" and (weights is None or any(not weights.get(n, 0) > 0 for n in names)):
+    by_region = {r: [_weight(weights or {}, n, r) for n in names] for r in REGIONS}
+    if method == "weighted" and any(not weight > 0 for row in by_region.values() for weight in row):
         raise ValueError("weighted fusion needs a positive weight for every expert")
     masks: dict[str, NDArray[np.bool_]] = {}
     probability: dict[str, NDArray[np.float32]] = {}
@@ -218,8 +227,8 @@ def fuse(
                 for i, n in enumerate(names)
             }
             continue
-        if method == "weighted" and weights is not None:
-            mean = _mean(stack, [weights[n] for n in names])
+        if method == "weighted":
+            mean = _mean(stack, by_region[region])
         elif method == "confidence":
             mean = _confident(stack)
         else:

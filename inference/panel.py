@@ -9,22 +9,33 @@ from inference.models import PanelRun, PanelState
 if TYPE_CHECKING:
     from imaging.models import Study
 
-__all__ = ["latest_panel", "panel_summary"]
+__all__ = ["latest_panel", "newest_panel", "panel_summary"]
 
 
 def latest_panel(study: Study) -> PanelRun | None:
     """The panel over the study's newest volumes: the concluded one, else whatever there is; None without any."""
-    panels = PanelRun.objects.filter(study=study).select_related("volume_set").order_by("-volume_set__version")
+    panels = (
+        PanelRun.objects.filter(study=study)
+        .select_related("volume_set")
+        .order_by("-volume_set__version", "-started_at")
+    )
     return panels.filter(state=PanelState.CONCLUDED).first() or panels.first()
+
+
+def newest_panel(study: Study) -> PanelRun | None:
+    """The panel that was convened last over the newest volumes, whatever became of it."""
+    panels = PanelRun.objects.filter(study=study).select_related("volume_set", "study")
+    return panels.order_by("-volume_set__version", "-started_at").first()
 
 
 def panel_summary(panel_run: PanelRun) -> dict[str, Any]:
     """What a report or a page tells about a panel (JSON-able).
 
-    Keys: ``state``; ``experts`` (name, version, sha256, architecture, role, state, runtime_s, device, dice_vs_consensus
-    and volume_mm3 per region, error, notes, findings; None where not computed); ``fusion``; ``agreement`` (a, region,
-    pairwise); ``gate`` (band, a, region, reasons); ``thresholds``; ``demo``. Volumes are None where the spacing is not
-    known. A finding is ``text``, ``confidence`` and ``slice_z``: what an expert said in words, verified by nobody.
+    Keys: ``state``; ``experts`` (name, version, sha256, architecture, role, state, runtime_s, device, environment,
+    dice_vs_consensus and volume_mm3 per region, error, notes, findings; None where not computed); ``fusion``;
+    ``agreement`` (a, region, pairwise); ``gate`` (band, a, region, reasons); ``thresholds``; ``demo``. Volumes are None
+    where the spacing is not known. A finding is ``text``, ``confidence`` and ``slice_z``: what an expert said in words,
+    verified by nobody.
     """
     per_expert: dict[str, Any] = panel_run.agreement.get("experts", {})
     experts = []
@@ -41,6 +52,7 @@ def panel_summary(panel_run: PanelRun) -> dict[str, Any]:
                 "state": run.state,
                 "runtime_s": run.runtime_s,
                 "device": run.device,
+                "environment": dict(run.environment),
                 "dice_vs_consensus": numbers.get("dice_vs_consensus"),
                 "hd95_mm": numbers.get("hd95_mm"),
                 "volume_mm3": numbers.get("volume_mm3"),

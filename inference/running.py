@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fail_run", "run_expert"]
 
-ENDED = (ExpertState.DONE, ExpertState.FAILED)
+ENDED = (ExpertState.DONE, ExpertState.FAILED, ExpertState.CANCELLED)
 
 
 def run_expert(ctx: JobContext, run: ExpertRun) -> None:
@@ -128,6 +128,7 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
             "runtime_s": round(float(output.runtime_s), 3),
             "device": output.device[:100],
             "notes": notes,
+            "environment": dict(output.environment),
             "findings": [asdict(finding) for finding in output.findings],
             "error": "",
             "finished_at": now(),

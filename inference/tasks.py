@@ -6,21 +6,31 @@ at a time, and nothing else waits behind it.
 
 from __future__ import annotations
 
-from imaging.models import Study
-from inference.models import ExpertRun, PanelRun
+from imaging.models import Segmentation, Study
+from inference.models import ExpertRun, FusionChoice, PanelRun
 from oncoflow_site.foundation.jobs import JobContext, job
 
 # What does the work is imported when it is done: most processes know these jobs by name only, and start sooner.
 
-__all__ = ["conclude_panel", "convene_panel", "run_expert"]
+__all__ = [
+    "conclude_panel",
+    "convene_panel",
+    "evaluate_against_review",
+    "evaluate_panel",
+    "fuse_chosen",
+    "run_expert",
+]
 
 
 @job("inference.convene_panel", queue="default")
-def convene_panel(ctx: JobContext, *, study_id: str) -> None:
-    """Before: study ready. After: a panel with one waiting run for each expert, each with its job."""
+def convene_panel(ctx: JobContext, *, study_id: str, after: str = "") -> None:
+    """Before: study ready. After: a panel with one waiting run for each expert, each with its job.
+
+    ``after``: the cancelled or failed panel that is to be run again.
+    """
     from inference import convening
 
-    convening.convene(ctx, Study.objects.get(pk=study_id))
+    convening.convene(ctx, Study.objects.select_related("order", "patient").get(pk=study_id), after=after)
 
 
 @job("inference.run_expert", queue="gpu", max_attempts=8, lease_s=60, progress_deadline_s=900)
@@ -39,3 +49,30 @@ def conclude_panel(ctx: JobContext, *, panel_run_id: str) -> None:
     from inference import concluding
 
     concluding.conclude(ctx, panels.get(pk=panel_run_id))
+
+
+@job("inference.fuse_chosen", queue="gpu", lease_s=120)
+def fuse_chosen(ctx: JobContext, *, choice_id: str) -> None:
+    """Before: a choice that waits. After: its consensus is the panel's (event consensus.chosen)."""
+    choices = FusionChoice.objects.select_related("panel_run__study__patient", "panel_run__volume_set")
+    from inference import choosing
+
+    choosing.fuse_chosen(ctx, choices.get(pk=choice_id))
+
+
+@job("inference.evaluate_panel", queue="gpu", lease_s=120)
+def evaluate_panel(ctx: JobContext, *, panel_run_id: str) -> None:
+    """Before: a concluded panel. After: a row for each expert and region against the consensus; all fusions compared."""
+    panels = PanelRun.objects.select_related("study__patient", "volume_set", "consensus")
+    from inference import evaluating
+
+    evaluating.evaluate_panel(ctx, panels.get(pk=panel_run_id))
+
+
+@job("inference.evaluate_against_review", queue="gpu", lease_s=120)
+def evaluate_against_review(ctx: JobContext, *, segmentation_id: str) -> None:
+    """Before: a person's outline in force. After: a row for each expert and region against it; voters are looked at."""
+    outlines = Segmentation.objects.select_related("study", "volume_set", "labels")
+    from inference import evaluating
+
+    evaluating.evaluate_against_review(ctx, outlines.get(pk=segmentation_id))

@@ -7,6 +7,7 @@ listed in docs/operations.md.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import sys
@@ -380,11 +381,38 @@ ONCOFLOW_RETRIEVAL = env("ONCOFLOW_RETRIEVAL", "memory")
 ELASTICSEARCH_URL = env("ELASTICSEARCH_URL")
 
 ONCOFLOW_WEIGHTS_DIR = Path(env("ONCOFLOW_WEIGHTS_DIR") or BASE_DIR / "inference" / "weights")
-ONCOFLOW_PANEL: list[dict[str, Any]] = [
-    {"name": "nnunet-plain", "kind": "nnunet", "weights_dir": str(ONCOFLOW_WEIGHTS_DIR / "nnunet-plain")},
-    {"name": "nnunet-residual", "kind": "nnunet", "weights_dir": str(ONCOFLOW_WEIGHTS_DIR / "nnunet-residual")},
-    {"name": "sam2-small", "kind": "sam", "weights_dir": str(ONCOFLOW_WEIGHTS_DIR / "sam2-small")},
+_DEMO_PANEL: list[dict[str, Any]] = [
+    {"name": "nnunet-plain", "kind": "nnunet", "weights_dir": "nnunet-plain"},
+    {"name": "nnunet-residual", "kind": "nnunet", "weights_dir": "nnunet-residual"},
+    {"name": "sam2-small", "kind": "sam", "weights_dir": "sam2-small"},
 ]
+
+
+def panel_from(text: str | None) -> list[dict[str, Any]]:
+    """The panel's experts of ``ONCOFLOW_PANEL`` (JSON; ``ONCOFLOW_PANEL_FILE`` names a file of it), else the demo panel.
+
+    A list of objects: name, kind and weights_dir (relative to ``ONCOFLOW_WEIGHTS_DIR``), and where wanted device, threads,
+    sha256 (of its model.json) and factory ("module:callable", for an expert of one's own).
+    """
+    try:
+        entries = json.loads(text) if text else _DEMO_PANEL
+    except ValueError as error:
+        raise ImproperlyConfigured(f"ONCOFLOW_PANEL is no JSON: {error}") from error
+    needed, allowed = {"name", "kind", "weights_dir"}, {"device", "threads", "sha256", "factory"}
+    panel: list[dict[str, Any]] = []
+    for entry in entries if isinstance(entries, list) else [None]:
+        if not isinstance(entry, dict) or not needed <= entry.keys() <= needed | allowed:
+            raise ImproperlyConfigured(
+                f"ONCOFLOW_PANEL is a list of objects with {', '.join(sorted(needed))}, and perhaps "
+                f"{', '.join(sorted(allowed))}; this is none: {str(entry)[:200]}"
+            )
+        panel.append({**entry, "weights_dir": str(ONCOFLOW_WEIGHTS_DIR / entry["weights_dir"])})
+    if len({one["name"] for one in panel}) != len(panel):
+        raise ImproperlyConfigured("ONCOFLOW_PANEL names an expert twice.")
+    return panel
+
+
+ONCOFLOW_PANEL: list[dict[str, Any]] = panel_from(env("ONCOFLOW_PANEL"))
 ONCOFLOW_FUSION = env("ONCOFLOW_FUSION", "majority")
 ONCOFLOW_EXPERT_THREADS = int(env_number("ONCOFLOW_EXPERT_THREADS", 2))
 ONCOFLOW_EXPERT_DEADLINE_S = env_number("ONCOFLOW_EXPERT_DEADLINE_S", 600)

@@ -25,8 +25,17 @@ FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     "study.deidentified": ("imaging.publish_study",),
     "volumes.ready": ("inference.convene_panel",),
     # the panel: outlines, agreement, gate; then the tape measure
-    "panel.concluded": ("imaging.measure_and_compare", "imaging.publish_segmentations"),
-    "mask.corrected": ("imaging.measure_and_compare", "imaging.publish_segmentations"),
+    "panel.concluded": (
+        "imaging.measure_and_compare",
+        "imaging.publish_segmentations",
+        "inference.evaluate_panel",
+    ),
+    "consensus.chosen": ("imaging.measure_and_compare", "imaging.publish_segmentations"),
+    "mask.corrected": (
+        "imaging.measure_and_compare",
+        "imaging.publish_segmentations",
+        "inference.evaluate_against_review",
+    ),
     # the report: drafted, then issued as preliminary or held, as the gate says; signed by a person; delivered
     "comparison.ready": ("reports.draft",),
     "report.drafted": ("reports.release",),
@@ -41,13 +50,17 @@ TOLD: Final[tuple[str, ...]] = (
     "study.reopened",
     "study.flagged",
     "panel.manual",
+    "model.demotion_proposed",
     "report.held",
     "job.failed",
     "delivery.dead",
 )
 
 # Facts that are recorded and need no answer.
-SILENT: Final[dict[str, str]] = {"delivery.done": "the outbox row itself shows it"}
+SILENT: Final[dict[str, str]] = {
+    "delivery.done": "the outbox row itself shows it",
+    "panel.cancelled": "whoever stopped it knows, and the study shows it",
+}
 
 
 def install() -> None:

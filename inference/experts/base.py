@@ -150,6 +150,7 @@ class ExpertOutput:
 
     probabilities: region -> float16 (z, y, x) in 0..1, nested (ET <= TC <= WT), 0 outside the brain mask.
     runtime_s: seconds of prediction, loading excluded. device: "cpu", "cuda:0". findings: of experts that speak.
+    environment: what has to be equal for the same answer (versions, device, threads, seed), said by the expert's process.
     """
 
     probabilities: Mapping[str, NDArray[np.float16]]
@@ -158,6 +159,7 @@ class ExpertOutput:
     device: str
     notes: tuple[str, ...] = field(default=())
     findings: tuple[Finding, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
+import random
+import select
 import signal
 import socket
+import sys
 import threading
 import time
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
 
 from inference.experts.base import (
     Expert,
@@ -23,7 +31,15 @@ from inference.experts.factory import ExpertSpec, make_expert
 
 from .wire import Channel, Closed, Message
 
-__all__ = ["library_environment", "serve_requests"]
+__all__ = ["SEED", "library_environment", "recorded_environment", "serve_requests"]
+
+SEED = 20_230_101
+"""Every request begins with it: the same input, versions, device and threads give the same mask."""
+_PACKAGES = ("numpy", "scipy", "torch", "nnunetv2", "sam2", "transformers")
+
+
+class Cancelled(BaseException):
+    """The supervisor does not want this answer any more. No `Exception`: experts turn those into failures of theirs."""
 
 
 def library_environment(threads: int) -> dict[str, str]:
@@ -71,7 +87,9 @@ def serve_requests(connection: socket.socket, spec: ExpertSpec) -> None:
             )
         )
         while True:
-            _answer(expert, channel, channel.receive())
+            request = channel.receive()
+            if request.kind != "cancel":  # one that came when its answer was on the way already
+                _answer(expert, channel, request, spec)
     except Closed:
         return
 
@@ -87,11 +105,41 @@ def _exit_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _answer(expert: Expert, channel: Channel, request: Message) -> None:
+def recorded_environment(spec: ExpertSpec, device: str) -> dict[str, Any]:
+    """What has to be equal for the same mask: versions, processor, device, threads, seed."""
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": device,
+        "threads": spec.threads,
+        "seed": SEED,
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    if torch := sys.modules.get("torch"):
+        found["cpu"] = torch.backends.cpu.get_cpu_capability()
+        if device.startswith("cuda"):
+            found["gpu"] = torch.cuda.get_device_name(torch.device(device))
+    return found
+
+
+def _sow() -> None:
+    random.seed(SEED)
+    np.random.seed(SEED)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(SEED)
+
+
+def _answer(expert: Expert, channel: Channel, request: Message, spec: ExpertSpec) -> None:
     last = 0.0
 
     def progress(fraction: float, text: str) -> None:
         nonlocal last
+        if select.select([channel.connection], [], [], 0)[0] and channel.receive().kind == "cancel":
+            raise Cancelled
         now = time.monotonic()
         if now - last > 0.2 or fraction >= 1.0:
             last = now
@@ -99,7 +147,10 @@ def _answer(expert: Expert, channel: Channel, request: Message) -> None:
 
     try:
         volumes, prompt = request_volumes(request)
+        _sow()
         output = expert.predict(volumes, prompt, progress)
+    except Cancelled:
+        channel.send(Message("error", {"code": "cancelled", "message": "the request was dropped"}))
     except MissingSequence as error:
         channel.send(Message("error", {"code": "missing_sequence", "message": str(error)}))
     except InvalidVolumes as error:
@@ -125,6 +176,7 @@ def _answer(expert: Expert, channel: Channel, request: Message) -> None:
                     "runtime_s": output.runtime_s,
                     "device": output.device,
                     "notes": list(output.notes),
+                    "environment": recorded_environment(spec, output.device),
                     "findings": [asdict(finding) for finding in output.findings],
                 },
                 dict(output.probabilities),

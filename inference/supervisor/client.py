@@ -226,4 +226,5 @@ def _output(answer: Message, shape: tuple[int, int, int]) -> ExpertOutput:
             Finding(str(f["text"]), float(f["confidence"]), int(f["slice_z"]))
             for f in answer.values.get("findings", [])
         ),
+        {str(name): value for name, value in answer.values.get("environment", {}).items()},
     )

@@ -221,6 +221,7 @@ class Worker:
         assert channel is not None
         self.state = "busy"
         ends = time.monotonic() + request.deadline_s
+        dropped = False
         try:
             channel.connection.settimeout(request.deadline_s)
             channel.send(request.message)
@@ -228,6 +229,10 @@ class Worker:
                 answer = self._receive_until(ends)
                 if answer.kind == "progress":
                     self._tell(request, answer)
+                    if request.cancelled and not dropped:
+                        dropped = True
+                        # Nobody waits any more: the expert stops at its next step, its process and model stay.
+                        channel.send(Message("cancel"))
                 else:
                     break
         except TimeoutError:
@@ -250,7 +255,7 @@ class Worker:
 
     @staticmethod
     def _tell(request: Request, message: Message) -> None:
-        """Pass a message on; a client that went away changes nothing for the expert, which finishes its work."""
+        """Pass a message on; a client that went away is noticed here."""
         if not request.cancelled:
             try:
                 request.tell(message)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from inference.experts.nnunet.expert import region_channels
+from inference.experts.nnunet.labels import region_channels
 from inference.training.export import write_model_json, write_nnunet_folder
 
 __all__ = ["main"]
@@ -26,9 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; see --help."""
     p = argparse.ArgumentParser(prog="python -m inference.training.adopt", description=(__doc__ or "").split("\n")[0])
     p.add_argument(
-        "--from", dest="source", type=Path, required=True, help="folder with dataset.json, plans.json, fold_0"
+        "--from", dest="source", type=Path, required=True, help="folder with dataset.json, plans.json, fold_X"
     )
-    p.add_argument("--checkpoint", default="fold_0/checkpoint_final.pth")
+    p.add_argument("--folds", default="0", help="for example 0,1,2,3,4: their logits are averaged")
+    p.add_argument("--checkpoint", default="checkpoint_final.pth", help="its file in each fold")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--name", required=True)
     p.add_argument("--version", default="1.0.0")
@@ -38,13 +39,24 @@ def main(argv: list[str] | None = None) -> int:
     dataset_json = json.loads((arguments.source / "dataset.json").read_text("utf-8"))
     plans = json.loads((arguments.source / "plans.json").read_text("utf-8"))
     region_channels(dataset_json["labels"])
-    # The one place where a pickle of the user's own is opened: adopting is an act of trust, said so in the docstring.
-    checkpoint = torch.load(arguments.source / arguments.checkpoint, map_location="cpu", weights_only=False)
-    configuration = str(checkpoint["init_args"]["configuration"])
-    trainer = str(checkpoint["trainer_name"])
-    write_nnunet_folder(
-        arguments.out, checkpoint["network_weights"], plans, dataset_json, trainer=trainer, configuration=configuration
-    )
+    folds = [part.strip() for part in arguments.folds.split(",") if part.strip()]
+    if not folds or not all(part.isdigit() or part == "all" for part in folds):
+        p.error("--folds takes numbers, or all")
+    for fold in folds:
+        # The one place where a pickle of the user's own is opened: adopting is an act of trust, said so in the docstring.
+        path = arguments.source / f"fold_{fold}" / arguments.checkpoint
+        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        configuration, trainer = str(checkpoint["init_args"]["configuration"]), str(checkpoint["trainer_name"])
+        write_nnunet_folder(
+            arguments.out,
+            checkpoint["network_weights"],
+            plans,
+            dataset_json,
+            trainer=trainer,
+            configuration=configuration,
+            fold=fold,
+            mirroring_axes=checkpoint.get("inference_allowed_mirroring_axes"),
+        )
     architecture = plans["configurations"][configuration].get("architecture", {}).get("network_class_name", "U-Net")
     write_model_json(
         arguments.out,
@@ -52,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         version=arguments.version,
         kind="nnunet",
         architecture=f"nnU-Net {str(architecture).rsplit('.', 1)[-1]}",
-        files=["dataset.json", "plans.json", "fold_0/checkpoint_final.pth"],
+        files=["dataset.json", "plans.json", *(f"fold_{fold}/checkpoint_final.pth" for fold in folds)],
         training={
             "command": f"nnUNetv2_train ({trainer}, {configuration})",
             "seed": arguments.seed,

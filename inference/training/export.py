@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,21 @@ def write_nnunet_folder(
     *,
     trainer: str = "nnUNetTrainer",
     configuration: str = "3d_fullres",
+    fold: str = "0",
+    mirroring_axes: Sequence[int] | None = (0, 1, 2),
 ) -> None:
     """A trained-model folder as nnU-Net's own nnUNetPredictor loads it."""
-    fold = folder / "fold_0"
-    fold.mkdir(parents=True, exist_ok=True)
+    place = folder / f"fold_{fold}"
+    place.mkdir(parents=True, exist_ok=True)
     checkpoint = {
         "network_weights": half_state(state),
         "trainer_name": trainer,
         "init_args": {"configuration": configuration},
-        "inference_allowed_mirroring_axes": (0, 1, 2),
+        "inference_allowed_mirroring_axes": None if mirroring_axes is None else tuple(mirroring_axes),
     }
-    partial = fold / "checkpoint_final.pth.partial"
+    partial = place / "checkpoint_final.pth.partial"
     torch.save(checkpoint, partial)
-    os.replace(partial, fold / "checkpoint_final.pth")
+    os.replace(partial, place / "checkpoint_final.pth")
     for name, content in (("plans.json", plans), ("dataset.json", dataset_json)):
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 

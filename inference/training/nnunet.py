@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from inference.experts.base import REGIONS
+from inference.experts.base import REGIONS, read_model_json
+from inference.experts.nnunet.expert import checkpoints
 
 from .common import Average, Budget, Log, WorkingCopy, load_checkpoint, save_checkpoint, set_threads
-from .dataset import RawDataset
+from .dataset import DatasetError, RawDataset
 from .export import write_model_json, write_nnunet_folder
 from .losses import deep_supervision_loss
 from .patches import PatchSampler, region_targets
@@ -79,6 +80,16 @@ def quick_validation(network: nn.Module, cases: list[PreparedCase]) -> dict[str,
     return result
 
 
+def load_start(network: nn.Module, folder: Path, labels_json: dict[str, Any]) -> None:
+    """Begin from a weights folder's first fold. Raises DatasetError when its channels or labels are others."""
+    theirs = json.loads((folder / "dataset.json").read_text("utf-8"))
+    if theirs.get("channel_names") != labels_json["channel_names"] or theirs.get("labels") != labels_json["labels"]:
+        raise DatasetError(f"{folder.name}: fine-tuning needs a model with this project's channels and labels")
+    file = checkpoints(read_model_json(folder))[0]
+    state = torch.load(folder / file, map_location="cpu", weights_only=True)["network_weights"]
+    network.load_state_dict({name: value.float() for name, value in state.items()})
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Run the training that the command line describes; see --help."""
     set_threads(arguments.threads)
@@ -88,6 +99,9 @@ def train(arguments: argparse.Namespace) -> None:
     plans_file = out / "plans.json"
     if arguments.resume and plans_file.is_file():
         plans = json.loads(plans_file.read_text())
+    elif arguments.start_from is not None:
+        plans = json.loads((arguments.start_from / "plans.json").read_text("utf-8"))
+        plans_file.write_text(json.dumps(plans, indent=1))
     else:
         patch = (arguments.patch,) * 3
         plans = make_plans(dataset, arguments.architecture, (arguments.spacing,) * 3, patch, arguments.batch_size)
@@ -102,6 +116,8 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     labels_json = nnunet_dataset_json(dataset)
     network = build_network(plans, labels_json, deep_supervision=True)
+    if arguments.start_from is not None:
+        load_start(network, arguments.start_from, labels_json)
     working = WorkingCopy(network, copy.deepcopy(network))
     average = Average(network)
     evaluated = copy.deepcopy(working.work)
@@ -215,6 +231,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="checkpoints, log and export/ go here")
     p.add_argument("--architecture", choices=("plain", "residual"), default="plain")
     p.add_argument("--minutes", type=float, default=30.0, help="wall-clock budget, resumed time included")
+    p.add_argument("--start-from", type=Path, default=None, help="fine-tune this weights folder; its plans are kept")
     p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt if it is there")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=2)

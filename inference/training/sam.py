@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
-from inference.experts.base import SEQUENCES
+from inference.experts.base import SEQUENCES, read_model_json
 from inference.experts.saliency import salient_tumour
-from inference.experts.sam.network import BASE_CONFIG, SMALL_OVERRIDES, build
+from inference.experts.sam.network import BASE_CONFIG, SMALL_OVERRIDES, build, load_state
 from inference.experts.slices import CHANNELS, Box, Window, box_of, slice_boxes, to_unit, window_for
 
 from .common import Average, Budget, Log, load_checkpoint, save_checkpoint, set_threads
@@ -307,7 +307,11 @@ def train(arguments: argparse.Namespace) -> None:
     log.write(event="loaded", cases=len(cases), seconds=time.monotonic() - started)
     torch.manual_seed(arguments.seed)
     overrides = list(SMALL_OVERRIDES)
+    if arguments.start_from is not None:
+        overrides = list(read_model_json(arguments.start_from).get("hydra_overrides", overrides))
     model = build(overrides)
+    if arguments.start_from is not None:
+        load_state(model, arguments.start_from / "sam2.pt")
     model.train()
     average, averaged = Average(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=arguments.rate, weight_decay=0.02)
@@ -409,6 +413,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", type=Path, required=True, help="nnU-Net raw dataset folder")
     p.add_argument("--out", type=Path, required=True, help="checkpoints, log and export/ go here")
     p.add_argument("--minutes", type=float, default=20.0, help="wall-clock budget, resumed time included")
+    p.add_argument("--start-from", type=Path, default=None, help="fine-tune this weights folder")
     p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt if it is there")
     p.add_argument("--seed", type=int, default=3)
     p.add_argument("--threads", type=int, default=2)

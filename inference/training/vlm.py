@@ -33,7 +33,7 @@ from .common import Average, Budget, Log, load_checkpoint, save_checkpoint, set_
 from .dataset import RawDataset
 from .export import write_model_json
 from .preprocess import PreparedCase, load_prepared, make_plans
-from .vlm_network import PATCHES, PatchHead, build, make_processor, save
+from .vlm_network import PATCHES, PatchHead, build, load, make_processor, save
 
 __all__ = ["main", "train"]
 
@@ -286,8 +286,12 @@ def train(arguments: argparse.Namespace) -> None:
     log.write(event="loaded", cases=len(cases), seconds=time.monotonic() - started)
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
-    processor = make_processor(texts(np.random.default_rng(arguments.seed), training))
-    model, head = build(processor).to(device).train(), PatchHead().to(device)
+    if arguments.start_from is not None:
+        model, processor = load(arguments.start_from)
+    else:
+        processor = make_processor(texts(np.random.default_rng(arguments.seed), training))
+        model = build(processor)
+    model, head = model.to(device).train(), PatchHead().to(device)
     average, averaged = Average(model), copy.deepcopy(model)
     parameters = [*model.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=arguments.rate, weight_decay=0.02, betas=(0.9, 0.98))
@@ -390,6 +394,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", type=Path, required=True, help="nnU-Net raw dataset folder")
     p.add_argument("--out", type=Path, required=True, help="checkpoints, log and export/ go here")
     p.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget, resumed time included")
+    p.add_argument("--start-from", type=Path, default=None, help="fine-tune a folder that this training made")
     p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt if it is there")
     p.add_argument("--seed", type=int, default=4)
     p.add_argument("--threads", type=int, default=2)

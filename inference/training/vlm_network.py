@@ -22,7 +22,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-__all__ = ["IMAGE_SIDE", "IMAGE_TOKENS", "PATCHES", "PatchHead", "build", "make_processor", "save"]
+__all__ = ["IMAGE_SIDE", "IMAGE_TOKENS", "PATCHES", "PatchHead", "build", "load", "make_processor", "save"]
 
 IMAGE_SIDE = 192
 PATCH = 12
@@ -131,3 +131,13 @@ def save(folder: Path, model: Any, processor: Any) -> list[str]:
 
 
 KEPT_APART = frozenset({"model.json", "evaluation.json", "MODEL_CARD.md"})
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """The float32 network and processor that `save` wrote. Raises ValueError for a model of another size."""
+    model: Any = Gemma3ForConditionalGeneration.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
+    if model.config.vision_config.hidden_size != WIDTH:
+        raise ValueError(f"{folder.name}: only models that this training made can be fine-tuned by it")
+    return model, Gemma3Processor.from_pretrained(folder, local_files_only=True)

@@ -49,6 +49,12 @@ class FakeExpert:
             raise RuntimeError("secret detail of a stack trace")
         if wish == 15:
             time.sleep(1.0)
+        if wish == 16:  # at work for long, and says so
+            for step in range(600):
+                (self.folder / "steps.txt").write_text(str(step))
+                time.sleep(0.1)
+                if progress is not None:
+                    progress(step / 600, "still at it")
         with (self.folder / "order.txt").open("a") as handle:
             handle.write(f"{wish}{'p' if prompt else ''}\n")
         if progress is not None:

@@ -27,7 +27,7 @@ from inference.experts.base import (
     verify_weights,
 )
 from inference.experts.factory import ExpertSpec, expert_for_folder, make_expert
-from inference.experts.nnunet.expert import region_channels
+from inference.experts.nnunet.labels import channel_order, region_channels
 from inference.experts.postprocess import minimum_volumes, suppress_small
 from inference.experts.prepare import clip_in_brain, stack_channels
 from inference.experts.saliency import rule_regions
@@ -127,15 +127,53 @@ def test_rule_finds_the_phantoms_tumour_and_is_nested() -> None:
     [
         ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, (True, {"ET": (2,), "TC": (1,), "WT": (0,)})),
         ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, (False, {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})),
+        # nnU-Net's own conversion of BraTS 2021: 1 is oedema and 2 necrosis
+        (
+            {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]},
+            (True, {"ET": (2,), "TC": (1,), "WT": (0,)}),
+        ),
+        # regions in another order, without speaking names
+        ({"background": 0, "a": 3, "b": [1, 2, 3], "c": [3, 1]}, (True, {"ET": (0,), "TC": (2,), "WT": (1,)})),
+        # BraTS until 2021: label 4 is the third channel of the softmax after the background
+        ({"background": 0, "NCR/NET": 1, "ED": 2, "ET": 4}, (False, {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})),
+        ({"background": 0, "l1": 1, "l2": 2, "l4": 4}, (False, {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)})),
+        # Medical Segmentation Decathlon
+        (
+            {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3},
+            (False, {"ET": (3,), "TC": (2, 3), "WT": (2, 1, 3)}),
+        ),
+        # BraTS 2024 with the resection cavity, which belongs to no region, and an ignore label
+        (
+            {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4, "ignore": 5},
+            (False, {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}),
+        ),
     ],
 )
 def test_channels_of_region_and_label_models(labels: dict[str, object], expected: object) -> None:
     assert region_channels(labels) == expected
 
 
-def test_model_without_our_regions_is_refused() -> None:
-    with pytest.raises(WeightsMismatch, match="labels"):
-        region_channels({"background": 0, "liver": 1})
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "liver": 1},
+        {"background": 0, "l1": 1, "l2": 2, "l3": 3},  # 1 NCR 2 ED or 1 ED 2 NCR: nobody can tell
+        {"background": 0, "WT": [1, 2, 3], "TC": [1, 2], "ET": [3]},
+        {"background": 0, "WT": [1, 2, 3], "liver": 4},
+    ],
+)
+def test_model_without_our_regions_is_refused(labels: dict[str, object]) -> None:
+    with pytest.raises(WeightsMismatch):
+        region_channels(labels)
+
+
+def test_channel_names_as_datasets_write_them() -> None:
+    names = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    assert channel_order({"modality": names}) == ["FLAIR", "T1", "T1c", "T2"]
+    assert channel_order({"channel_names": {"0": "T1-CE", "1": "T2-FLAIR"}}) == ["T1c", "FLAIR"]
+    for bad in ({"0": "CT"}, {"0": "T1", "1": "t1n"}, {}):
+        with pytest.raises(WeightsMismatch):
+            channel_order({"channel_names": bad})
 
 
 def write_folder(folder: Path) -> Path:

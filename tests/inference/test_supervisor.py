@@ -20,6 +20,7 @@ import pytest
 from inference.experts.base import ExpertFailed, Prompt, Volumes
 from inference.experts.factory import ExpertSpec
 from inference.supervisor import wire
+from inference.supervisor.child import SEED
 from inference.supervisor.client import ExpertTimeout, ExpertUnavailable, SupervisorClient, create_key, read_key
 from inference.supervisor.main import Supervisor, SupervisorConfig, specs_from
 from inference.supervisor.wire import Channel, Closed, Message, ProtocolError, accept_channel, open_channel
@@ -61,6 +62,30 @@ def test_answer_progress_and_environment(client: SupervisorClient) -> None:
     again = client.run("good", volumes(1), 60)
     assert again.notes[2] == output.notes[2], "the process must stay resident"
     assert client.health()["experts"]["good"]["state"] == "ready"
+
+
+def test_what_makes_an_answer_again_is_told_with_it(client: SupervisorClient) -> None:
+    one, two = (client.run("good", volumes(1), 60).environment for _ in "ab")
+    assert one == two
+    assert (one["device"], one["threads"], one["seed"]) == ("cpu", 3, SEED)
+    assert one["numpy"] == np.__version__
+
+
+def test_a_request_that_nobody_wants_any_more_is_dropped_and_the_expert_stays(
+    client: SupervisorClient, tmp_path: Path
+) -> None:
+    before = client.run("good", volumes(1), 60).notes[2]
+
+    def stop(fraction: float, text: str) -> None:
+        if text == "still at it":
+            raise KeyError("the job was cancelled")
+
+    with pytest.raises(KeyError):
+        client.run("good", volumes(16), 120, stop)
+    started = time.monotonic()
+    assert client.run("good", volumes(1), 60).notes[2] == before, "its process and its model stay"
+    assert time.monotonic() - started < 30, "it would have been at it for a minute"
+    assert int((tmp_path / "steps.txt").read_text()) < 300
 
 
 def test_each_expert_has_its_own_number_of_threads(tmp_path: Path) -> None:

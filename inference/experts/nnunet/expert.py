@@ -1,7 +1,9 @@
 """Any trained nnU-Net v2 model folder as an expert.
 
-The folder is what nnU-Net's training leaves (dataset.json, plans.json, fold_0/checkpoint_final.pth) plus model.json with
-the SHA-256 of each file. Region-based models (BraTS style) and label-based ones (NCR, ED, ET) are both understood.
+The folder is what nnU-Net's training leaves (dataset.json, plans.json, fold_X/checkpoint_final.pth) plus model.json with
+the SHA-256 of each file. Channel order and the meaning of the labels are read from dataset.json (see `labels`), whether the
+model was trained on regions or on labels; the logits of several folds are averaged. model.json may say ``folds`` (default:
+all that it names), ``checkpoint`` (default checkpoint_final.pth) and ``mirroring`` (default off).
 Method: Isensee et al., Nature Methods 18 (2021) 203; nnunetv2.inference.predict_from_raw_data.
 """
 
@@ -12,6 +14,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.experts.base import (
-    REGION_LABELS,
     REGIONS,
     ExpertFailed,
     ExpertOutput,
@@ -34,59 +36,50 @@ from inference.experts.base import (
     read_model_json,
     verify_weights,
 )
+from inference.experts.nnunet.labels import channel_order, region_channels
 from inference.experts.postprocess import minimum_volumes, suppress_small
 from inference.experts.prepare import stack_channels
 
-__all__ = ["CHANNEL_NAMES", "NnUNetExpert", "region_channels"]
+__all__ = ["CHECKPOINT", "CHECKPOINT_NAME", "NnUNetExpert", "checkpoints"]
 
-CHANNEL_NAMES: dict[str, str] = {
-    "t1": "T1",
-    "t1n": "T1",
-    "t1w": "T1",
-    "t1c": "T1c",
-    "t1ce": "T1c",
-    "t1gd": "T1c",
-    "t1cw": "T1c",
-    "t2": "T2",
-    "t2w": "T2",
-    "flair": "FLAIR",
-    "t2f": "FLAIR",
-    "t2-flair": "FLAIR",
-    "t2flair": "FLAIR",
-}
-"""How datasets name their channels (BraTS 2017 to 2024) -> the sequence of this project."""
-
-CHECKPOINT = "fold_0/checkpoint_final.pth"
+CHECKPOINT_NAME = "checkpoint_final.pth"
+CHECKPOINT = f"fold_0/{CHECKPOINT_NAME}"
 
 
-def region_channels(labels: dict[str, Any]) -> tuple[bool, dict[str, tuple[int, ...]]]:
-    """Which output channels make each region, from dataset.json's labels.
+def checkpoints(model: dict[str, Any]) -> list[str]:
+    """The checkpoint files of a model, one a fold, in order; only files whose SHA-256 model.json holds.
 
-    Returns (is region-based, {region: channels whose probabilities are summed}). Raises WeightsMismatch when a BraTS
-    region cannot be made from the model's labels.
+    Raises WeightsMissing when a fold it names has none.
     """
-    foreground = [(name, value) for name, value in labels.items() if name not in ("background", "ignore")]
-    values = [tuple(sorted(v)) if isinstance(v, list | tuple) else (int(v),) for _, v in foreground]
-    by_region = any(len(v) > 1 for v in values)
-    channels: dict[str, tuple[int, ...]] = {}
-    for region, wanted in REGION_LABELS.items():
-        if by_region:
-            if tuple(sorted(wanted)) not in values:
-                raise WeightsMismatch(f"the model has no region of labels {list(wanted)} ({region})")
-            channels[region] = (values.index(tuple(sorted(wanted))),)
-        else:
-            known = {v[0] for v in values}
-            if not set(wanted) <= known:
-                raise WeightsMismatch(f"the model has no labels {sorted(set(wanted) - known)} ({region})")
-            channels[region] = tuple(wanted)  # channel 0 is the background, so the label is the channel
-    return by_region, channels
+    name = str(model.get("checkpoint", CHECKPOINT_NAME))
+    pinned = {file for file in model["files"] if file.startswith("fold_") and file.endswith(f"/{name}")}
+    wanted = [f"fold_{fold}/{name}" for fold in model["folds"]] if model.get("folds") else sorted(pinned)
+    missing = [file for file in wanted if file not in pinned]
+    if missing or not wanted:
+        raise WeightsMissing(f"model.json names no {missing[0] if missing else name}")
+    return wanted
+
+
+def _check_architecture(architecture: Mapping[str, Any]) -> None:
+    """nnU-Net imports what plans.json names: nothing but networks and parts of torch may be named.
+
+    Raises WeightsMismatch.
+    """
+    arguments = architecture.get("arch_kwargs", {})
+    named = [str(arguments.get(key)) for key in architecture.get("_kw_requires_import", []) if arguments.get(key)]
+    network = str(architecture.get("network_class_name", ""))
+    if network and not network.startswith("dynamic_network_architectures."):
+        raise WeightsMismatch(f"plans.json names a network that is not nnU-Net's: {network[:80]}")
+    for one in named:
+        if not one.startswith("torch.nn."):
+            raise WeightsMismatch(f"plans.json names something else than a part of torch: {one[:80]}")
 
 
 class NnUNetExpert:
     """One nnU-Net model, loaded once and kept.
 
     `pinned_sha256`: SHA-256 of model.json, where the caller pins it. `mirroring`: flips at test time (eight times the
-    work for about 0.01 Dice). `threads`: torch threads of this process.
+    work for about 0.01 Dice); None as model.json says. `threads`: torch threads of this process.
     """
 
     def __init__(
@@ -97,7 +90,7 @@ class NnUNetExpert:
         pinned_sha256: str | None = None,
         device: str = "cpu",
         threads: int = 1,
-        mirroring: bool = False,
+        mirroring: bool | None = None,
         step_size: float = 0.5,
     ) -> None:
         self.name = name
@@ -118,41 +111,79 @@ class NnUNetExpert:
         if self.model is not None:
             return self.model
         model = verify_weights(self.folder, self.pinned_sha256)
-        self._minimum = minimum_volumes(read_model_json(self.folder))
-        path = self.folder / CHECKPOINT
-        if not path.is_file():
-            raise WeightsMissing(f"{self.folder.name}: {CHECKPOINT} is missing")
+        description = read_model_json(self.folder)
+        self._minimum = minimum_volumes(description)
+        if self.mirroring is None:
+            self.mirroring = bool(description.get("mirroring", False))
+        try:
+            dataset_json = json.loads((self.folder / "dataset.json").read_text("utf-8"))
+            plans = json.loads((self.folder / "plans.json").read_text("utf-8"))
+            self._channels = channel_order(dataset_json)
+            _, self._regions = region_channels(dataset_json["labels"])
+        except WeightsMismatch as error:
+            raise WeightsMismatch(f"{self.folder.name}: {error}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsMismatch(f"{self.folder.name}: dataset.json or plans.json cannot be used") from error
         os.environ |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1"}
         import torch
 
         torch.set_num_threads(self.threads)
+        folds = []
+        for name in checkpoints(description):
+            try:
+                folds.append(torch.load(self.folder / name, map_location="cpu", weights_only=True))
+            except FileNotFoundError as error:
+                raise WeightsMissing(f"{self.folder.name}: {name} is missing") from error
+            except Exception as error:  # the unpickler raises many types
+                raise WeightsMismatch(f"{self.folder.name}: {name} holds more than plain tensors") from error
         try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the unpickler raises many types
-            raise WeightsMismatch(f"{self.folder.name}: the checkpoint holds more than plain tensors") from error
-        dataset_json = json.loads((self.folder / "dataset.json").read_text("utf-8"))
-        names = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
-        try:
-            self._channels = [CHANNEL_NAMES[str(names[str(i)]).lower()] for i in range(len(names))]
-        except KeyError as error:
-            raise WeightsMismatch(f"{self.folder.name}: unknown channel name {error.args[0]!r}") from error
-        _, self._regions = region_channels(dataset_json["labels"])
+            predictor = self._build(folds, plans, dataset_json)
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, AssertionError, ImportError) as error:
+            raise WeightsMismatch(
+                f"{self.folder.name}: nnU-Net cannot build this model of its plans, trainer and checkpoint"
+            ) from error
+        self._predictor = predictor
+        self.model = model
+        return model
+
+    def _build(self, folds: list[dict[str, Any]], plans: dict[str, Any], dataset_json: dict[str, Any]) -> Any:
+        """nnU-Net's own predictor over the folds' plain tensors (its own way to read a folder would unpickle anything)."""
+        import torch
+
         with contextlib.redirect_stdout(io.StringIO()):
             from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+            from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+            from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
             predictor = nnUNetPredictor(
                 tile_step_size=self.step_size,
-                use_mirroring=self.mirroring,
+                use_mirroring=bool(self.mirroring),
                 allow_tqdm=False,
                 perform_everything_on_device=self.device.startswith("cuda"),
                 device=torch.device(self.device),
             )
-            predictor.initialize_from_trained_model_folder(
-                str(self.folder), use_folds=(0,), checkpoint_name=Path(CHECKPOINT).name
+            manager = PlansManager(plans)
+            configuration = manager.get_configuration(str(folds[0]["init_args"]["configuration"]))
+            _check_architecture(configuration.configuration.get("architecture", {}))
+            if configuration.previous_stage_name is not None:
+                raise WeightsMismatch(f"{self.folder.name}: the second stage of a cascade cannot stand alone")
+            trainer = recursive_find_trainer_class_by_name(str(folds[0]["trainer_name"]))
+            heads = manager.get_label_manager(dataset_json).num_segmentation_heads
+            network = trainer.build_network_architecture(
+                manager, configuration, len(self._channels), heads, enable_deep_supervision=False
             )
-        self._predictor = predictor
-        self.model = model
-        return model
+            weights = [fold["network_weights"] for fold in folds]
+            network.load_state_dict(weights[0])
+            predictor.manual_initialization(
+                network,
+                manager,
+                configuration,
+                weights,
+                dataset_json,
+                str(folds[0]["trainer_name"]),
+                folds[0].get("inference_allowed_mirroring_axes"),
+            )
+        return predictor
 
     def predict(self, volumes: Volumes, prompt: Prompt | None = None, progress: Progress | None = None) -> ExpertOutput:
         """Region probabilities for one study. A prompt is ignored: this model takes none, and a note says so.
@@ -184,9 +215,18 @@ class NnUNetExpert:
         torch.set_num_threads(self.threads)
         network, done, patch = self._predictor.network, 0, self._predictor.configuration_manager.patch_size
         target = self._predictor.configuration_manager.spacing
-        windows = 1
-        for length, spacing, wanted, edge in zip(volumes.shape, volumes.spacing, target, patch, strict=True):
-            windows *= max(1, int(np.ceil((length * spacing / wanted - edge) / (edge * self.step_size))) + 1)
+        windows = len(self._predictor.list_of_parameters)
+        if self.mirroring:
+            windows *= 2 ** len(self._predictor.allowed_mirroring_axes or ())
+        # A two-dimensional model sees slice by slice: its patch and spacing lack the first axis.
+        for length, spacing, wanted, edge in zip(
+            volumes.shape,
+            volumes.spacing,
+            [*volumes.spacing[: 3 - len(target)], *target],
+            [1] * (3 - len(patch)) + [*patch],
+            strict=True,
+        ):
+            windows *= max(1, int(np.ceil((length * spacing / wanted - edge) / max(1, edge * self.step_size))) + 1)
 
         def count(*_: Any) -> None:
             nonlocal done

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BASE_CONFIG", "SMALL_OVERRIDES", "build", "predictor_for"]
+__all__ = ["BASE_CONFIG", "SMALL_OVERRIDES", "build", "load_state", "predictor_for"]
 
 BASE_CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
 

@@ -1,10 +1,11 @@
-"""What the inference room keeps: model versions and their standing, panels and the experts' parts in them."""
+"""Panels and the experts' parts in them."""
 
 from __future__ import annotations
 
 from django.db import models
 from django.db.models import Q
 
+from inference.models.versions import ModelStatus, ModelVersion
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.machines import StateMachine
@@ -15,20 +16,11 @@ __all__ = [
     "Band",
     "ExpertRun",
     "ExpertState",
-    "ModelStatus",
-    "ModelStatusChange",
-    "ModelVersion",
+    "FusionChoice",
+    "FusionChoiceState",
     "PanelRun",
     "PanelState",
 ]
-
-
-class ModelStatus(models.TextChoices):
-    """Standing of a model version: a voter counts in the consensus and the gate, an adviser can only lower the gate."""
-
-    VOTER = "voter"
-    ADVISER = "adviser"
-    DISABLED = "disabled"
 
 
 class PanelState(models.TextChoices):
@@ -38,6 +30,7 @@ class PanelState(models.TextChoices):
     RUNNING = "running"
     CONCLUDED = "concluded"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class ExpertState(models.TextChoices):
@@ -45,6 +38,15 @@ class ExpertState(models.TextChoices):
 
     WAITING = "waiting"
     RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class FusionChoiceState(models.TextChoices):
+    """Life of a person's choice of experts and fusion."""
+
+    WAITING = "waiting"
     DONE = "done"
     FAILED = "failed"
 
@@ -68,6 +70,8 @@ PANEL_MACHINE = StateMachine(
         ("running", "conclude"): "concluded",
         ("waiting", "fail"): "failed",
         ("running", "fail"): "failed",
+        ("waiting", "cancel"): "cancelled",
+        ("running", "cancel"): "cancelled",
     },
 )
 
@@ -80,52 +84,10 @@ EXPERT_MACHINE = StateMachine(
         ("waiting", "fail"): "failed",
         ("running", "fail"): "failed",
         ("running", "finish"): "done",
+        ("waiting", "cancel"): "cancelled",
+        ("running", "cancel"): "cancelled",
     },
 )
-
-
-class ModelVersion(models.Model):
-    """One set of weights of one model. ``sha256`` covers every file of the set, so other weights are another row."""
-
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    name = models.CharField(max_length=100)
-    version = models.CharField(max_length=50)
-    sha256 = models.CharField(max_length=64, help_text="Digest over the digests of its files, hexadecimal.")
-    architecture = models.CharField(max_length=200)
-    kind = models.CharField(max_length=30, help_text="Which expert runs it: nnunet, sam, vlm.")
-    status = models.CharField(max_length=10, choices=ModelStatus.choices, default=ModelStatus.ADVISER)
-    status_reason = models.CharField(max_length=1000, blank=True, default="")
-    evaluation = models.JSONField(default=dict, blank=True, help_text="Dice per region on held-out cases.")
-    weights_dir = models.CharField(max_length=500)
-    demo_only = models.BooleanField(default=False, help_text="Trained on simulated patients only.")
-    registered_at = models.DateTimeField(default=now)
-
-    class Meta:
-        ordering = ["name", "-registered_at"]
-        constraints = [
-            models.UniqueConstraint(fields=["name", "version", "sha256"], name="model_version_once"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}"
-
-
-class ModelStatusChange(models.Model):
-    """One change of a model version's standing: from what to what, by whom, why. Never edited."""
-
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    model = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="status_changes")
-    from_status = models.CharField(max_length=10, blank=True, default="")
-    to_status = models.CharField(max_length=10, choices=ModelStatus.choices)
-    who = models.CharField(max_length=150)
-    why = models.CharField(max_length=1000)
-    at = models.DateTimeField(default=now)
-
-    class Meta:
-        ordering = ["-at", "-id"]
-
-    def __str__(self) -> str:
-        return f"{self.model_id} {self.from_status} -> {self.to_status}"
 
 
 class PanelRun(models.Model):
@@ -147,6 +109,9 @@ class PanelRun(models.Model):
     )
     thresholds = models.JSONField(default=dict, blank=True)
     reasons = models.JSONField(default=list, blank=True)
+    methods = models.JSONField(
+        default=dict, blank=True, help_text="Every fusion method over the same experts: volumes and Dice, to compare."
+    )
     demo = models.BooleanField(default=False, help_text="A vote in it was earned on simulated patients.")
     started_at = models.DateTimeField(default=now)
     concluded_at = models.DateTimeField(null=True, blank=True)
@@ -154,7 +119,10 @@ class PanelRun(models.Model):
     class Meta:
         ordering = ["-started_at", "-id"]
         constraints = [
-            models.UniqueConstraint(fields=["volume_set"], name="one_panel_per_volume_set"),
+            # A cancelled or failed panel may be followed by another over the same volumes, one that counts may not.
+            models.UniqueConstraint(
+                fields=["volume_set"], condition=~Q(state__in=("cancelled", "failed")), name="one_panel_per_volume_set"
+            ),
             models.CheckConstraint(
                 condition=~Q(state="concluded") | Q(concluded_at__isnull=False), name="concluded_panel_has_its_time"
             ),
@@ -183,6 +151,9 @@ class ExpertRun(models.Model):
         "imaging.Segmentation", null=True, blank=True, on_delete=models.PROTECT, related_name="expert_runs"
     )
     error = models.CharField(max_length=500, blank=True, default="")
+    environment = models.JSONField(
+        default=dict, blank=True, help_text="What must be equal for the same mask: versions, device, threads, seed."
+    )
     notes = models.JSONField(default=list, blank=True)
     findings = models.JSONField(default=list, blank=True, help_text="What it said: text, confidence, slice_z.")
     started_at = models.DateTimeField(null=True, blank=True)
@@ -196,3 +167,39 @@ class ExpertRun(models.Model):
 
     def __str__(self) -> str:
         return f"{self.expert} {self.state}"
+
+
+class FusionChoice(models.Model):
+    """How one consensus of a panel came about: the automatic one first, then what people chose. Never edited once done.
+
+    The panel itself shows the newest one that is done.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    panel_run = models.ForeignKey(PanelRun, on_delete=models.PROTECT, related_name="fusion_choices")
+    automatic = models.BooleanField(default=False)
+    experts = models.JSONField(default=list, help_text="Names of the experts that are fused.")
+    method = models.CharField(max_length=30)
+    who = models.CharField(max_length=150)
+    why = models.CharField(max_length=300)
+    state = models.CharField(max_length=10, choices=FusionChoiceState.choices, default=FusionChoiceState.WAITING)
+    error = models.CharField(max_length=500, blank=True, default="")
+    segmentation = models.ForeignKey(
+        "imaging.Segmentation", null=True, blank=True, on_delete=models.PROTECT, related_name="fusion_choices"
+    )
+    agreement = models.JSONField(default=dict, blank=True)
+    gate = models.JSONField(default=dict, blank=True)
+    band = models.CharField(max_length=10, choices=Band.choices, blank=True, default=Band.NONE)
+    at = models.DateTimeField(default=now)
+    done_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["panel_run"], condition=Q(automatic=True), name="one_automatic_fusion_per_panel"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.method} of {', '.join(self.experts)} by {self.who}"

@@ -1,0 +1,35 @@
+"""What the inference room keeps."""
+
+from inference.models.evaluations import CaseEvaluation, FusionWeights, ReferenceKind
+from inference.models.panels import (
+    EXPERT_MACHINE,
+    PANEL_MACHINE,
+    Band,
+    ExpertRun,
+    ExpertState,
+    FusionChoice,
+    FusionChoiceState,
+    PanelRun,
+    PanelState,
+)
+from inference.models.versions import ModelStatus, ModelStatusChange, ModelVersion, ProposalState, StandingProposal
+
+__all__ = [
+    "EXPERT_MACHINE",
+    "PANEL_MACHINE",
+    "Band",
+    "CaseEvaluation",
+    "ExpertRun",
+    "ExpertState",
+    "FusionChoice",
+    "FusionChoiceState",
+    "FusionWeights",
+    "ModelStatus",
+    "ModelStatusChange",
+    "ModelVersion",
+    "PanelRun",
+    "PanelState",
+    "ProposalState",
+    "ReferenceKind",
+    "StandingProposal",
+]

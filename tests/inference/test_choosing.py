@@ -1,0 +1,411 @@
+"""What people do with a panel: stop it, run it again, choose experts and fusion; and what its outlines were worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from django.core.management import call_command
+from django.db import transaction
+
+from audit.models import AuditRow
+from clinical.identity import OrderIdentity
+from clinical.models import Notice, User
+from clinical.orders import accept_order
+from imaging.geometry import write_nifti
+from imaging.handmade import accept_label_map
+from imaging.models import Segmentation, Study, StudyState, VolumeSet
+from imaging.segmentations import current_segmentation, grid_of, load_labels, save_segmentation
+from imaging.volumes import load_volumes
+from inference import registry, watching, weighting
+from inference.cancelling import cancel_panel, run_again
+from inference.choosing import choose_fusion, stricter
+from inference.convening import enqueue_conclusion
+from inference.experts.base import Volumes, labels_from_regions
+from inference.experts.factory import ExpertSpec
+from inference.fusion import masks_of
+from inference.models import (
+    CaseEvaluation,
+    ExpertState,
+    FusionChoice,
+    FusionWeights,
+    ModelVersion,
+    PanelRun,
+    PanelState,
+    StandingProposal,
+)
+from inference.panel import latest_panel
+from oncoflow_site.foundation import failpoints
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.jobs import run_pending
+from oncoflow_site.foundation.models import Event, Job, JobState
+from tests.imaging import studies
+from tests.imaging.studies import SMALL
+from tests.inference.panel_experts import PaintReader
+from tests.inference.test_panel import GOOD, LESION, WEAK, Panel, convene, painted, panel_of, weights
+
+__all__ = ["panel_of"]
+
+pytestmark = pytest.mark.django_db
+
+
+Settle = Callable[..., tuple[Study, PanelRun]]
+
+
+@pytest.fixture
+def settle(tmp_path: Path, settings) -> Settle:
+    """``settle((name, kind, numbers), ...)``: a study whose panel has concluded; the experts answered in this process."""
+
+    def make(*experts: tuple[str, str, dict | None]) -> tuple[Study, PanelRun]:
+        settings.ONCOFLOW_PANEL = [
+            {"name": name, "kind": kind, "weights_dir": str(weights(tmp_path, name, numbers))}
+            for name, kind, numbers in experts
+        ]
+        study, _ = painted(LESION)
+        panel = convene(study)
+        loaded = load_volumes(study)
+        seen = Volumes(dict(loaded.images), loaded.grid.spacing_zyx(), loaded.brain_mask)
+        for run in panel.expert_runs.all():
+            kind = {name: kind for name, kind, _ in experts}[run.expert]
+            reader = PaintReader(ExpertSpec(run.expert, kind, str(tmp_path / run.expert)))
+            reader.load()
+            output = reader.predict(seen)
+            with transaction.atomic():
+                labels = labels_from_regions(masks_of(output.probabilities))
+                made = save_segmentation(
+                    study, panel.volume_set, labels, kind="expert", author=run.expert, probability=output.probabilities
+                )
+                run.segmentation, run.state, run.runtime_s = made, ExpertState.DONE, output.runtime_s
+                run.save()
+        PanelRun.objects.update(state=PanelState.RUNNING)
+        run_pending("gpu", limit=len(experts) + 1)
+        panel.refresh_from_db()
+        assert panel.state == PanelState.CONCLUDED, list(Job.objects.values_list("kind", "state", "error"))
+        return study, panel
+
+    return make
+
+
+# --- stopping and running again ---------------------------------------------------------------------------------------
+
+
+def test_a_stopped_panel_ends_everywhere_and_can_be_run_again(panel_of: Panel):
+    panel_of(("one", "good", GOOD), ("two", "good", GOOD))
+    study, _ = painted(LESION)
+    panel = convene(study)
+    with pytest.raises(UserVisibleError, match="reason"):
+        cancel_panel(panel, who="dr", why=" ")
+    cancel_panel(panel, who="dr", why="wrong patient on the table")
+    assert run_pending("gpu") == 0
+    panel.refresh_from_db()
+    assert panel.state == PanelState.CANCELLED
+    assert "wrong patient" in panel.reasons[0]
+    assert set(panel.expert_runs.values_list("state", flat=True)) == {ExpertState.CANCELLED}
+    assert set(Job.objects.filter(queue="gpu").values_list("state", flat=True)) == {JobState.CANCELLED}
+    assert not Segmentation.objects.exists()
+    assert Event.objects.filter(kind="panel.cancelled").count() == 1
+    assert AuditRow.objects.filter(event="panel.cancel").count() == 1
+    with pytest.raises(UserVisibleError, match="over"):
+        cancel_panel(panel, who="dr", why="again")
+
+    assert run_again(study, panel).pk == run_again(study, panel).pk
+    run_pending("default", "gpu")
+    second = latest_panel(study)
+    assert second.pk != panel.pk
+    assert second.state == PanelState.CONCLUDED
+    with pytest.raises(UserVisibleError):
+        run_again(study, second)
+
+
+def test_convening_a_stopped_study_by_itself_does_nothing(tmp_path: Path, settings):
+    settings.ONCOFLOW_PANEL = [{"name": "one", "kind": "good", "weights_dir": str(weights(tmp_path, "one"))}]
+    study, _ = painted(LESION)
+    cancel_panel(convene(study), who="dr", why="x")
+    convene(study)
+    assert PanelRun.objects.count() == 1
+
+
+def test_a_running_expert_that_is_cancelled_stores_nothing(panel_of: Panel, monkeypatch):
+    """Cancelled between the answer and its storing: the latest moment there is."""
+
+    panel_of(("one", "good", GOOD))
+    study, _ = painted(LESION)
+    panel = convene(study)
+    real = failpoints.hit
+
+    def hit(name: str) -> None:
+        if name == "inference.expert_answered":
+            cancel_panel(PanelRun.objects.get(pk=panel.pk), who="dr", why="x")
+        real(name)
+
+    monkeypatch.setattr(failpoints, "hit", hit)
+    run_pending("gpu")
+    panel.refresh_from_db()
+    assert panel.state == PanelState.CANCELLED
+    assert not Segmentation.objects.exists()
+
+
+def test_stat_orders_go_first(tmp_path: Path, settings):
+    settings.ONCOFLOW_PANEL = [{"name": "one", "kind": "good", "weights_dir": str(weights(tmp_path, "one"))}]
+    routine, soon, urgent = (painted(LESION)[0] for _ in range(3))
+    for number, (study, priority) in enumerate(((urgent, "stat"), (soon, "asap"), (routine, "routine"))):
+        numbers = OrderIdentity(accession=f"A{number}", placer_number=f"P{number}", placer_authority="EMR")
+        Study.objects.filter(pk=study.pk).update(
+            order=accept_order(study.patient, numbers, priority=priority, source="mllp")
+        )
+    for study in (routine, soon, urgent):
+        study.refresh_from_db()
+        convene(study)
+    # the order in which `run_pending` and the queues take them
+    waiting = Job.objects.filter(kind="inference.run_expert").order_by("-priority", "created_at", "id")
+    assert [job.subject for job in waiting] == [urgent.subject, soon.subject, routine.subject]
+    with transaction.atomic():
+        enqueue_conclusion(latest_panel(soon))
+    assert Job.objects.filter(kind="inference.conclude_panel", run_after__lte=now()).get().priority == 11
+
+
+# --- choosing experts and fusion --------------------------------------------------------------------------------------
+
+
+def test_a_persons_choice_is_a_new_consensus_and_never_a_better_band(settle: Settle):
+    study, panel = settle(("one", "good", GOOD), ("two", "good", GOOD), ("three", "small", GOOD))
+    before, band = panel.consensus, panel.band
+    assert band != "issue"
+    choice, job = choose_fusion(panel, experts=["one", "two"], method="confidence", who="dr.who", why="three is blind")
+    run_pending("gpu", limit=20)
+    job.refresh_from_db()
+    assert job.state == JobState.DONE, job.error
+    choice.refresh_from_db()
+    panel.refresh_from_db()
+    made = panel.consensus
+    assert made.pk == choice.segmentation_id != before.pk
+    assert (made.author, made.reason, made.kind, made.parent_id) == ("dr.who", "three is blind", "consensus", before.pk)
+    assert current_segmentation(study) == made
+    assert panel.fusion == "confidence"
+    # The two that were chosen agree perfectly: on its own that would be issued.
+    assert panel.gate["a"] == 1.0
+    assert panel.band == choice.band == stricter(band, "issue") == band
+    assert any("no more than the automatic" in reason for reason in panel.reasons)
+    automatic = FusionChoice.objects.get(panel_run=panel, automatic=True)
+    assert (automatic.band, automatic.segmentation_id, automatic.experts) == (band, before.pk, ["one", "three", "two"])
+    event = Event.objects.get(kind="consensus.chosen")
+    assert event.payload["segmentation_id"] == str(made.pk)
+    # a second choice is measured by the automatic band too, not by the first choice's
+    choose_fusion(panel, experts=["three"], method="majority", who="dr.who", why="to see")
+    run_pending("gpu", limit=20)
+    panel.refresh_from_db()
+    assert panel.consensus_id != made.pk
+    assert FusionChoice.objects.filter(panel_run=panel, automatic=True).count() == 1
+    assert Segmentation.objects.filter(kind="consensus").count() == 3
+
+
+def test_a_choice_may_lower_the_band(settle: Settle):
+    _, panel = settle(("one", "good", GOOD), ("two", "good", GOOD), ("three", "small", WEAK))
+    first = panel.band
+    choose_fusion(panel, experts=["three"], method="majority", who="dr", why="x")
+    run_pending("gpu", limit=20)
+    panel.refresh_from_db()
+    assert stricter(panel.band, first) == panel.band != "issue"
+
+
+@pytest.mark.parametrize(
+    ("experts", "method", "why", "code"),
+    [
+        (["one"], "magic", "x", "method"),
+        (["one", "nobody"], "majority", "x", "experts"),
+        ([], "majority", "x", "experts"),
+        (["one", "two"], "staple", "x", "method"),
+        (["one"], "majority", " ", "no-reason"),
+    ],
+)
+def test_what_cannot_be_fused_is_refused_with_a_code(settle: Settle, experts, method, why, code):
+    _, panel = settle(("one", "good", GOOD), ("two", "good", GOOD))
+    with pytest.raises(UserVisibleError) as refused:
+        choose_fusion(panel, experts=experts, method=method, who="dr", why=why)
+    assert refused.value.code == code
+    assert not FusionChoice.objects.exists()
+
+
+# --- evaluation rows ----------------------------------------------------------------------------------------------------
+
+
+def review(study: Study, panel: PanelRun, *, shrink: int = 0) -> Segmentation:
+    """A person's outline: the truth, with ``shrink`` layers of voxels eaten off."""
+    from scipy import ndimage
+
+    labels = load_labels(panel.consensus)
+    if shrink:
+        labels = np.where(ndimage.binary_erosion(labels > 0, iterations=shrink), labels, 0).astype(np.uint8)
+    return accept_label_map(study, write_nifti(labels, grid_of(panel.volume_set)), author="dr", reason="checked")
+
+
+def test_every_expert_is_compared_with_the_consensus_and_with_the_review(settle: Settle):
+    study, panel = settle(("one", "good", GOOD), ("two", "good", GOOD), ("three", "small", WEAK))
+    studies.run_waiting("imaging", "inference")
+    rows = CaseEvaluation.objects.filter(reference_kind="consensus")
+    assert rows.count() == 9
+    small = rows.get(expert="three", region="WT")
+    assert small.dice == panel.agreement["experts"]["three"]["dice_vs_consensus"]["WT"] < 1
+    assert small.reference_mm3 > small.volume_mm3 > 0
+    assert small.runtime_s == 0.1
+    assert small.model_version == ModelVersion.objects.get(name="three")
+    panel.refresh_from_db()
+    assert set(panel.methods) == {"majority", "staple", "weighted", "confidence"}
+    assert "three experts" in panel.methods["staple"]["why_not"]
+    assert panel.methods["confidence"]["volume_mm3"]["WT"] > 0
+    assert panel.methods["weighted"]["dice"]["three"]["WT"] == pytest.approx(small.dice, abs=1e-4)
+    reference = review(study, panel, shrink=1)
+    studies.run_waiting("imaging", "inference")
+    rows = CaseEvaluation.objects.filter(reference=reference)
+    assert rows.count() == 12
+    assert set(rows.values_list("expert", flat=True)) == {"one", "two", "three", "consensus"}
+    one, consensus = rows.get(expert="one", region="WT"), rows.get(expert="consensus", region="WT")
+    assert one.dice == consensus.dice < 1
+    assert one.hd95_mm > 0
+    assert consensus.model_version is None
+    from inference import tasks
+    from oncoflow_site.foundation.jobs import enqueue, run_job
+
+    again = enqueue(
+        "inference.evaluate_against_review", subject="x", key="again", kwargs={"segmentation_id": str(reference.pk)}
+    )
+    run_job(again.pk)
+    assert CaseEvaluation.objects.filter(reference=reference).count() == 12
+    assert tasks.evaluate_panel
+
+
+# --- weights and standing -------------------------------------------------------------------------------------------------
+
+
+def model_with_reviews(dice: list[float], *, status: str = "voter", name: str = "m") -> ModelVersion:
+    """A registered model and one reviewed case for each figure (the same in each region), oldest first."""
+    model = ModelVersion.objects.create(
+        name=name,
+        version="1",
+        sha256="0" * 64,
+        architecture="a",
+        kind="nnunet",
+        weights_dir="/x",
+        status=status,
+        evaluation={
+            "regions": dict.fromkeys(("ET", "TC", "WT"), GOOD),
+            "dataset": "held-out",
+            "cases": [{"name": "c1"}],
+        },
+    )
+    for value in dice:
+        study = studies.study_row(studies.patient(), state=StudyState.READY)
+        volume_set = VolumeSet.objects.create(study=study, **SMALL.to_json())
+        panel = PanelRun.objects.create(study=study, volume_set=volume_set)
+        empty = np.zeros(grid_of(volume_set).shape_zyx, np.uint8)
+        with transaction.atomic():
+            own, reference = (
+                save_segmentation(study, volume_set, empty, kind=kind, author="x") for kind in ("expert", "person")
+            )
+        for region in ("ET", "TC", "WT"):
+            CaseEvaluation.objects.create(
+                study=study,
+                panel_run=panel,
+                expert="m",
+                model_version=model,
+                segmentation=own,
+                reference=reference,
+                reference_kind="reviewed",
+                region=region,
+                dice=value,
+                iou=value,
+            )
+    return model
+
+
+def test_weights_are_the_reviewed_mean_shrunk_to_the_evaluation():
+    assert weighting.shrunk(0, None, 0.91) == pytest.approx(0.91)
+    assert weighting.shrunk(0, None, None) == 0.5
+    assert weighting.shrunk(20, 0.5, 0.9) == pytest.approx(0.7)
+    assert weighting.shrunk(10_000, 0.0, 0.9) == weighting.LEAST_WEIGHT
+    model = model_with_reviews([0.5, 0.6])
+    with pytest.raises(UserVisibleError):
+        weighting.learn(who="ada", why="")
+    call_command("models", "weights", "--who", "ada", "--why", "first")
+    made = FusionWeights.objects.get()
+    assert (made.version, made.who) == (1, "ada")
+    one = made.weights[str(model.pk)]["regions"]["WT"]
+    assert one == {"weight": round((1.1 + 20 * 0.91) / 22, 4), "reviewed": 0.55, "cases": 2, "evaluated": 0.91}
+    assert weighting.learn(who="ada", why="again").version == 2
+
+
+def test_weighted_fusion_uses_what_was_learned(settle: Settle, settings):
+    settings.ONCOFLOW_FUSION = "weighted"
+    experts = (("one", "good", GOOD), ("two", "small", GOOD))
+    _, panel = settle(*experts)
+    assert panel.fusion == "weighted"  # by their evaluations, equal ones: the mean
+    versions = registry.register_panel()
+    made = weighting.learn(who="ada", why="x")
+    weights = made.weights
+    for region in ("ET", "TC", "WT"):
+        weights[str(versions["one"].pk)]["regions"][region]["weight"] = 0.01
+    FusionWeights.objects.filter(pk=made.pk).update(weights=weights)
+    _, panel = settle(*experts)
+    assert panel.fusion == "weighted"
+    # "two" weighs a hundred times as much: the consensus is its outline
+    assert panel.agreement["experts"]["two"]["dice_vs_consensus"]["WT"] == 1.0
+    assert panel.agreement["experts"]["one"]["dice_vs_consensus"]["WT"] < 1.0
+
+
+def test_a_voter_that_falls_below_its_evaluation_is_proposed_for_demotion_and_a_person_decides():
+    model = model_with_reviews([0.86] * 19)
+    with transaction.atomic():
+        assert watching.propose_demotion(model) is None  # too few
+    more = model_with_reviews([0.86], name="other")
+    CaseEvaluation.objects.filter(model_version=more).update(model_version=model)
+    more.delete()
+    with transaction.atomic():
+        proposal = watching.propose_demotion(model)
+        assert watching.propose_demotion(model) == proposal
+    model.refresh_from_db()
+    assert model.status == "voter"  # nothing is demoted silently
+    assert len(proposal.evidence["cases"]) == 20
+    studies.run_waiting("clinical")
+    assert Notice.objects.get(kind="model.demotion_proposed").for_role == "admin"
+    person = User.objects.create_user("ada", role="admin")
+    with pytest.raises(UserVisibleError):
+        watching.decide_proposal(proposal, person, confirm=True, why="")
+    watching.decide_proposal(proposal, person, confirm=True, why="new scanner")
+    model.refresh_from_db()
+    assert model.status == "adviser"
+    change = model.status_changes.first()
+    assert (change.who, change.from_status, change.to_status) == ("ada", "voter", "adviser")
+    assert change.evidence["cases"] == proposal.evidence["cases"]
+    with pytest.raises(UserVisibleError, match="already"):
+        watching.decide_proposal(proposal, person, confirm=False, why="x")
+
+
+def test_a_voter_that_keeps_its_promise_or_was_just_judged_is_left_alone():
+    model = model_with_reviews([0.5] * 5 + [0.87] * 20)  # the old ones do not count
+    with transaction.atomic():
+        assert watching.propose_demotion(model) is None
+    CaseEvaluation.objects.update(dice=0.6)
+    with transaction.atomic():
+        proposal = watching.propose_demotion(model)
+    person = User.objects.create_user("ada", role="admin")
+    watching.decide_proposal(proposal, person, confirm=False, why="all of them post-operative")
+    with transaction.atomic():
+        assert watching.propose_demotion(model) is None
+    assert StandingProposal.objects.get().state == "dismissed"
+    model.refresh_from_db()
+    assert model.status == "voter"
+
+
+def test_a_vote_cannot_be_given_it_is_earned():
+    model = model_with_reviews([], status="adviser")
+    ModelVersion.objects.filter(pk=model.pk).update(evaluation={})
+    model.refresh_from_db()
+    with pytest.raises(UserVisibleError, match="earned"):
+        registry.set_status(model, "voter", who="ada", why="I like it")
+    ModelVersion.objects.filter(pk=model.pk).update(evaluation={"regions": dict.fromkeys(("ET", "TC", "WT"), GOOD)})
+    model.refresh_from_db()
+    registry.set_status(model, "voter", who="ada", why="seen the figures")
+    assert model.status_changes.first().evidence["regions"]["WT"] == GOOD
