@@ -43,6 +43,7 @@ STEPS = {
     "inference.convene_panel": "Convening the panel",
     "inference.run_expert": "Expert at work",
     "inference.conclude_panel": "Fusing the outlines",
+    "inference.fuse_chosen": "Fusing the outlines anew",
     "imaging.measure_and_compare": "Measuring and comparing",
     "imaging.publish_segmentations": "Writing the outline as DICOM",
     "reports.draft": "Drafting the report",

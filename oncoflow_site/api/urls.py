@@ -3,7 +3,7 @@
 from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from oncoflow_site.api import deidentification, jobs, schema, studies, upload_bytes, uploads
+from oncoflow_site.api import deidentification, jobs, panels, schema, studies, upload_bytes, uploads
 
 __all__ = ["schema"]  # imported so that the schema knows bearer tokens
 
@@ -26,6 +26,10 @@ urlpatterns = [
         name="segmentation",
     ),
     path("studies/<uuid:study_id>/slices/<str:plane>/<int:index>.png", studies.SlicePicture.as_view(), name="slice"),
+    path("studies/<uuid:study_id>/panel/", panels.Panel.as_view(), name="panel"),
+    path("studies/<uuid:study_id>/panel/fuse", panels.PanelFuse.as_view(), name="panel-fuse"),
+    path("studies/<uuid:study_id>/panel/cancel", panels.PanelCancel.as_view(), name="panel-cancel"),
+    path("studies/<uuid:study_id>/panel/again", panels.PanelAgain.as_view(), name="panel-again"),
     path("studies/<uuid:study_id>/events", jobs.study_events, name="study-events"),
     path("reports/<uuid:report_id>/versions/<int:number>.pdf", studies.ReportPdf.as_view(), name="report-pdf"),
     path("reports/<uuid:report_id>/versions/<int:number>.json", studies.ReportContent.as_view(), name="report-content"),

@@ -30,6 +30,7 @@ from oncoflow_site.api.steps import current_steps
 from oncoflow_site.api.studies import bring_in_outline, default_slices, visible_study
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.web.panels import panel_context
 from oncoflow_site.web.plot import Point, volume_plot
 
 REGIONS = (("ET", "Enhancing tumour"), ("TC", "Tumour core"), ("WT", "Whole tumour"))
@@ -78,7 +79,8 @@ def made_by(segmentations: list[Segmentation]) -> dict[uuid.UUID, str]:
                 for role, doing in (("voter", "voting"), ("adviser", "advising"))
                 if any(one["role"] == role for one in model["experts"])
             ]
-            found[outline.pk] = f"Consensus by {model.get('fusion', 'fusion')}: {'; '.join(roles)}"
+            chosen = f" chosen by {model['chosen_by']}" if model.get("chosen_by") else ""
+            found[outline.pk] = f"Consensus by {model.get('fusion', 'fusion')}{chosen}: {'; '.join(roles)}"
         elif model.get("name"):
             found[outline.pk] = f"{model['name']} {model.get('version', '')}".strip()
         else:
@@ -162,6 +164,7 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
             "segmentation_by": made_by([segmentation])[segmentation.pk] if segmentation else "",
             "measured_by": made_by([measurement.segmentation])[measurement.segmentation_id] if measurement else "",
             "panel": panel_summary(panel) if panel else None,
+            **panel_context(request.user, study, panel),
             # The gate judged the panel's consensus: a person's outline is not doubted by it.
             "doubtful": bool(
                 panel

@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeDoneView, PasswordChangeView
 from django.urls import path, re_path, reverse_lazy
 
-from oncoflow_site.web import bringing, reading, records, system, viewer, views
+from oncoflow_site.web import bringing, panels, reading, records, system, viewer, views
 
 app_name = "web"
 urlpatterns = [
@@ -25,6 +25,9 @@ urlpatterns = [
     path("patients/<uuid:patient_id>/", records.patient_page, name="patient"),
     path("studies/<uuid:study_id>/", records.study_page, name="study"),
     path("studies/<uuid:study_id>/outline", records.outline, name="outline"),
+    path("studies/<uuid:study_id>/panel/fuse", panels.fuse, name="panel-fuse"),
+    path("studies/<uuid:study_id>/panel/cancel", panels.cancel, name="panel-cancel"),
+    path("studies/<uuid:study_id>/panel/again", panels.again, name="panel-again"),
     path("documents/<uuid:document_id>/", records.document_page, name="document"),
     path("reports/<uuid:report_id>/", reading.report_page, name="report"),
     path("reports/<uuid:report_id>/sign", reading.sign, name="sign"),
