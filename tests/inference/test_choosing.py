@@ -76,7 +76,13 @@ def settle(tmp_path: Path, settings) -> Settle:
             with transaction.atomic():
                 labels = labels_from_regions(masks_of(output.probabilities))
                 made = save_segmentation(
-                    study, panel.volume_set, labels, kind="expert", author=run.expert, probability=output.probabilities
+                    study,
+                    panel.volume_set,
+                    labels,
+                    kind="expert",
+                    author=run.expert,
+                    model={"name": run.expert, "version": "1.0"},
+                    probability=output.probabilities,
                 )
                 run.segmentation, run.state, run.runtime_s = made, ExpertState.DONE, output.runtime_s
                 run.save()
