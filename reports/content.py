@@ -96,7 +96,8 @@ def _not_assessed(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     shift = (facts["findings"].get("anatomy") or {}).get("midline_shift") or {}
     if shift and not shift.get("assessed"):
         items.append({"what": "midline shift", "reason": shift.get("reason") or "not computed"})
-    lobes = {(one.get("location") or {}).get("lobe_reason") for one in facts["findings"].get("lesions") or ()} - {None}
+    places = [one.get("location") or {} for one in facts["findings"].get("lesions") or ()]
+    lobes = {str(place["lobe_reason"]) for place in places if place.get("lobe_reason")}
     items += [{"what": "lobe", "reason": reason} for reason in sorted(lobes)]
     comparison = facts.get("comparison") or {}
     for region, values in (comparison.get("regions") or {}).items():
