@@ -94,6 +94,7 @@ def _ask(ctx: JobContext, run: ExpertRun) -> ExpertOutput:
     return client.run(
         run.expert,
         volumes,
+        key=str(panel.volume_set_id),
         deadline_s=float(settings.ONCOFLOW_EXPERT_DEADLINE_S),
         on_progress=lambda fraction, text: ctx.progress(0.05 + 0.9 * fraction, f"{run.expert}: {text}"),
     )

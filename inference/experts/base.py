@@ -26,12 +26,15 @@ __all__ = [
     "ExpertFailed",
     "ExpertOutput",
     "Finding",
+    "InteractiveExpert",
     "InvalidVolumes",
     "MissingSequence",
     "ModelVersion",
     "Progress",
     "Prompt",
+    "Refined",
     "Volumes",
+    "VolumesNeeded",
     "WeightsMismatch",
     "WeightsMissing",
     "labels_from_regions",
@@ -71,6 +74,10 @@ class MissingSequence(ExpertError):
 
 class InvalidVolumes(ExpertError):
     """Shapes differ, values are not finite, spacing is not positive or the brain mask is empty."""
+
+
+class VolumesNeeded(ExpertError):
+    """Nothing of this study is kept: ask again with its volumes."""
 
 
 class ExpertFailed(ExpertError):
@@ -118,11 +125,23 @@ class Prompt:
     """A person's hints, in voxel indices (z, y, x) of the reference grid.
 
     points: (z, y, x, positive). box: ((z0, y0, x0), (z1, y1, x1)) with inclusive corners. region: which one is meant.
+    axis: the direction across which the slices lie that the person looks at (0 axial, 1 coronal, 2 sagittal).
+    scope: "slice" for the slice of the first point or the box alone, "volume" to carry the answer to its neighbours.
     """
 
     region: str
     points: tuple[tuple[int, int, int, bool], ...] = ()
     box: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None
+    axis: int = 0
+    scope: str = "volume"
+
+    @property
+    def slice_index(self) -> int:
+        """The slice across `axis` that the person looked at: of the first point, else the middle of the box."""
+        if self.points:
+            return int(self.points[0][self.axis])
+        assert self.box is not None
+        return (self.box[0][self.axis] + self.box[1][self.axis]) // 2
 
 
 @dataclass(frozen=True)
@@ -162,6 +181,23 @@ class ExpertOutput:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Refined:
+    """The answer to a person's prompt: one region on a part of the reference grid.
+
+    origin: first voxel (z, y, x) of the part. mask: bool (z, y, x), the part; it says nothing of what lies outside it.
+    For scope "slice" the part is the whole slice, for "volume" the box around what was found.
+    """
+
+    region: str
+    origin: tuple[int, int, int]
+    mask: NDArray[np.bool_]
+    model: ModelVersion
+    runtime_s: float
+    device: str
+    notes: tuple[str, ...] = ()
+
+
 @runtime_checkable
 class Expert(Protocol):
     """One segmentation model behind one interface."""
@@ -174,6 +210,18 @@ class Expert(Protocol):
 
     def predict(self, volumes: Volumes, prompt: Prompt | None = None, progress: Progress | None = None) -> ExpertOutput:
         """Segment one study. Raises MissingSequence, InvalidVolumes, ExpertFailed."""
+        ...
+
+
+@runtime_checkable
+class InteractiveExpert(Expert, Protocol):
+    """An expert that answers a person's clicks at once, because it keeps what it has computed of a study."""
+
+    def refine(self, key: str, prompt: Prompt | None, volumes: Volumes | None = None) -> Refined | None:
+        """Answer `prompt` on the study `key`; None for no prompt: the study is prepared only.
+
+        Raises VolumesNeeded when nothing of the study is kept and `volumes` is None; MissingSequence, ExpertFailed.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from .base import Volumes
 from .prepare import stack_channels, zscore_in_brain
 
-__all__ = ["FLAIR_Z", "largest_component", "rule_regions", "salient_tumour"]
+__all__ = ["FLAIR_Z", "largest_component", "rule_regions", "salient_tumour", "suggested_regions"]
 
 FLAIR_Z = 1.2
 ENHANCEMENT_Z = 0.3
@@ -43,14 +43,25 @@ def salient_tumour(
     return filled
 
 
-def rule_regions(volumes: Volumes) -> dict[str, NDArray[np.bool_]]:
-    """The rule's nested masks {ET, TC, WT} on the grid of `volumes`. Raises MissingSequence."""
-    brain = volumes.brain_mask
-    t1, t1c, flair = zscore_in_brain(stack_channels(volumes, ("T1", "T1c", "FLAIR")), brain)
-    sigma = tuple(1.0 / s for s in volumes.spacing)
-    whole = salient_tumour(flair, brain, (sigma[0], sigma[1], sigma[2]))
+def suggested_regions(
+    flair: NDArray[np.float32],
+    t1c: NDArray[np.float32],
+    t1: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    sigma: tuple[float, float, float] = (0.5, 0.5, 0.5),
+) -> dict[str, NDArray[np.bool_]]:
+    """The rule's nested masks {ET, TC, WT} of z-scored images (z, y, x)."""
+    whole = salient_tumour(flair, brain, sigma)
     enhancing = (t1c - t1 > ENHANCEMENT_Z) & whole
     core = enhancing.copy()
     for index in np.flatnonzero(enhancing.any(axis=(1, 2))):
         core[index] = ndimage.binary_fill_holes(enhancing[index])
     return {"ET": enhancing, "TC": core & whole, "WT": whole}
+
+
+def rule_regions(volumes: Volumes) -> dict[str, NDArray[np.bool_]]:
+    """The rule's nested masks {ET, TC, WT} on the grid of `volumes`. Raises MissingSequence."""
+    brain = volumes.brain_mask
+    t1, t1c, flair = zscore_in_brain(stack_channels(volumes, ("T1", "T1c", "FLAIR")), brain)
+    sigma = tuple(1.0 / s for s in volumes.spacing)
+    return suggested_regions(flair, t1c, t1, brain, (sigma[0], sigma[1], sigma[2]))

@@ -16,6 +16,7 @@ from .base import Volumes
 
 __all__ = [
     "CHANNELS",
+    "MAXIMUM_WINDOW",
     "WORKING_SPACING",
     "Box",
     "Window",
@@ -53,6 +54,10 @@ class Window:
         if y1 > y0 and x1 > x0:
             out[:, y0 - self.y : y1 - self.y, x0 - self.x : x1 - self.x] = image[:, y0:y1, x0:x1]
         return out
+
+    def inside(self, box: Box) -> Box:
+        """A box of the slice in the window's own pixels."""
+        return box[0] - self.x, box[1] - self.y, box[2] - self.x, box[3] - self.y
 
     def paste(self, target: NDArray[np.float32], part: NDArray[np.float32]) -> None:
         """Write part (c, side, side) into target (c, h, w) where they overlap."""

@@ -20,10 +20,12 @@ import numpy as np
 from inference.experts.base import (
     Expert,
     ExpertError,
+    InteractiveExpert,
     InvalidVolumes,
     MissingSequence,
     Prompt,
     Volumes,
+    VolumesNeeded,
     WeightsMismatch,
     WeightsMissing,
 )
@@ -76,19 +78,14 @@ def serve_requests(connection: socket.socket, spec: ExpertSpec) -> None:
         channel.send(
             Message(
                 "ready",
-                {
-                    "model": {
-                        "name": model.name,
-                        "version": model.version,
-                        "sha256": model.sha256,
-                        "architecture": model.architecture,
-                    }
-                },
+                {"model": asdict(model)},
             )
         )
         while True:
             request = channel.receive()
-            if request.kind != "cancel":  # one that came when its answer was on the way already
+            if request.kind == "refine":
+                _refine(expert, channel, request)
+            elif request.kind != "cancel":  # one that came when its answer was on the way already
                 _answer(expert, channel, request, spec)
     except Closed:
         return
@@ -151,28 +148,16 @@ def _answer(expert: Expert, channel: Channel, request: Message, spec: ExpertSpec
         output = expert.predict(volumes, prompt, progress)
     except Cancelled:
         channel.send(Message("error", {"code": "cancelled", "message": "the request was dropped"}))
-    except MissingSequence as error:
-        channel.send(Message("error", {"code": "missing_sequence", "message": str(error)}))
-    except InvalidVolumes as error:
-        channel.send(Message("error", {"code": "invalid", "message": str(error)}))
-    except ExpertError as error:
-        channel.send(Message("error", {"code": "failed", "message": str(error)}))
     except Closed:
         raise
     except Exception as error:
-        channel.send(Message("error", {"code": "failed", "message": f"the expert failed: {type(error).__name__}"}))
+        channel.send(_failure(error))
     else:
-        model = output.model
         channel.send(
             Message(
                 "result",
                 {
-                    "model": {
-                        "name": model.name,
-                        "version": model.version,
-                        "sha256": model.sha256,
-                        "architecture": model.architecture,
-                    },
+                    "model": asdict(output.model),
                     "runtime_s": output.runtime_s,
                     "device": output.device,
                     "notes": list(output.notes),
@@ -182,6 +167,45 @@ def _answer(expert: Expert, channel: Channel, request: Message, spec: ExpertSpec
                 dict(output.probabilities),
             )
         )
+
+
+def _refine(expert: Expert, channel: Channel, request: Message) -> None:
+    """Answer a person's prompt, or ask for the study's volumes when nothing of it is kept here."""
+    try:
+        if not isinstance(expert, InteractiveExpert):
+            raise InvalidVolumes("this expert takes no prompts")
+        prompt = request_prompt(request)
+        volumes = request_volumes(request)[0] if request.arrays else None
+        refined = expert.refine(str(request.values["key"]), prompt, volumes)
+    except VolumesNeeded:
+        channel.send(Message("volumes_needed"))
+    except Exception as error:
+        channel.send(_failure(error))
+    else:
+        if refined is None:
+            channel.send(Message("result", {"prepared": True}))
+            return
+        values = {
+            "region": refined.region,
+            "origin": list(refined.origin),
+            "model": asdict(refined.model),
+            "runtime_s": refined.runtime_s,
+            "device": refined.device,
+            "notes": list(refined.notes),
+        }
+        channel.send(Message("result", values, {"mask": refined.mask}))
+
+
+def _failure(error: Exception) -> Message:
+    """What went wrong, without details that only an engineer should see."""
+    code, text = "failed", str(error)
+    if isinstance(error, MissingSequence):
+        code = "missing_sequence"
+    elif isinstance(error, InvalidVolumes):
+        code = "invalid"
+    elif not isinstance(error, ExpertError):
+        text = f"the expert failed: {type(error).__name__}"
+    return Message("error", {"code": code, "message": text})
 
 
 def request_volumes(request: Message) -> tuple[Volumes, Prompt | None]:
@@ -194,15 +218,23 @@ def request_volumes(request: Message) -> tuple[Volumes, Prompt | None]:
             request.arrays["brain_mask"],
             str(request.values.get("indication", "")),
         )
-        asked = request.values.get("prompt")
-        if asked is None:
-            return volumes, None
-        points = tuple((int(p[0]), int(p[1]), int(p[2]), bool(p[3])) for p in asked["points"])
-        box = asked["box"]
-        corners = None
-        if box is not None:
-            (a, b, c), (d, e, f) = box
-            corners = ((int(a), int(b), int(c)), (int(d), int(e), int(f)))
-        return volumes, Prompt(str(asked["region"]), points, corners)
+        return volumes, request_prompt(request)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InvalidVolumes("the request is incomplete") from error
+
+
+def request_prompt(request: Message) -> Prompt | None:
+    """The person's prompt of a request, if there is one. Raises InvalidVolumes when it is incomplete."""
+    asked = request.values.get("prompt")
+    if asked is None:
+        return None
+    try:
+        points = tuple((int(p[0]), int(p[1]), int(p[2]), bool(p[3])) for p in asked["points"])
+        corners = None
+        if asked["box"] is not None:
+            (a, b, c), (d, e, f) = asked["box"]
+            corners = ((int(a), int(b), int(c)), (int(d), int(e), int(f)))
+        axis, scope = int(asked.get("axis", 0)), str(asked.get("scope", "volume"))
+        return Prompt(str(asked["region"]), points, corners, axis, scope)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InvalidVolumes("the prompt is incomplete") from error

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from inference.experts.base import (
     ModelVersion,
     Progress,
     Prompt,
+    Refined,
     Volumes,
 )
 
@@ -129,50 +130,79 @@ class SupervisorClient:
         deadline_s: float,
         on_progress: Progress | None = None,
         prompt: Prompt | None = None,
+        key: str = "",
     ) -> ExpertOutput:
         """Segment one study with one expert.
 
         deadline_s counts from the moment the expert starts, not while the request queues. A request with a prompt
-        overtakes those without. Exceptions from `on_progress` end the wait and are passed on; the supervisor then drops
-        the request. Raises ExpertFailed, ExpertTimeout, ExpertUnavailable, MissingSequence, InvalidVolumes.
+        overtakes those without. key: names the volumes for good; with one, they travel only where the supervisor does
+        not have them. Exceptions from `on_progress` end the wait and are passed on; the supervisor then drops the request.
+        Raises ExpertFailed, ExpertTimeout, ExpertUnavailable, MissingSequence, InvalidVolumes.
         """
-        request = Message(
-            "run",
-            {
-                "expert": expert_name,
-                "deadline_s": float(deadline_s),
-                "spacing": [float(s) for s in volumes.spacing],
-                "sequences": list(volumes.images),
-                "indication": volumes.indication,
-                "prompt": None
-                if prompt is None
-                else {
-                    "region": prompt.region,
-                    "points": [list(p) for p in prompt.points],
-                    "box": None if prompt.box is None else [list(c) for c in prompt.box],
-                },
-            },
-            {"brain_mask": np.asarray(volumes.brain_mask, bool)}
-            | {f"image:{n}": np.asarray(image, np.float32) for n, image in volumes.images.items()},
-        )
+        values = {
+            "expert": expert_name,
+            "deadline_s": float(deadline_s),
+            "key": key,
+            "spacing": [float(s) for s in volumes.spacing],
+            "sequences": list(volumes.images),
+            "indication": volumes.indication,
+            "prompt": _prompt_values(prompt),
+        }
+        request = Message("run", values, {} if key else _arrays(volumes))
+        answer = self._converse(request, lambda: volumes, on_progress)
+        return self._exchange(partial(_output, answer, volumes.shape))
+
+    def refine(
+        self,
+        expert_name: str,
+        key: str,
+        prompt: Prompt | None,
+        *,
+        sequences: Sequence[str],
+        spacing: tuple[float, float, float],
+        load: Callable[[], Volumes],
+        deadline_s: float,
+    ) -> Refined | None:
+        """A person's prompt to one expert, answered in its interactive process; None for no prompt: it only prepares.
+
+        key: names the study's volumes for good. load: called only when neither the expert nor the supervisor has them.
+        Raises as `run` does.
+        """
+        values = {
+            "expert": expert_name,
+            "deadline_s": float(deadline_s),
+            "key": key,
+            "spacing": [float(s) for s in spacing],
+            "sequences": list(sequences),
+            "prompt": _prompt_values(prompt),
+        }
+        answer = self._converse(Message("refine", values), load, None)
+        return None if prompt is None else self._exchange(partial(_refined, answer))
+
+    def _converse(self, request: Message, load: Callable[[], Volumes], on_progress: Progress | None) -> Message:
+        """Ask, send volumes where they are asked for, and wait for the result."""
         channel = self._open()
         try:
-            self._exchange(channel, lambda: channel.send(request))
+            self._exchange(lambda: channel.send(request))
             while True:
-                answer = self._exchange(channel, channel.receive)
+                answer = self._exchange(channel.receive)
                 if answer.kind == "progress":
                     fraction, text = answer.values.get("fraction", 0.0), answer.values.get("text", "")
                     if on_progress is not None:
                         on_progress(float(fraction), str(text))
+                elif answer.kind == "volumes_needed":
+                    arrays = _arrays(load())
+                    wanted = {name: arrays[name] for name in answer.values["names"] if name in arrays}
+                    self._exchange(partial(channel.send, Message("volumes", {}, wanted)))
                 elif answer.kind == "result":
-                    return self._exchange(channel, partial(_output, answer, volumes.shape))
+                    return answer
                 elif answer.kind == "error":
                     raise ERRORS.get(str(answer.values.get("code")), ExpertFailed)(str(answer.values.get("message")))
         finally:
             channel.close()
 
     @staticmethod
-    def _exchange(channel: Channel, action: Callable[[], T]) -> T:
+    def _exchange(action: Callable[[], T]) -> T:
         """Run one step of the conversation; what goes wrong with it becomes ExpertUnavailable."""
         try:
             return action()
@@ -211,14 +241,49 @@ class SupervisorClient:
         return channel
 
 
+def _prompt_values(prompt: Prompt | None) -> dict[str, Any] | None:
+    if prompt is None:
+        return None
+    return {
+        "region": prompt.region,
+        "points": [list(p) for p in prompt.points],
+        "box": None if prompt.box is None else [list(c) for c in prompt.box],
+        "axis": prompt.axis,
+        "scope": prompt.scope,
+    }
+
+
+def _arrays(volumes: Volumes) -> dict[str, Any]:
+    images = {f"image:{name}": np.asarray(image, np.float32) for name, image in volumes.images.items()}
+    return {"brain_mask": np.asarray(volumes.brain_mask, bool)} | images
+
+
+def _model(values: dict[str, Any]) -> ModelVersion:
+    return ModelVersion(*(str(values[k]) for k in ("name", "version", "sha256", "architecture")))
+
+
+def _refined(answer: Message) -> Refined:
+    mask, (z, y, x) = answer.arrays["mask"], (int(n) for n in answer.values["origin"])
+    if mask.dtype != np.bool_ or mask.ndim != 3:
+        raise ProtocolError("the answer is no mask")
+    return Refined(
+        str(answer.values["region"]),
+        (z, y, x),
+        mask,
+        _model(answer.values["model"]),
+        float(answer.values["runtime_s"]),
+        str(answer.values["device"]),
+        tuple(map(str, answer.values["notes"])),
+    )
+
+
 def _output(answer: Message, shape: tuple[int, int, int]) -> ExpertOutput:
     probabilities = {r: answer.arrays[r] for r in REGIONS}
     if any(p.shape != shape or p.dtype != np.float16 for p in probabilities.values()):
         raise ProtocolError("the answer has another shape than the question")
-    model = answer.values["model"]
     return ExpertOutput(
         probabilities,
-        ModelVersion(*(str(model[k]) for k in ("name", "version", "sha256", "architecture"))),
+        _model(answer.values["model"]),
         float(answer.values["runtime_s"]),
         str(answer.values["device"]),
         tuple(map(str, answer.values["notes"])),

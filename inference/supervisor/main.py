@@ -19,6 +19,7 @@ from typing import Any
 from inference.experts.factory import ExpertSpec
 
 from .client import connect, create_key
+from .store import VolumeStore, array_names
 from .wire import Channel, Closed, Message, ProtocolError, accept_channel
 from .worker import Request, Worker, failure, warm_up
 
@@ -29,16 +30,23 @@ HANDSHAKE_S = 10.0
 REQUEST_S = 300.0
 MAXIMUM_DEADLINE_S = 24 * 3600.0
 MAXIMUM_CONNECTIONS = 64
+INTERACTIVE_KINDS = ("sam",)
 
 
 @dataclass(frozen=True)
 class SupervisorConfig:
-    """experts: what to run. address: path of a Unix socket, or "127.0.0.1:PORT". key_path: shared key, made if absent."""
+    """experts: what to run. address: path of a Unix socket, or "127.0.0.1:PORT". key_path: shared key, made if absent.
+
+    volumes_bytes: how much of what clients sent is kept. interactive_idle_s: an expert's second process, which answers
+    people's clicks, starts with the first click and ends after so long without one.
+    """
 
     experts: tuple[ExpertSpec, ...]
     address: str
     key_path: Path
     load_timeout_s: float = 300.0
+    volumes_bytes: int = 768 << 20
+    interactive_idle_s: float = 900.0
 
 
 def specs_from(panel: Sequence[Mapping[str, Any]], threads: int = 1) -> tuple[ExpertSpec, ...]:
@@ -62,6 +70,13 @@ class Supervisor:
         self.config = config
         self.key = create_key(config.key_path)
         self.workers = {s.name: Worker(s, config.load_timeout_s) for s in config.experts}
+        # A click must not wait until a panel's prediction by the same expert is over: it has a process of its own.
+        self.lanes = {
+            s.name: Worker(s, config.load_timeout_s, idle_s=config.interactive_idle_s)
+            for s in config.experts
+            if s.kind in INTERACTIVE_KINDS or s.factory is not None
+        }
+        self.volumes = VolumeStore(config.volumes_bytes)
         self.started = time.monotonic()
         self._listener: socket.socket | None = None
         self._stopping = threading.Event()
@@ -80,7 +95,7 @@ class Supervisor:
         """Bind and start everything. Raises OSError when the address is in use."""
         self._listener = _listen(self.config.address)
         warm_up(self.config.experts)
-        for worker in self.workers.values():
+        for worker in (*self.workers.values(), *self.lanes.values()):
             worker.start()
         threading.Thread(target=self._accept, name="supervisor-accept", daemon=True).start()
 
@@ -96,7 +111,7 @@ class Supervisor:
                 with suppress(OSError):
                     os.unlink(self.config.address.removeprefix("unix:"))
             self._listener.close()
-        enders = [threading.Thread(target=w.stop) for w in self.workers.values()]
+        enders = [threading.Thread(target=w.stop) for w in (*self.workers.values(), *self.lanes.values())]
         for ender in enders:
             ender.start()
         for ender in enders:
@@ -108,6 +123,8 @@ class Supervisor:
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self.started, 1),
             "experts": {name: worker.health() for name, worker in self.workers.items()},
+            "interactive": {name: worker.health() for name, worker in self.lanes.items()},
+            "volumes_bytes": self.volumes.bytes,
         }
 
     def _accept(self) -> None:
@@ -134,12 +151,12 @@ class Supervisor:
             message = channel.receive()
             if message.kind == "health":
                 channel.send(Message("health", self.health()))
-            elif message.kind == "run":
+            elif message.kind in ("run", "refine"):
                 self._run(channel, message)
             else:
                 channel.send(failure("invalid", "unknown request"))
-        except (Closed, ProtocolError, TimeoutError):
-            pass  # a stranger, or a client that went away: there is nobody to tell
+        except (Closed, ProtocolError, TimeoutError, KeyError, TypeError):
+            pass  # a stranger, nonsense, or a client that went away: there is nobody to tell
         finally:
             if channel is not None:
                 channel.close()
@@ -147,9 +164,10 @@ class Supervisor:
             self._slots.release()
 
     def _run(self, channel: Channel, message: Message) -> None:
-        worker = self.workers.get(str(message.values.get("expert")))
+        refine = message.kind == "refine"
+        worker = (self.lanes if refine else self.workers).get(str(message.values.get("expert")))
         if worker is None:
-            channel.send(failure("unavailable", "the supervisor has no expert of that name"))
+            channel.send(failure("unavailable", "the supervisor has no expert of that name that can do this"))
             return
         try:
             deadline = float(message.values["deadline_s"])
@@ -158,19 +176,47 @@ class Supervisor:
         if not 0 < deadline <= MAXIMUM_DEADLINE_S:
             channel.send(failure("invalid", "the deadline must be a positive number of seconds"))
             return
+        if refine:
+            # The expert keeps what it made of a study: only when it does not know the study are the volumes needed.
+            if not self._ask(channel, worker, message, deadline, interactive=True):
+                self._ask(channel, worker, self._with_volumes(channel, message), deadline, interactive=True)
+            return
+        if message.values.get("key") and not message.arrays:
+            message = self._with_volumes(channel, message)
+        self._ask(channel, worker, message, deadline, interactive=message.values.get("prompt") is not None)
+
+    def _with_volumes(self, channel: Channel, message: Message) -> Message:
+        """The request with its arrays: those kept here, the others from the client. Raises as receiving does."""
+        key, names = str(message.values["key"]), array_names([str(n) for n in message.values["sequences"]])
+        arrays, missing = self.volumes.find(key, names)
+        if missing:
+            channel.send(Message("volumes_needed", {"names": missing}))
+            sent = channel.receive()
+            if sent.kind != "volumes" or set(sent.arrays) != set(missing):
+                raise ProtocolError("the volumes were expected")
+            self.volumes.keep(key, sent.arrays)
+            arrays |= sent.arrays
+        return Message(message.kind, message.values, {name: arrays[name] for name in names})
+
+    def _ask(self, channel: Channel, worker: Worker, message: Message, deadline: float, *, interactive: bool) -> bool:
+        """Put the request to the expert and pass on what it says; False when it needs the volumes, which is not passed on."""
         sending = threading.Lock()
         last = time.monotonic()
         told: tuple[float, str] = (0.0, "waiting")
+        needed = False
 
         def tell(answer: Message) -> None:
-            nonlocal last, told
+            nonlocal last, told, needed
+            if answer.kind == "volumes_needed":
+                needed = True
+                return
             with sending:
                 if answer.kind == "progress":
                     told = (float(answer.values["fraction"]), str(answer.values["text"]))
                 channel.send(answer)
                 last = time.monotonic()
 
-        request = Request(message, deadline, tell, interactive=message.values.get("prompt") is not None)
+        request = Request(message, deadline, tell, interactive=interactive)
         worker.submit(request)
         while not request.done.wait(1.0):
             if time.monotonic() - last > BEAT_S and not request.cancelled:
@@ -178,7 +224,8 @@ class Supervisor:
                     tell(Message("progress", {"fraction": told[0], "text": told[1]}))
                 except Closed:
                     request.cancelled = True
-                    return
+                    return True
+        return not needed
 
 
 def _listen(address: str) -> socket.socket:

@@ -70,12 +70,16 @@ def warm_up(specs: Sequence[ExpertSpec]) -> None:
 
 
 class Worker:
-    """Runs requests one at a time, those of people first; kills a child that is late, restarts one that is gone."""
+    """Runs requests one at a time, those of people first; kills a child that is late, restarts one that is gone.
 
-    def __init__(self, spec: ExpertSpec, load_timeout_s: float = 300.0) -> None:
+    idle_s: the child starts with the first request and ends after so many seconds without one; None: it is always there.
+    """
+
+    def __init__(self, spec: ExpertSpec, load_timeout_s: float = 300.0, idle_s: float | None = None) -> None:
         self.spec = spec
         self.load_timeout_s = load_timeout_s
-        self.state = "starting"
+        self.idle_s = idle_s
+        self.state = "starting" if idle_s is None else "asleep"
         self.error = ""
         self.model: dict[str, Any] | None = None
         self.restarts = -1
@@ -87,6 +91,7 @@ class Worker:
         self._channel: Channel | None = None
         self._failures = 0
         self._next_start = 0.0
+        self._served = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name=f"expert-{spec.name}", daemon=True)
 
     def start(self) -> None:
@@ -134,7 +139,8 @@ class Worker:
 
     def _loop(self) -> None:
         while True:
-            if self._process is None and not self._stopping and time.monotonic() >= self._next_start:
+            wanted = self.idle_s is None or bool(self._queue)
+            if wanted and self._process is None and not self._stopping and time.monotonic() >= self._next_start:
                 self._start_child()
             with self._changed:
                 if self._stopping:
@@ -145,9 +151,16 @@ class Worker:
             if entry is None:
                 if self._process is not None and not self._process.is_alive():
                     self._lost("ended while idle")
+                elif self._process is not None and self._idle_for_too_long():
+                    self._end_child()
+                    self.state, self.restarts = "asleep", self.restarts - 1
                 continue
             self._serve(entry[2])
+            self._served = time.monotonic()
         self._end_child()
+
+    def _idle_for_too_long(self) -> bool:
+        return self.idle_s is not None and time.monotonic() - self._served > self.idle_s
 
     def _start_child(self) -> None:
         self.state, self.restarts = "starting", self.restarts + 1

@@ -1,15 +1,14 @@
-"""SAM 2 as an expert on brain MRI, through sam2's SAM2ImagePredictor.
+"""Segment-anything networks as an expert on brain MRI: SAM 2 by its own package, SAM 2 and SAM 3 by transformers.
 
-Automatic: image evidence alone (bright FLAIR) draws a box on each slice in all three directions; the three mask tokens
-answer WT, TC and ET; the three directions are averaged. It never sees another expert's mask, so its vote is its own.
-Interactive: a person's box or clicks for one region are answered slice by slice by the single mask token and carried to
-the neighbouring slices; the other regions come from the automatic mode. Method: Ravi et al., arXiv 2408.00714.
+Automatic: image evidence alone, or words where the network reads them, prompts slices in all three directions (automatic.py).
+It never sees another expert's mask, so its vote is its own. Interactive: a person's box or clicks for one region are
+answered on their slice and, where asked for, carried to its neighbours (interactive.py); what the encoder made of a slice is
+kept. Method: Ravi et al., SAM 2, arXiv 2408.00714.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +17,41 @@ from numpy.typing import NDArray
 
 from inference.experts.base import (
     REGIONS,
+    ExpertError,
     ExpertFailed,
     ExpertOutput,
+    InvalidVolumes,
     ModelVersion,
     Progress,
     Prompt,
+    Refined,
     Volumes,
+    VolumesNeeded,
     WeightsMismatch,
-    WeightsMissing,
     nest,
     read_model_json,
     verify_weights,
 )
+from inference.experts.lru import ByteLru
+from inference.experts.memory import MemoryFallback
 from inference.experts.postprocess import minimum_volumes, suppress_small
 from inference.experts.prepare import stack_channels, zscore_in_brain
-from inference.experts.saliency import salient_tumour
-from inference.experts.slices import (
-    CHANNELS,
-    WORKING_SPACING,
-    Box,
-    box_of,
-    resize,
-    slice_boxes,
-    to_unit,
-    window_for,
-    working_grid,
-)
+from inference.experts.saliency import salient_tumour, suggested_regions
+from inference.experts.slices import CHANNELS, resize, to_unit, working_grid
+
+from .automatic import TOKEN_REGIONS, Evidence, segment
+from .backend import Backend, make_backend
+from .interactive import Interaction, Prepared
 
 __all__ = ["SamExpert"]
 
-TOKEN_REGIONS = ("WT", "TC", "ET")  # what the three mask tokens were trained to answer
-PROPAGATION_LIMIT = 40  # slices each way from a click, 80 mm
+STUDIES_BYTES = 256 << 20
+EMBEDDINGS_BYTES = 256 << 20
+GPU_BATCH = 8
 
 
 class SamExpert:
-    """One SAM 2 model, loaded once and kept. See NnUNetExpert for the arguments.
-
-    Official SAM 2 weights know nothing of tumours: model.json must name `mask_tokens`, or load() refuses the automatic
-    mode's assumption with WeightsMismatch.
-    """
+    """One network, loaded once and kept. See NnUNetExpert for the arguments; `batch`: slices embedded together."""
 
     def __init__(
         self,
@@ -66,60 +61,104 @@ class SamExpert:
         pinned_sha256: str | None = None,
         device: str = "cpu",
         threads: int = 1,
+        batch: int | None = None,
     ) -> None:
         self.name = name
         self.folder = Path(weights_dir)
         self.pinned_sha256 = pinned_sha256
         self.device = device
         self.threads = threads
+        self.batch = batch or (GPU_BATCH if device.startswith("cuda") else 1)
         self.model: ModelVersion | None = None
-        self._predictor: Any = None
+        self._backend: Backend
+        self._memory: MemoryFallback
+        self._interaction: Interaction
+        self._studies: ByteLru[str, Prepared] = ByteLru(STUDIES_BYTES, lambda study: study.bytes)
+        self._tokens = False
         self._minimum: dict[str, float] = {}
 
     def load(self) -> ModelVersion:
-        """Verify, build with build_sam2, load plain tensors. Raises WeightsMissing, WeightsMismatch."""
+        """Verify, build, load plain tensors. Raises WeightsMissing, WeightsMismatch."""
         if self.model is not None:
             return self.model
         model = verify_weights(self.folder, self.pinned_sha256)
         data = read_model_json(self.folder)
         self._minimum = minimum_volumes(data)
-        if data.get("mask_tokens") != list(TOKEN_REGIONS):
+        named = data.get("mask_tokens")
+        if named not in (None, list(TOKEN_REGIONS)):
             raise WeightsMismatch(
                 f"{self.folder.name}: the mask tokens were not trained for {', '.join(TOKEN_REGIONS)}"
             )
-        path = self.folder / "sam2.pt"
-        if not path.is_file():
-            raise WeightsMissing(f"{self.folder.name}: sam2.pt is missing")
         import torch
 
-        from . import network
-
         torch.set_num_threads(self.threads)
-        built = network.build(
-            list(data.get("hydra_overrides", [])), str(data.get("config", network.BASE_CONFIG)), self.device
-        )
-        try:
-            network.load_state(built, path)
-        except Exception as error:  # the unpickler and load_state_dict raise many types
-            raise WeightsMismatch(f"{self.folder.name}: sam2.pt does not fit the network") from error
-        self._predictor = network.predictor_for(built)
+        self._tokens = named is not None
+        self._backend = make_backend(self.folder, data, self.device)
+        self._memory = MemoryFallback(self.device, self.batch, self._move)
+        tokens = TOKEN_REGIONS if self._tokens and data.get("interactive_token") != "single" else ()
+        self._interaction = Interaction(self._backend, self._memory, EMBEDDINGS_BYTES, tokens)
         self.model = model
         return model
 
+    def _move(self, device: str) -> None:
+        # What was embedded lies on the device that is left.
+        self._interaction.embeddings.clear()
+        self._backend.move(device)
+
     def predict(self, volumes: Volumes, prompt: Prompt | None = None, progress: Progress | None = None) -> ExpertOutput:
-        """Region probabilities for one study. Raises MissingSequence, ExpertFailed."""
+        """Region probabilities for one study; a prompt overrides its region. Raises MissingSequence, ExpertFailed."""
         model = self.load()
         tell = progress or (lambda fraction, text: None)
         started = time.perf_counter()
         stack = stack_channels(volumes, CHANNELS)
         tell(0.02, "preparing")
         try:
+            self._memory.begin()
             probabilities, notes = self._run(stack, volumes, prompt, tell)
+        except ExpertError:
+            raise
         except Exception as error:
             raise ExpertFailed(f"{self.name} failed: {type(error).__name__}") from error
         output = suppress_small(nest(probabilities, volumes.brain_mask), volumes.spacing, self._minimum)
         tell(1.0, "done")
-        return ExpertOutput(output, model, time.perf_counter() - started, self.device, notes)
+        notes += tuple(self._memory.notes)
+        return ExpertOutput(output, model, time.perf_counter() - started, self._memory.device, notes)
+
+    def refine(self, key: str, prompt: Prompt | None, volumes: Volumes | None = None) -> Refined | None:
+        """See InteractiveExpert. Raises VolumesNeeded, MissingSequence, InvalidVolumes, ExpertFailed."""
+        model = self.load()
+        started = time.perf_counter()
+        study = self._studies.get(key)
+        if study is None:
+            if volumes is None:
+                raise VolumesNeeded("nothing of this study is kept")
+            study = self._prepared(volumes)
+            self._studies.put(key, study)
+        if prompt is None:
+            return None
+        _check(prompt, study.brain.shape)
+        try:
+            self._memory.begin()
+            if prompt.scope == "slice":
+                origin, mask = self._interaction.on_slice(key, study, prompt)
+            else:
+                answer = resize(self._interaction.in_volume(key, study, prompt)[None], study.brain.shape)[0]
+                origin, mask = _part((answer >= 0.5) & study.brain)
+        except ExpertError:
+            raise
+        except Exception as error:
+            raise ExpertFailed(f"{self.name} failed: {type(error).__name__}") from error
+        notes = tuple(self._memory.notes)
+        if self._interaction.ignored:
+            count = self._interaction.ignored
+            notes += (f"{count} point{'s' if count > 1 else ''} followed by the likeness of the picture alone",)
+        if not mask.any():
+            notes += ("nothing was found at this prompt",)
+        return Refined(prompt.region, origin, mask, model, time.perf_counter() - started, self._memory.device, notes)
+
+    def _prepared(self, volumes: Volumes) -> Prepared:
+        z, brain = working_grid(zscore_in_brain(stack_channels(volumes, CHANNELS), volumes.brain_mask), volumes)
+        return Prepared(to_unit(z, brain), np.array(volumes.brain_mask, bool), volumes.spacing)
 
     def _run(
         self, stack: NDArray[np.float32], volumes: Volumes, prompt: Prompt | None, tell: Progress
@@ -128,23 +167,23 @@ class SamExpert:
 
         torch.set_num_threads(self.threads)
         z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
-        shape = brain.shape
         unit = to_unit(z, brain)
-        salient = salient_tumour(z[0], brain)
+        suggested = {"WT": salient_tumour(z[0], brain)} if self._tokens else suggested_regions(z[0], z[1], z[2], brain)
         notes: tuple[str, ...] = ()
-        result = np.zeros((3, *shape), np.float32)
-        if salient.any():
-            for part, axis in enumerate(range(3)):
-                result += self._automatic(
-                    unit, salient, axis, lambda f, p=part: tell(0.05 + 0.3 * (p + f), "segmenting")
-                )
-            result /= 3
+        if suggested["WT"].any() or self._backend.concepts:
+            evidence = Evidence(unit, brain, suggested)
+            result = segment(
+                self._backend, evidence, self._tokens, self._memory, lambda f: tell(0.05 + 0.9 * f, "segmenting")
+            )
         else:
+            result = np.zeros((3, *brain.shape), np.float32)
             notes += ("no salient region in FLAIR, so nothing was prompted",)
         if prompt is not None:
+            _check(prompt, volumes.shape)
             index = TOKEN_REGIONS.index(prompt.region)
-            factor = tuple(s / WORKING_SPACING for s in volumes.spacing)
-            answered = self._interactive(unit, prompt, (factor[0], factor[1], factor[2]), shape)
+            study = Prepared(unit, np.asarray(volumes.brain_mask, bool), volumes.spacing)
+            answered = self._interaction.in_volume("", study, prompt)
+            self._interaction.embeddings.clear()  # this study has no key under which they could be found again
             result[index] = answered
             for outer in range(index):  # what holds the region the person marked must hold it too
                 result[outer] = np.maximum(result[outer], answered)
@@ -152,93 +191,25 @@ class SamExpert:
         full = resize(result, volumes.shape)
         return {region: full[TOKEN_REGIONS.index(region)] for region in REGIONS}, notes
 
-    def _ask(
-        self, picture: NDArray[np.float32], box: Box | None, points: list[tuple[float, float, bool]], multimask: bool
-    ) -> NDArray[np.float32]:
-        """Probabilities (3 or 1, h, w) of one window; box and points in its pixels, points as (x, y, positive)."""
-        self._predictor.set_image(np.ascontiguousarray(picture.transpose(1, 2, 0)))
-        logits, _, _ = self._predictor.predict(
-            point_coords=np.array([[p[0], p[1]] for p in points], np.float32) if points else None,
-            point_labels=np.array([int(p[2]) for p in points], np.int32) if points else None,
-            box=np.array(box, np.float32) if box is not None else None,
-            multimask_output=multimask,
-            return_logits=True,
-        )
-        probabilities: NDArray[np.float32] = (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.float32)
-        return probabilities
 
-    def _automatic(
-        self, unit: NDArray[np.float32], salient: NDArray[np.bool_], axis: int, tell: Any
-    ) -> NDArray[np.float32]:
-        """WT, TC, ET probabilities (3, z, y, x) from slices along one axis."""
-        result = np.zeros((3, *unit.shape[1:]), np.float32)
-        slices, target = np.moveaxis(unit, axis + 1, 1), np.moveaxis(result, axis + 1, 1)
-        boxes = slice_boxes(salient, axis)
-        for done, (index, box) in enumerate(boxes.items()):
-            window = window_for(box)
-            local = (box[0] - window.x, box[1] - window.y, box[2] - window.x, box[3] - window.y)
-            window.paste(target[:, index], self._ask(window.cut(slices[:, index]), local, [], True))
-            tell((done + 1) / len(boxes))
-        return result
-
-    def _interactive(
-        self, unit: NDArray[np.float32], prompt: Prompt, factor: tuple[float, float, float], shape: tuple[int, ...]
-    ) -> NDArray[np.float32]:
-        """Probability (z, y, x) of the prompted region from axial slices."""
-        result = np.zeros((1, *shape), np.float32)
-        clicks: dict[int, list[tuple[float, float, bool]]] = {}
-        for z, y, x, positive in prompt.points:
-            index = int(np.clip((z + 0.5) * factor[0], 0, shape[0] - 1))
-            clicks.setdefault(index, []).append(((x + 0.5) * factor[2], (y + 0.5) * factor[1], positive))
-
-        def ask(index: int, box: Box | None) -> Box | None:
-            points = clicks.get(index, [])
-            anchor = box
-            if anchor is None:
-                x, y, _ = next((p for p in points if p[2]), points[0])
-                anchor = (x - 10, y - 10, x + 10, y + 10)
-            window = window_for(anchor)
-            local = (
-                None if box is None else (box[0] - window.x, box[1] - window.y, box[2] - window.x, box[3] - window.y)
-            )
-            shifted = [(x - window.x, y - window.y, positive) for x, y, positive in points]
-            window.paste(result[:, index], self._ask(window.cut(unit[:, index]), local, shifted, False))
-            return box_of(result[0, index] > 0.5)
-
-        if prompt.box is not None:
-            (z0, y0, x0), (z1, y1, x1) = prompt.box
-            first, last = int(z0 * factor[0]), min(int((z1 + 1) * factor[0] - 1e-6), shape[0] - 1)
-            for index in range(max(first, 0), last + 1):
-                ask(
-                    index,
-                    _shrunk(
-                        (x0 * factor[2], y0 * factor[1], (x1 + 1) * factor[2], (y1 + 1) * factor[1]),
-                        (index - (first + last) / 2) / max((last - first + 1) / 2, 0.5),
-                    ),
-                )
-            return result[0]
-        for start in [i for i, points in clicks.items() if any(p[2] for p in points)]:
-            seed = ask(start, None)
-            for step in (1, -1):
-                box = seed
-                for index in _walk(start, step, shape[0]):
-                    if box is None:
-                        break
-                    if index not in clicks:
-                        box = ask(index, box)
-        return result[0]
+def _check(prompt: Prompt, shape: tuple[int, ...]) -> None:
+    """Raises InvalidVolumes for a prompt that is not one of this grid."""
+    places: list[Any] = [point[:3] for point in prompt.points] + list(prompt.box or ())
+    if not places or prompt.region not in TOKEN_REGIONS or prompt.axis not in (0, 1, 2):
+        raise InvalidVolumes("the prompt names no region, no point or no direction")
+    if any(not 0 <= value < length for place in places for value, length in zip(place, shape, strict=True)):
+        raise InvalidVolumes("a point of the prompt lies outside the images")
+    if prompt.box is None and not any(point[3] for point in prompt.points):
+        raise InvalidVolumes("the prompt has no positive point and no box")
 
 
-def _walk(start: int, step: int, length: int) -> Iterator[int]:
-    for distance in range(1, PROPAGATION_LIMIT + 1):
-        index = start + step * distance
-        if not 0 <= index < length:
-            return
-        yield index
-
-
-def _shrunk(box: Box, height: float) -> Box:
-    """The section of an ellipsoid inscribed in a 3D box, at `height` (-1..1) from its middle."""
-    scale = float(np.sqrt(max(1 - height**2, 0.15)))
-    cx, cy, w, h = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
-    return cx - w * scale, cy - h * scale, cx + w * scale, cy + h * scale
+def _part(mask: NDArray[np.bool_]) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+    """The box around a mask; one voxel at the origin for an empty one."""
+    if not mask.any():
+        return (0, 0, 0), np.zeros((1, 1, 1), bool)
+    spans = []
+    for axis in range(3):
+        found = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        spans.append((int(found[0]), int(found[-1]) + 1))
+    (z0, z1), (y0, y1), (x0, x1) = spans
+    return (z0, y0, x0), mask[z0:z1, y0:y1, x0:x1]

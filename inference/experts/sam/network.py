@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BASE_CONFIG", "SMALL_OVERRIDES", "build", "load_state", "predictor_for"]
+import numpy as np
+
+__all__ = ["BASE_CONFIG", "SMALL_OVERRIDES", "build", "frames_from_arrays", "load_state", "predictor_for"]
 
 BASE_CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
 
@@ -33,13 +37,47 @@ SMALL_OVERRIDES: tuple[str, ...] = (
 """A network of a few million parameters for 256-pixel images: embed 32, d_model 128."""
 
 
-def build(overrides: list[str] | None = None, config: str = BASE_CONFIG, device: str = "cpu") -> Any:
-    """SAM2Base in evaluation mode with random weights."""
-    from sam2.build_sam import build_sam2
+def build(
+    overrides: list[str] | None = None, config: str = BASE_CONFIG, device: str = "cpu", *, video: bool = False
+) -> Any:
+    """SAM2Base in evaluation mode with random weights; SAM2VideoPredictor, which is one too, where `video` is asked for."""
+    from sam2.build_sam import build_sam2, build_sam2_video_predictor
 
-    return build_sam2(
-        config, None, device=device, hydra_overrides_extra=list(overrides or []), apply_postprocessing=False
-    )
+    make = build_sam2_video_predictor if video else build_sam2
+    return make(config, None, device=device, hydra_overrides_extra=list(overrides or []), apply_postprocessing=False)
+
+
+@contextlib.contextmanager
+def frames_from_arrays() -> Iterator[None]:
+    """Let SAM2VideoPredictor.init_state take an array (n, 3, side, side) in 0..1 where it asks for a film.
+
+    The package's own loader reads MP4 files and folders of JPEG only: slices would lose their precision on the way.
+    """
+    import sam2.sam2_video_predictor as module
+    import torch
+
+    before = module.load_video_frames
+
+    def load(
+        video_path: Any,
+        image_size: int,
+        offload_video_to_cpu: bool,
+        img_mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        img_std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        async_loading_frames: bool = False,
+        compute_device: Any = "cpu",
+    ) -> tuple[Any, int, int]:
+        frames = torch.from_numpy(np.ascontiguousarray(video_path, np.float32))
+        height, width = frames.shape[2:]
+        frames = torch.nn.functional.interpolate(frames, (image_size, image_size), mode="bilinear", antialias=True)
+        frames = (frames - torch.tensor(img_mean)[:, None, None]) / torch.tensor(img_std)[:, None, None]
+        return frames if offload_video_to_cpu else frames.to(compute_device), height, width
+
+    module.load_video_frames = load
+    try:
+        yield
+    finally:
+        module.load_video_frames = before
 
 
 def load_state(model: Any, path: Path) -> None:

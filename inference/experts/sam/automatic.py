@@ -1,0 +1,109 @@
+"""The automatic mode: the expert prompts itself, from image evidence alone or, where the network reads words, by a concept.
+
+Weights trained here (`mask_tokens` in model.json) answer WT, TC and ET with their three mask tokens to one box a slice.
+Weights that know nothing of tumours get one box for each region, from the trivial rule's own regions (bright FLAIR, and what
+contrast brightened), and answer with the single mask token. A network that reads words finds the regions that model.json
+names in words, by default the whole tumour; the others by boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.experts.memory import MemoryFallback
+from inference.experts.slices import Box, Window, box_of, slice_boxes, window_for
+
+from .backend import Backend
+
+__all__ = ["TOKEN_REGIONS", "Evidence", "segment"]
+
+TOKEN_REGIONS = ("WT", "TC", "ET")
+"""What the three mask tokens were trained to answer, and the order of regions in this package's arrays."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """unit (3, z, y, x) in 0..1 on the working grid; brain mask; region -> mask that image evidence alone suggests."""
+
+    unit: NDArray[np.float32]
+    brain: NDArray[np.bool_]
+    suggested: Mapping[str, NDArray[np.bool_]]
+
+
+def segment(
+    backend: Backend, evidence: Evidence, tokens: bool, memory: MemoryFallback, tell: Callable[[float], None]
+) -> NDArray[np.float32]:
+    """(3, z, y, x) probabilities in the order of TOKEN_REGIONS: the mean over slices in the three directions.
+
+    tokens: the weights' three mask tokens answer the three regions. tell: fraction done.
+    """
+    result: NDArray[np.float32] = np.zeros((3, *evidence.brain.shape), np.float32)
+    for axis in range(3):
+        result += _along(backend, evidence, axis, tokens, memory, lambda f, a=axis: tell((a + f) / 3))  # type: ignore[misc]
+    result /= 3
+    return result
+
+
+def _along(
+    backend: Backend,
+    evidence: Evidence,
+    axis: int,
+    tokens: bool,
+    memory: MemoryFallback,
+    tell: Callable[[float], None],
+) -> NDArray[np.float32]:
+    result = np.zeros((3, *evidence.brain.shape), np.float32)
+    slices, target = np.moveaxis(evidence.unit, axis + 1, 1), np.moveaxis(result, axis + 1, 1)
+    for region, words in backend.concepts.items():
+        _by_words(
+            backend, slices, np.moveaxis(evidence.brain, axis, 0), target[TOKEN_REGIONS.index(region)], words, memory
+        )
+    asked = [("WT", slice(0, 3), True)] if tokens else [
+        (region, slice(n, n + 1), False) for n, region in enumerate(TOKEN_REGIONS) if region not in backend.concepts
+    ]  # fmt: skip
+    for part, (region, channels, multimask) in enumerate(asked):
+        boxes = list(slice_boxes(evidence.suggested[region], axis).items())
+        done = 0
+        while done < len(boxes):
+            done += memory.run(
+                lambda batch, b=boxes[done:], c=channels, m=multimask: _answer(backend, slices, target[c], b[:batch], m)  # type: ignore[misc]
+            )
+            tell((part + done / len(boxes)) / len(asked))
+    return result
+
+
+def _answer(
+    backend: Backend,
+    slices: NDArray[np.float32],
+    target: NDArray[np.float32],
+    boxes: list[tuple[int, Box]],
+    multimask: bool,
+) -> int:
+    """Ask for some slices together and write their answers; how many they were."""
+    windows = [window_for(box) for _, box in boxes]
+    embedded = backend.embed([w.cut(slices[:, index]) for w, (index, _) in zip(windows, boxes, strict=True)])
+    for (index, box), window, embedding in zip(boxes, windows, embedded, strict=True):
+        window.paste(target[:, index], backend.decode(embedding, window.inside(box), [], multimask))
+    return len(boxes)
+
+
+def _by_words(
+    backend: Backend,
+    slices: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    target: NDArray[np.float32],
+    words: str,
+    memory: MemoryFallback,
+) -> None:
+    """Every slice that shows brain is searched for what the words name; no box comes before it."""
+    for index in np.flatnonzero(brain.any(axis=(1, 2))):
+        box = box_of(brain[index])
+        assert box is not None
+        side = int(np.ceil(max(box[2] - box[0], box[3] - box[1])))
+        window = Window(round((box[1] + box[3] - side) / 2), round((box[0] + box[2] - side) / 2), side)
+        picture = window.cut(slices[:, index])
+        window.paste(target[index][None], memory.run(lambda _, p=picture: backend.find(p, words))[None])  # type: ignore[misc]
