@@ -15,12 +15,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import exceptions
-from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from audit.services import Actor, acting_as, record, record_refusal, record_view
+from audit.services import Actor, record, record_refusal, record_view
 from clinical.access import patients_for, require_patient
 from clinical.models import ClinicalDocument
 from clinical.roles import can
@@ -282,31 +281,6 @@ class SegmentationFile(VolumeFile):
             raise Http404
         data = objects.get(segmentation.labels)
         return self._file(request, study, "segmentation.read", data, f"{study.id}-{segmentation.version}.nii.gz")
-
-
-class Segmentations(Base):
-    """A person's segmentation comes in: for a study the gate sent back, or as a correction."""
-
-    parser_classes = [MultiPartParser]
-
-    @extend_schema(
-        request={
-            "multipart/form-data": {
-                "type": "object",
-                "required": ["file", "reason"],
-                "properties": {
-                    "file": {"type": "string", "format": "binary", "description": "NIfTI: 0, 1 NCR, 2 ED, 3 ET"},
-                    "reason": {"type": "string", "maxLength": 300},
-                },
-            }
-        },
-        responses={201: OpenApiTypes.OBJECT},
-    )
-    def post(self, request: Request, study_id: uuid.UUID) -> Response:
-        study = self.study(request, study_id, "segmentation.person")
-        with acting_as(Actor.user(request.user), source="api"):
-            made = bring_in_outline(request, study)
-        return Response({"id": str(made.id), "version": made.version, "kind": made.kind}, status=201)
 
 
 class SlicePicture(Base):

@@ -3,7 +3,7 @@
 from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from oncoflow_site.api import deidentification, jobs, panels, schema, studies, upload_bytes, uploads
+from oncoflow_site.api import deidentification, jobs, panels, refine, schema, studies, upload_bytes, uploads
 
 __all__ = ["schema"]  # imported so that the schema knows bearer tokens
 
@@ -19,7 +19,8 @@ urlpatterns = [
         name="deidentification",
     ),
     path("studies/<uuid:study_id>/volumes/<str:sequence>.nii.gz", studies.VolumeFile.as_view(), name="volume"),
-    path("studies/<uuid:study_id>/segmentations/", studies.Segmentations.as_view(), name="segmentations"),
+    path("studies/<uuid:study_id>/refine", refine.Refine.as_view(), name="refine"),
+    path("studies/<uuid:study_id>/segmentations/", refine.Segmentations.as_view(), name="segmentations"),
     path(
         "studies/<uuid:study_id>/segmentations/<uuid:segmentation_id>.nii.gz",
         studies.SegmentationFile.as_view(),

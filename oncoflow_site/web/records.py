@@ -26,6 +26,7 @@ from imaging.render import PLANES, slice_count
 from imaging.segmentations import current_segmentation, grid_of
 from imaging.volumes import latest_volume_set
 from inference.panel import latest_panel, panel_summary
+from inference.refine import promptable_expert
 from oncoflow_site.api.steps import current_steps
 from oncoflow_site.api.studies import bring_in_outline, default_slices, visible_study
 from oncoflow_site.foundation import objects
@@ -182,6 +183,10 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
             or study.state in {"receiving", "complete", "preparing"},
             "report": getattr(study, "report", None),
             "may_outline": volume_set is not None and can(request.user, "edit_segmentation"),
+            "may_refine": volume_set is not None
+            and can(request.user, "edit_segmentation")
+            and promptable_expert() is not None,
+            "grid_zyx": grid.shape_zyx if grid else (),
             "demo": settings.ONCOFLOW_DEMO_MODE,
         }
         record("web.study", action="R", resource=study.subject, patient_id=study.patient_id)

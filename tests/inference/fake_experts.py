@@ -16,7 +16,9 @@ from inference.experts.base import (
     ModelVersion,
     Progress,
     Prompt,
+    Refined,
     Volumes,
+    VolumesNeeded,
     WeightsMissing,
 )
 from inference.experts.factory import ExpertSpec
@@ -47,6 +49,8 @@ class FakeExpert:
             raise ExpertFailed("asked to fail")
         if wish == 14:
             raise RuntimeError("secret detail of a stack trace")
+        if wish == 16:
+            time.sleep(4.0)
         if wish == 15:
             time.sleep(1.0)
         if wish == 16:  # at work for long, and says so
@@ -71,6 +75,44 @@ class FakeExpert:
         )
 
 
+class Clicker(FakeExpert):
+    """Answers a prompt with the voxels within 2 of the first positive point that are not nearer to a negative one.
+
+    A point with z = 0 kills it. The notes tell the process and how often volumes came.
+    """
+
+    def __init__(self, spec: ExpertSpec) -> None:
+        super().__init__(spec)
+        self.known: dict[str, tuple[int, ...]] = {}
+        self.loads = 0
+
+    def refine(self, key: str, prompt: Prompt | None, volumes: Volumes | None = None) -> Refined | None:
+        if volumes is not None:
+            self.known[key] = volumes.shape
+            self.loads += 1
+        if key not in self.known:
+            raise VolumesNeeded("not known")
+        if prompt is None:
+            return None
+        if prompt.points and prompt.points[0][0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        grid = np.stack(np.indices(self.known[key]), -1)
+        near = {p: np.linalg.norm(grid - np.array(p[:3]), axis=-1) for p in prompt.points}
+        if prompt.box is not None:
+            mask = ((grid >= prompt.box[0]) & (grid <= prompt.box[1])).all(-1)
+        else:
+            mask = near[next(p for p in prompt.points if p[3])] <= 2
+        for point in prompt.points:
+            mask &= point[3] | (near[point] > 1)
+        origin = [0, 0, 0]
+        if prompt.scope == "slice":
+            origin[prompt.axis] = prompt.slice_index
+            mask = np.expand_dims(np.take(mask, prompt.slice_index, prompt.axis), prompt.axis)
+        notes = (f"pid {os.getpid()}", f"loads {self.loads}")
+        model = ModelVersion(self.name, "1", "0" * 64, "fake")
+        return Refined(prompt.region, (origin[0], origin[1], origin[2]), mask, model, 0.01, "cpu", notes)
+
+
 def make(spec: ExpertSpec) -> FakeExpert:
     """The factory named in the specification."""
-    return FakeExpert(spec)
+    return Clicker(spec) if spec.name.startswith("clicker") else FakeExpert(spec)

@@ -43,9 +43,9 @@
       picture.addEventListener("load", () => { lost.hidden = true; });
       if (picture.complete && !picture.naturalWidth) lost.hidden = false;
     }
-    viewer.querySelectorAll(".controls input").forEach((input) => input.addEventListener("change", () => figures.forEach(load)));
+    viewer.querySelectorAll(":scope > .controls input").forEach((input) => input.addEventListener("change", () => figures.forEach(load)));
     viewer.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("form")) return;
       const input = event.key.toLowerCase() === "o" ? overlay : sequences[Number(event.key) - 1];
       if (!input) return;
       event.preventDefault();

@@ -1,0 +1,154 @@
+"""A person's corrections of an outline: some voxels of a region on a part of the grid, applied to a parent segmentation.
+
+The parent stays as it is; the result is the study's next version, in force, with its parent, author and reason. Masks
+travel as run lengths: the lengths of alternating runs, the first of voxels that are not in the mask, of the part's voxels
+in C order (z slowest, x fastest). That is COCO's uncompressed RLE, in rows instead of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from django.db import transaction
+from numpy.typing import NDArray
+
+from audit import services as audit
+from imaging.events import MASK_CORRECTED
+from imaging.models import Segmentation, SegmentationKind, Study
+from imaging.segmentations import (
+    REGIONS,
+    current_segmentation,
+    grid_of,
+    labels_from_regions,
+    load_labels,
+    region_mask,
+    save_segmentation,
+)
+from imaging.volumes import latest_volume_set
+from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.events import emit
+
+__all__ = ["HOW", "Correction", "apply_corrections", "decode_runs", "encode_runs", "save_corrections"]
+
+HOW = ("add", "remove", "replace")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One change. region: ET, TC or WT. origin: first voxel (z, y, x) of the part; mask: bool (z, y, x), the part.
+
+    how: "add" its voxels to the region, "remove" them, or "replace" the region within the part.
+    """
+
+    region: str
+    how: str
+    origin: tuple[int, int, int]
+    mask: NDArray[np.bool_]
+
+
+def encode_runs(mask: NDArray[np.bool_]) -> list[int]:
+    """Run lengths of a mask, as the module's docstring has them. An empty array gives []."""
+    flat = np.asarray(mask, bool).ravel()
+    if not flat.size:
+        return []
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate(([0], edges, [flat.size])))
+    found: list[int] = runs.tolist()
+    return [0, *found] if flat[0] else found
+
+
+def decode_runs(runs: Sequence[int], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Inverse of `encode_runs`.
+
+    :raises UserVisibleError: the runs are not those of a mask of this shape.
+    """
+    lengths = np.asarray(runs, np.int64)
+    if lengths.ndim != 1 or (lengths < 0).any() or int(lengths.sum()) != int(np.prod(shape)):
+        raise UserVisibleError("The run lengths do not add up to the size of the part.", code="runs")
+    values = np.zeros(len(lengths), bool)
+    values[1::2] = True
+    return np.repeat(values, lengths).reshape(shape)
+
+
+def apply_corrections(labels: NDArray[np.uint8], corrections: Sequence[Correction]) -> NDArray[np.uint8]:
+    """The label map after the corrections, in their order. Regions stay nested: what joins a region joins those around it,
+    what leaves a region leaves those within it.
+
+    :raises UserVisibleError: a part that does not lie on the grid.
+    """
+    masks = {region: region_mask(labels, region) for region in REGIONS}
+    for one in corrections:
+        ends = tuple(start + length for start, length in zip(one.origin, one.mask.shape, strict=True))
+        if min(one.origin) < 0 or any(end > length for end, length in zip(ends, labels.shape, strict=True)):
+            raise UserVisibleError("A part lies outside the study's grid.", code="outside")
+        part = tuple(slice(start, end) for start, end in zip(one.origin, ends, strict=True))
+        region = masks[one.region][part]
+        wanted = {"add": region | one.mask, "remove": region & ~one.mask, "replace": one.mask}[one.how]
+        index = REGIONS.index(one.region)  # REGIONS: innermost first
+        for inner in REGIONS[:index]:
+            masks[inner][part] &= wanted
+        masks[one.region][part] = wanted
+        for outer in REGIONS[index + 1 :]:
+            masks[outer][part] |= wanted
+    return labels_from_regions(masks)
+
+
+def save_corrections(
+    study: Study,
+    parent: Segmentation | None,
+    corrections: Sequence[Correction],
+    *,
+    author: str,
+    reason: str,
+    seen: str | None = None,
+) -> Segmentation:
+    """Store the corrected parent as a person's segmentation, in force; measuring and a new draft follow.
+
+    :param parent: the outline that was corrected; None: an empty one.
+    :param author: user name of who corrected. :param reason: why, in that person's words; free of identity.
+    :param seen: id of the outline in force that the person had before them ("" for none); None: not checked.
+    :raises UserVisibleError: with a code: no volumes, a parent of older volumes, nothing changed, or another outline has
+        come into force meanwhile.
+    """
+    volume_set = latest_volume_set(study)
+    if volume_set is None:
+        raise UserVisibleError("This study has no volumes yet.", code="no-volumes")
+    if parent is not None and parent.volume_set_id != volume_set.pk:
+        raise UserVisibleError(
+            "The study was prepared anew since: that outline does not lie on its present volumes.",
+            what_to_do="Load the study again.",
+            code="old-volumes",
+        )
+    before = load_labels(parent) if parent is not None else np.zeros(grid_of(volume_set).shape_zyx, np.uint8)
+    labels = apply_corrections(before, corrections)
+    if np.array_equal(labels, before):
+        raise UserVisibleError("Nothing would change.", code="unchanged")
+    with transaction.atomic():
+        Study.objects.select_for_update().get(pk=study.pk)
+        current = current_segmentation(study)
+        if seen is not None and seen != (str(current.pk) if current else ""):
+            raise UserVisibleError(
+                "Another outline has come into force meanwhile.",
+                what_to_do="Load the study again and correct that one.",
+                code="superseded",
+            )
+        made = save_segmentation(
+            study,
+            volume_set,
+            labels,
+            kind=SegmentationKind.PERSON,
+            author=author,
+            parent=parent,
+            reason=reason.strip()[:300],
+        )
+        emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))
+        audit.record(
+            "segmentation.person",
+            action="C",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            detail={"segmentation": made.pk, "version": made.version, "corrections": len(corrections)},
+        )
+    return made
