@@ -143,7 +143,10 @@ class SamExpert:
                 origin, mask = self._interaction.on_slice(key, study, prompt)
             else:
                 answer = resize(self._interaction.in_volume(key, study, prompt)[None], study.brain.shape)[0]
-                origin, mask = _part((answer >= 0.5) & study.brain)
+                whole = answer >= 0.5
+                for z, y, x, positive in prompt.points:
+                    whole[z, y, x] = positive
+                origin, mask = _part(whole & study.brain)
         except ExpertError:
             raise
         except Exception as error:

@@ -67,8 +67,11 @@ class Interaction:
         full = resize(answer[None, None], (1, *shape))[0, 0]
         origin = [0, 0, 0]
         origin[axis] = index
-        mask = (full >= 0.5) & np.take(study.brain, index, axis)
-        return (origin[0], origin[1], origin[2]), np.expand_dims(mask, axis)
+        brain = np.expand_dims(np.take(study.brain, index, axis), axis)
+        mask = np.expand_dims(full >= 0.5, axis)
+        for z, y, x, positive in prompt.points:  # coarser voxels must not swallow what was clicked
+            mask[z - origin[0], y - origin[1], x - origin[2]] = positive
+        return (origin[0], origin[1], origin[2]), mask & brain
 
     def in_volume(self, key: str, study: Prepared, prompt: Prompt) -> NDArray[np.float32]:
         """(z, y, x) probability on the working grid: from the prompted slices to their neighbours."""
