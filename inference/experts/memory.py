@@ -29,10 +29,13 @@ class MemoryFallback:
     a neighbour on the same GPU may have gone meanwhile.
     """
 
-    def __init__(self, device: str, batch: int, move: Callable[[str], None]) -> None:
+    def __init__(
+        self, device: str, batch: int, move: Callable[[str], None], smaller: str = "went on with {batch} at a time"
+    ) -> None:
         self.wanted = (device, max(1, batch))
         self.device, self.batch = self.wanted
         self._move = move
+        self._smaller = smaller
         self.notes: list[str] = []
 
     def begin(self) -> None:
@@ -61,7 +64,7 @@ class MemoryFallback:
             torch.cuda.empty_cache()
         if self.batch > 1:
             self.batch = max(1, self.batch // 2)
-            self.notes.append(f"memory ran out: went on with {self.batch} at a time")
+            self.notes.append("memory ran out: " + self._smaller.format(batch=self.batch))
         elif not self.device.startswith("cpu"):
             self.notes.append(f"memory ran out on {self.device}: went on on the CPU")
             self.device = "cpu"

@@ -180,3 +180,25 @@ def test_sam_goes_on_with_less_when_memory_runs_out() -> None:
     assert output.notes == ("memory ran out: went on with 2 at a time",)
     for region, probability in wanted.probabilities.items():
         assert np.allclose(probability, output.probabilities[region], atol=2e-3), region
+
+
+def test_nnunet_goes_on_when_memory_runs_out() -> None:
+    import torch
+
+    expert: Any = expert_for_folder(committed("nnunet-plain"))
+    expert.load()
+    asked: list[bool] = []
+    run = expert._run
+
+    def scarce(*args: Any, on_device: bool) -> Any:
+        asked.append(on_device)
+        if on_device:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return run(*args, on_device=on_device)
+
+    expert._run = scarce
+    expert._memory.wanted = ("cpu", 2)  # as on a GPU, where the sums are kept on the device
+    output = expert.predict(study())
+    assert asked == [True, False]
+    assert output.notes == ("memory ran out: went on with the sums off the device",)
+    assert output.probabilities["WT"].any()

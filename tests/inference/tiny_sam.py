@@ -26,11 +26,11 @@ def _write(folder: Path, **more: Any) -> Path:
 
 
 def _prompt(kind: Any) -> Any:
-    return kind(hidden_size=32, image_size=SIDE, patch_size=16, mask_input_channels=4)
+    return kind(hidden_size=128, image_size=SIDE, patch_size=16, mask_input_channels=4)
 
 
-def _decoder(kind: Any) -> Any:
-    return kind(hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=32)
+def _decoder(kind: Any, hidden: int = 128) -> Any:
+    return kind(hidden_size=hidden, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=32)
 
 
 def sam2(folder: Path, *, video: bool = False, **more: Any) -> Path:
@@ -51,7 +51,7 @@ def sam2(folder: Path, *, video: bool = False, **more: Any) -> Path:
         backbone_config=backbone,
         backbone_channel_list=[64, 32, 16, 8],
         backbone_feature_sizes=sizes,
-        fpn_hidden_size=32,
+        fpn_hidden_size=128,
     )
     if video:
         config = tf.Sam2VideoConfig(
@@ -59,16 +59,16 @@ def sam2(folder: Path, *, video: bool = False, **more: Any) -> Path:
             prompt_encoder_config=_prompt(tf.Sam2VideoPromptEncoderConfig),
             mask_decoder_config=_decoder(tf.Sam2VideoMaskDecoderConfig),
             image_size=SIDE,
-            memory_attention_hidden_size=32,
+            memory_attention_hidden_size=128,
             memory_attention_num_layers=1,
             memory_attention_num_attention_heads=1,
             memory_attention_feed_forward_hidden_size=32,
             memory_attention_rope_feat_sizes=[4, 4],
-            memory_encoder_hidden_size=32,
-            memory_encoder_output_channels=16,
-            mask_downsampler_embed_dim=32,
+            memory_encoder_hidden_size=128,
+            memory_encoder_output_channels=64,
+            mask_downsampler_embed_dim=128,
             memory_fuser_num_layers=1,
-            memory_fuser_embed_dim=32,
+            memory_fuser_embed_dim=128,
             memory_fuser_intermediate_dim=32,
         )
         tf.Sam2VideoModel(config).save_pretrained(folder)
@@ -135,7 +135,7 @@ def sam3(folder: Path, **more: Any) -> Path:
     tracker = tf.Sam3TrackerConfig(
         vision_config=vision(),
         prompt_encoder_config=prompt,
-        mask_decoder_config=_decoder(tf.Sam3TrackerMaskDecoderConfig),
+        mask_decoder_config=_decoder(tf.Sam3TrackerMaskDecoderConfig, hidden=32),
     )
     tf.Sam3TrackerModel(tracker).save_pretrained(folder / "tracker")
     return _write(folder, library="transformers", **more)

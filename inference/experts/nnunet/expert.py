@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from inference.experts.base import (
     REGIONS,
+    ExpertError,
     ExpertFailed,
     ExpertOutput,
-    MissingSequence,
     ModelVersion,
     Progress,
     Prompt,
@@ -36,6 +36,7 @@ from inference.experts.base import (
     read_model_json,
     verify_weights,
 )
+from inference.experts.memory import MemoryFallback
 from inference.experts.nnunet.labels import channel_order, region_channels
 from inference.experts.postprocess import minimum_volumes, suppress_small
 from inference.experts.prepare import stack_channels
@@ -102,6 +103,7 @@ class NnUNetExpert:
         self.step_size = step_size
         self.model: ModelVersion | None = None
         self._predictor: Any = None
+        self._memory: MemoryFallback
         self._channels: list[str] = []
         self._regions: dict[str, tuple[int, ...]] = {}
         self._minimum: dict[str, float] = {}
@@ -143,6 +145,9 @@ class NnUNetExpert:
                 f"{self.folder.name}: nnU-Net cannot build this model of its plans, trainer and checkpoint"
             ) from error
         self._predictor = predictor
+        # nnU-Net asks for one window at a time: what can be given up first is keeping the sums of all windows on the GPU.
+        on_device = 2 if self.device.startswith("cuda") else 1
+        self._memory = MemoryFallback(self.device, on_device, self._move, "went on with the sums off the device")
         self.model = model
         return model
 
@@ -185,6 +190,12 @@ class NnUNetExpert:
             )
         return predictor
 
+    def _move(self, device: str) -> None:
+        import torch
+
+        self._predictor.device = torch.device(device)
+        self._predictor.network.to(device)
+
     def predict(self, volumes: Volumes, prompt: Prompt | None = None, progress: Progress | None = None) -> ExpertOutput:
         """Region probabilities for one study. A prompt is ignored: this model takes none, and a note says so.
 
@@ -198,21 +209,26 @@ class NnUNetExpert:
         notes += tuple(f"{name} holds no signal" for i, name in enumerate(self._channels) if not stack[i].any())
         tell(0.02, "preparing")
         try:
-            probabilities = self._run(stack, volumes, tell)
-        except MissingSequence:
+            self._memory.begin()
+            probabilities = self._memory.run(lambda share: self._run(stack, volumes, tell, on_device=share > 1))
+        except ExpertError:
             raise
         except Exception as error:
             raise ExpertFailed(f"{self.name} failed: {type(error).__name__}") from error
         regions = {r: sum(probabilities[c] for c in self._regions[r]) for r in REGIONS}
         output = suppress_small(nest(regions, volumes.brain_mask), volumes.spacing, self._minimum)
         tell(1.0, "done")
-        return ExpertOutput(output, model, time.perf_counter() - started, self.device, notes)
+        notes += tuple(self._memory.notes)
+        return ExpertOutput(output, model, time.perf_counter() - started, self._memory.device, notes)
 
-    def _run(self, stack: NDArray[np.float32], volumes: Volumes, tell: Progress) -> NDArray[np.float32]:
+    def _run(
+        self, stack: NDArray[np.float32], volumes: Volumes, tell: Progress, *, on_device: bool
+    ) -> NDArray[np.float32]:
         """(channels, z, y, x) probabilities: sigmoid per region, or softmax with background first."""
         import torch
 
         torch.set_num_threads(self.threads)
+        self._predictor.perform_everything_on_device = on_device
         network, done, patch = self._predictor.network, 0, self._predictor.configuration_manager.patch_size
         target = self._predictor.configuration_manager.spacing
         windows = len(self._predictor.list_of_parameters)
