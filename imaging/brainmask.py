@@ -33,7 +33,11 @@ _SEED = 20232
 _TOP_TO_CENTRE_MM = 90.0
 _BRAIN_ML = (600.0, 2000.0)
 _HEAD_ML = 2300.0  # what skull-stripped images may hold at most
-_LARGEST_SCALE = 1.06  # of MNI152, whose brain has 1.9 l
+# The head's radius less the brain's at the height of the hemispheres: simulated heads have 13 to 18 mm.
+_SCALP_AND_SKULL_MM = 15.0
+_SCALES = (0.80, 1.05)  # of MNI152, whose brain has 2.0 l
+_SCALE_TOLERANCE = 0.08
+_BEND_TOLERANCE = 0.15  # of the volume
 _MOST_GROWTH = 1.2
 _LEAST_CORRELATION = 0.25  # simulated heads: 0.44, faint and noisy ones 0.34, fits that ended on the scalp 0.22
 
@@ -206,29 +210,34 @@ def _fit_atlas(
     middling = (sitk.BinShrink(fixed, [2] * 3), _shrunk_mask(edge, 2), sitk.BinShrink(moving, [2] * 3))
     lps = LPS_FROM_RAS[:3, :3]
     best: tuple[float, Any] | None = None
-    # First by what is inside the brain alone, by correlation and from below: MNI152 is larger than most brains, and the
-    # scalp's outline would draw a larger start onto itself.
-    for scale, dz, pitch in itertools.product((0.85, 0.95), (0.0, -18.0), (0.0, 0.2, -0.2)):
+    # By what is inside the brain alone, by correlation. How large the brain may be is told by the head: left to itself the
+    # registration sometimes draws the atlas onto the scalp, whose outline is the stronger edge.
+    size = _expected_scale(head, grid, top, brain, template_grid)
+    for dz, pitch in itertools.product((0.0, -18.0), (0.0, 0.2, -0.2)):
         start = sitk.Similarity3DTransform()
         start.SetCenter(tuple(float(v) for v in lps @ template_centre))
         start.SetRotation((1.0, 0.0, 0.0), pitch)
-        start.SetScale(scale)
+        start.SetScale(size)
         offset = middle + np.array([0.0, 0.0, dz]) - template_centre
         start.SetTranslation(tuple(float(v) for v in lps @ offset))
-        value = _descend(*small, start, 0.5, threads, 60)
-        if value is not None and start.GetScale() > _LARGEST_SCALE:
-            value += 1.0  # the scalp's outline, taken for the brain's: only if there is nothing else
+        value = _descend(*small, start, 0.5, threads, 60, weights=(1, 1, 1, 1, 1, 1, 0))
         if value is not None and (best is None or value < best[0]):
             best = (value, start)
     if best is None:
         return sitk.Transform(3, sitk.sitkIdentity), 0.0
-    affine = sitk.AffineTransform(3)
-    affine.SetCenter(best[1].GetCenter())
-    affine.SetMatrix(best[1].GetMatrix())
-    affine.SetTranslation(best[1].GetTranslation())
-    _descend(*middling, affine, 0.5, threads, 100, step_mm=2.0)
+    similar = sitk.Similarity3DTransform(best[1])
+    _descend(*small, similar, 0.5, threads, 60)
+    if abs(similar.GetScale() / size - 1.0) > _SCALE_TOLERANCE:
+        similar = best[1]
+    affine = _affine(similar)
+    if _descend(*middling, affine, 0.5, threads, 100, step_mm=2.0) is None or (
+        abs(_scale(affine) / size - 1.0) > _SCALE_TOLERANCE
+    ):
+        affine = _affine(similar)
 
     bent = _bend(fixed, edge, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0), threads)
+    if abs(_growth(bent, edge) - 1.0) > _BEND_TOLERANCE:
+        bent = sitk.BSplineTransformInitializer(fixed, [5, 6, 5], 3)  # of no displacement
     both = sitk.CompositeTransform([affine, bent])
     warped, _ = from_sitk(sitk.Resample(_moving(base, head, grid), fixed, both, sitk.sitkLinear, 0.0))
     inside = ndimage.binary_erosion(brain, iterations=1)
@@ -236,6 +245,46 @@ def _fit_atlas(
     field = sitk.TransformToDisplacementField(bent, sitk.sitkVectorFloat64, middling[0].GetSize(), *_frame(middling[0]))
     back = sitk.DisplacementFieldTransform(sitk.InvertDisplacementField(field, 20, 0.2, 0.1, True))
     return sitk.CompositeTransform([back, affine.GetInverse()]), correlation
+
+
+def _expected_scale(
+    head: NDArray[np.bool_], grid: Grid, top: float, brain: NDArray[np.bool_], template_grid: Grid
+) -> float:
+    """The brain's size against MNI152's, from the head's radius where the hemispheres are widest."""
+    template_top = float(template_grid.world(np.array([0.0, 0.0, float(np.nonzero(brain)[0].max())]))[2])
+    around = _radius(head, grid, top - 12.0) - _SCALP_AND_SKULL_MM
+    return float(np.clip(around / _radius(brain, template_grid, template_top), *_SCALES))
+
+
+def _radius(mask: NDArray[np.bool_], grid: Grid, top: float) -> float:
+    """Radius (mm) of a disc with the median area of the axial slices 25 to 75 mm below ``top``."""
+    z = np.arange(mask.shape[0], dtype=np.float64)
+    height = grid.world(np.stack([np.zeros_like(z), np.zeros_like(z), z], axis=1))[:, 2]
+    slices = mask[(height < top - 25.0) & (height > top - 75.0)]
+    _, row_mm, column_mm = grid.spacing_zyx()
+    areas = slices.sum(axis=(1, 2)) * row_mm * column_mm
+    return float(np.median(np.sqrt(areas / np.pi))) if areas.size else 0.0
+
+
+def _affine(similar: sitk.Similarity3DTransform) -> sitk.AffineTransform:
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(similar.GetCenter())
+    affine.SetMatrix(similar.GetMatrix())
+    affine.SetTranslation(similar.GetTranslation())
+    return affine
+
+
+def _scale(affine: sitk.AffineTransform) -> float:
+    return float(np.cbrt(abs(np.linalg.det(np.reshape(affine.GetMatrix(), (3, 3))))))
+
+
+def _growth(bent: sitk.Transform, brain: sitk.Image) -> float:
+    """By what factor the transform changes the volume of ``brain``."""
+    small = sitk.BinShrink(sitk.Cast(brain, sitk.sitkFloat32), [3] * 3)
+    field = sitk.TransformToDisplacementField(bent, sitk.sitkVectorFloat64, small.GetSize(), *_frame(small))
+    volume = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(field))
+    inside = sitk.GetArrayFromImage(small) >= 0.5
+    return float(volume[inside].mean())
 
 
 def _frame(image: sitk.Image) -> tuple[Any, Any, Any]:
@@ -285,8 +334,12 @@ def _descend(
     iterations: int,
     *,
     step_mm: float = 3.0,
+    weights: tuple[float, ...] = (),
 ) -> float | None:
-    """Improve ``transform`` in place; the metric, or None when the images stopped overlapping."""
+    """Improve ``transform`` in place; the metric, or None when the images stopped overlapping.
+
+    :param weights: of the transform's parameters; one of weight 0 stays as it is.
+    """
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(threads)
     method.SetMetricAsCorrelation()
@@ -298,6 +351,8 @@ def _descend(
         learningRate=step_mm, minStep=0.01, numberOfIterations=iterations, relaxationFactor=0.6
     )
     method.SetOptimizerScalesFromPhysicalShift()
+    if weights:
+        method.SetOptimizerWeights(weights)
     method.SetShrinkFactorsPerLevel([1])
     method.SetSmoothingSigmasPerLevel([0.0])
     method.SetInitialTransform(transform, inPlace=True)
