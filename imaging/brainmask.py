@@ -35,8 +35,9 @@ _BRAIN_ML = (600.0, 2000.0)
 _HEAD_ML = 2300.0  # what skull-stripped images may hold at most
 # The head's radius less the brain's at the height of the hemispheres: simulated heads have 13 to 18 mm.
 _SCALP_AND_SKULL_MM = 15.0
+_LARGEST_SCALE = 1.06
 _SCALES = (0.80, 1.05)  # of MNI152, whose brain has 2.0 l
-_SCALE_TOLERANCE = 0.08
+_SCALE_TOLERANCE = 0.08  # how much an affine fit may change the size that was found
 _BEND_TOLERANCE = 0.15  # of the volume
 _MOST_GROWTH = 1.2
 _LEAST_CORRELATION = 0.25  # simulated heads: 0.44, faint and noisy ones 0.34, fits that ended on the scalp 0.22
@@ -209,31 +210,32 @@ def _fit_atlas(
     small = (sitk.BinShrink(fixed, [3] * 3), _shrunk_mask(inner, 3), sitk.BinShrink(moving, [3] * 3))
     middling = (sitk.BinShrink(fixed, [2] * 3), _shrunk_mask(edge, 2), sitk.BinShrink(moving, [2] * 3))
     lps = LPS_FROM_RAS[:3, :3]
-    best: tuple[float, Any] | None = None
-    # By what is inside the brain alone, by correlation. How large the brain may be is told by the head: left to itself the
-    # registration sometimes draws the atlas onto the scalp, whose outline is the stronger edge.
-    size = _expected_scale(head, grid, top, brain, template_grid)
+    starts = []
     for dz, pitch in itertools.product((0.0, -18.0), (0.0, 0.2, -0.2)):
         start = sitk.Similarity3DTransform()
         start.SetCenter(tuple(float(v) for v in lps @ template_centre))
         start.SetRotation((1.0, 0.0, 0.0), pitch)
-        start.SetScale(size)
         offset = middle + np.array([0.0, 0.0, dz]) - template_centre
         start.SetTranslation(tuple(float(v) for v in lps @ offset))
-        value = _descend(*small, start, 0.5, threads, 60, weights=(1, 1, 1, 1, 1, 1, 0))
-        if value is not None and (best is None or value < best[0]):
-            best = (value, start)
-    if best is None:
+        starts.append(start)
+    # First by what is inside the brain alone, by correlation and from below: MNI152 is larger than most brains, and the
+    # scalp's outline would draw a larger start onto itself. It sometimes does all the same: the fit is larger than a brain,
+    # or grows when it may change its form. Then the head's own size says how large its brain is.
+    size = _expected_scale(head, grid, top, brain, template_grid)
+    affine: sitk.AffineTransform | None = None
+    for scales, free in (((0.85, 0.95), True), ((size,), False)):
+        best = _best(starts, scales, small, threads, free=free)
+        if best is None:
+            continue
+        affine = _affine(best)
+        _descend(*middling, affine, 0.5, threads, 100, step_mm=2.0)
+        spread = abs(_scale(affine) / best.GetScale() - 1.0) > _SCALE_TOLERANCE
+        if not spread and best.GetScale() <= _LARGEST_SCALE:
+            break
+        if spread:
+            affine = _affine(best)
+    if affine is None:
         return sitk.Transform(3, sitk.sitkIdentity), 0.0
-    similar = sitk.Similarity3DTransform(best[1])
-    _descend(*small, similar, 0.5, threads, 60)
-    if abs(similar.GetScale() / size - 1.0) > _SCALE_TOLERANCE:
-        similar = best[1]
-    affine = _affine(similar)
-    if _descend(*middling, affine, 0.5, threads, 100, step_mm=2.0) is None or (
-        abs(_scale(affine) / size - 1.0) > _SCALE_TOLERANCE
-    ):
-        affine = _affine(similar)
 
     bent = _bend(fixed, edge, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0), threads)
     if abs(_growth(bent, edge) - 1.0) > _BEND_TOLERANCE:
@@ -245,6 +247,31 @@ def _fit_atlas(
     field = sitk.TransformToDisplacementField(bent, sitk.sitkVectorFloat64, middling[0].GetSize(), *_frame(middling[0]))
     back = sitk.DisplacementFieldTransform(sitk.InvertDisplacementField(field, 20, 0.2, 0.1, True))
     return sitk.CompositeTransform([back, affine.GetInverse()]), correlation
+
+
+def _best(
+    starts: list[sitk.Similarity3DTransform],
+    scales: tuple[float, ...],
+    images: tuple[sitk.Image, sitk.Image, sitk.Image],
+    threads: int,
+    *,
+    free: bool,
+) -> sitk.Similarity3DTransform | None:
+    """The best fit from all starts at all scales; one of a brain's size before any that is larger. None: no fit at all.
+
+    :param images: template, mask of the template, head. :param free: False keeps the scale as given.
+    """
+    best: tuple[bool, float, sitk.Similarity3DTransform] | None = None
+    for start, scale in itertools.product(starts, scales):
+        fit = sitk.Similarity3DTransform(start)
+        fit.SetScale(scale)
+        value = _descend(*images, fit, 0.5, threads, 60, weights=() if free else (1, 1, 1, 1, 1, 1, 0))
+        if value is None:
+            continue
+        rank = (fit.GetScale() > _LARGEST_SCALE, value)
+        if best is None or rank < best[:2]:
+            best = (*rank, fit)
+    return None if best is None else best[2]
 
 
 def _expected_scale(
