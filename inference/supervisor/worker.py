@@ -170,7 +170,7 @@ class Worker:
             process.start()
         except (OSError, EOFError) as error:
             ours.close()
-            self._failed_start(f"the process did not start: {type(error).__name__}")
+            self._failed_start(f"the process did not start: {error!r}")
             return
         finally:
             theirs.close()

@@ -13,9 +13,11 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -107,6 +109,7 @@ ONE = {
         "inference.convene_panel done": 1,
         "inference.run_expert done": 2,
         "inference.conclude_panel done": 1,
+        "inference.evaluate_panel done": 1,
         # the reminder, due when the panel's time is up
         "inference.conclude_panel waiting": 1,
         "imaging.measure_and_compare done": 1,
@@ -124,6 +127,7 @@ ONE = {
         "panel.convene": 1,
         "expert.finish": 2,
         "panel.conclude": 1,
+        "panel.evaluate": 1,
         "study.measure": 1,
         "segmentation.publish": 1,
         "report.draft": 1,
@@ -200,14 +204,15 @@ class Hospital(Site):
 )
 def hospital(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hospital]:
     ours = ("ONCOFLOW_", "DATABASE_", "REDIS_")
-    for name in ("data", "tmp"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "data").mkdir()
+    # Sockets lie in it, and the path of a socket has at most 107 characters.
+    short = Path(tempfile.mkdtemp(prefix="oncoflow-"))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
         "DJANGO_SETTINGS_MODULE": "tests.durability.pipeline_settings",
         "ONCOFLOW_DATA_DIR": str(tmp_path / "data"),
         "ONCOFLOW_SUPERVISOR_ADDRESS": f"127.0.0.1:{free_port()}",
-        "TMPDIR": str(tmp_path / "tmp"),
+        "TMPDIR": str(short),
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
@@ -217,6 +222,7 @@ def hospital(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hospita
     one = Hospital(tmp_path, environment)
     yield one
     one.close()
+    shutil.rmtree(short, ignore_errors=True)
 
 
 def kill_by_name(hospital: Hospital) -> None:
