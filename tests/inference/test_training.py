@@ -217,7 +217,9 @@ def test_nnunet_training_exports_resumes_and_is_evaluated(
     nnunet.main([*arguments, "--minutes", "0.05"])
     first = json.loads((tmp_path / "export" / "model.json").read_text())["training"]["steps"]
     assert first > 0
-    nnunet.main([*arguments, "--minutes", "0.1", "--resume"])
+    # Twice the time that was spent, however slow the machine was: the budget counts what went before.
+    spent = float(json.loads((tmp_path / "export" / "model.json").read_text())["training"]["seconds"]) / 60
+    nnunet.main([*arguments, "--minutes", f"{2 * spent + 0.1:g}", "--resume"])
     assert json.loads((tmp_path / "export" / "model.json").read_text())["training"]["steps"] > first
     assert evaluate.main(["--model", str(tmp_path / "export"), "--dataset", str(dataset.folder), "--limit", "1"]) == 0
     evaluation = json.loads((tmp_path / "export" / "evaluation.json").read_text())
