@@ -316,4 +316,6 @@ def test_exactly_one_of_everything(hospital: Hospital) -> None:
         "objects": {kind: 2 * count for kind, count in OBJECTS.items()},
     }
     # Only supervisors keep something there, the sockets of their children.
-    assert [one.name for one in Path(hospital.environment["TMPDIR"]).iterdir() if not one.name.startswith("pymp-")] == []
+    assert [
+        one.name for one in Path(hospital.environment["TMPDIR"]).iterdir() if not one.name.startswith("pymp-")
+    ] == []
