@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
@@ -130,17 +131,30 @@ class SeriesAdmin(ReadOnlyAdmin):
         return actions
 
 
+def _each(
+    modeladmin: admin.ModelAdmin[Any],
+    request: HttpRequest,
+    rows: QuerySet[Any],
+    what: str,
+    act: Callable[[Any], object],
+) -> int:
+    """Do `act` with every row; what refuses is told, and the rest goes on. Returns how many were done."""
+    done = 0
+    for row in rows:
+        try:
+            act(row)
+            done += 1
+        except PermissionDenied:
+            modeladmin.message_user(request, f"One {what} was left: you may not change it.", messages.WARNING)
+        except UserVisibleError as error:
+            modeladmin.message_user(request, str(error), messages.ERROR)
+    return done
+
+
 def _override_action(sequence: str) -> Any:
     def action(modeladmin: SeriesAdmin, request: HttpRequest, queryset: QuerySet[Series]) -> None:
-        done = 0
-        for series in queryset.select_related("study__patient"):
-            try:
-                override_sequence(series, sequence, by=request.user)  # type: ignore[arg-type]
-                done += 1
-            except PermissionDenied:
-                modeladmin.message_user(request, "One series was left: you may not change it.", messages.WARNING)
-            except UserVisibleError as error:
-                modeladmin.message_user(request, str(error), messages.ERROR)
+        rows = queryset.select_related("study__patient")
+        done = _each(modeladmin, request, rows, "series", lambda one: override_sequence(one, sequence, by=request.user))  # type: ignore[arg-type]
         modeladmin.message_user(request, f"{done} series changed; their studies will be prepared again.")
 
     return action
@@ -257,15 +271,9 @@ class QuarantineAdmin(InstanceAdmin):
                 "opts": self.model._meta,
             }
             return TemplateResponse(request, "admin/imaging/quarantine_reason.html", context)
-        done = 0
-        for row in queryset.select_related("study", "original"):
-            try:
-                act(Instance.objects.select_related("study", "original").get(pk=row.pk), by=request.user, reason=reason)
-                done += 1
-            except PermissionDenied:
-                self.message_user(request, "One instance was left: you may not change it.", messages.WARNING)
-            except UserVisibleError as error:
-                self.message_user(request, str(error), messages.ERROR)
+        # The rows are of the proxy; what acts on them works with the model itself.
+        rows = Instance.objects.filter(pk__in=queryset.values("pk")).select_related("study", "original")
+        done = _each(self, request, rows, "instance", lambda one: act(one, by=request.user, reason=reason))
         self.message_user(request, f"{name.capitalize()}: {done} done.")
         return None
 

@@ -7,20 +7,18 @@ sequence, while brain and cerebrospinal fluid are bright in at least one. Works 
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813  (the name its whole documentation uses)
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from imaging.atlas import atlas_template
 from imaging.geometry import LPS_FROM_RAS, Grid, from_sitk, to_sitk
 from imaging.registration import resample
 
@@ -144,16 +142,10 @@ def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int =
 
 @lru_cache(maxsize=1)
 def _template() -> tuple[NDArray[np.float32], Grid]:
-    """MNI152 T1, 3 mm apart in the registration but stored at 1 mm, skull-stripped: (z, y, x)."""
-    found = importlib.util.find_spec("nilearn")
-    if found is None or found.origin is None:
-        raise RuntimeError("nilearn, which carries the MNI152 template, is not installed")
-    path = Path(found.origin).parent / "datasets" / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-    image = nib.load(path)
-    data = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)  # type: ignore[attr-defined]
-    grid = Grid(np.asarray(image.affine), data.shape[::-1])  # type: ignore[attr-defined]
+    """MNI152 T1 on the grid of the registration, skull-stripped: (z, y, x)."""
+    data, grid = atlas_template()
     coarse_grid = grid.with_spacing((_WORK_MM,) * 3)
-    coarse = _coarse(np.ascontiguousarray(data), grid, coarse_grid)
+    coarse = _coarse(data, grid, coarse_grid)
     coarse[coarse < 10] = 0  # the blur of the resampling at the border
     return coarse, coarse_grid
 

@@ -14,9 +14,8 @@ import numpy as np
 from django.db import transaction
 from numpy.typing import NDArray
 
-from audit import services as audit
-from imaging.events import MASK_CORRECTED
-from imaging.models import Segmentation, SegmentationKind, Study
+from imaging.handmade import put_in_force
+from imaging.models import Segmentation, Study
 from imaging.segmentations import (
     REGIONS,
     current_segmentation,
@@ -24,11 +23,9 @@ from imaging.segmentations import (
     labels_from_regions,
     load_labels,
     region_mask,
-    save_segmentation,
 )
 from imaging.volumes import latest_volume_set
 from oncoflow_site.foundation.errors import UserVisibleError
-from oncoflow_site.foundation.events import emit
 
 __all__ = ["HOW", "Correction", "apply_corrections", "decode_runs", "encode_runs", "save_corrections"]
 
@@ -134,21 +131,12 @@ def save_corrections(
                 what_to_do="Load the study again and correct that one.",
                 code="superseded",
             )
-        made = save_segmentation(
+        return put_in_force(
             study,
             volume_set,
             labels,
-            kind=SegmentationKind.PERSON,
             author=author,
             parent=parent,
-            reason=reason.strip()[:300],
+            reason=reason,
+            detail={"corrections": len(corrections)},
         )
-        emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))
-        audit.record(
-            "segmentation.person",
-            action="C",
-            resource=study.subject,
-            patient_id=study.patient_id,
-            detail={"segmentation": made.pk, "version": made.version, "corrections": len(corrections)},
-        )
-    return made

@@ -6,6 +6,9 @@ stands above every model's; nothing is overwritten.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 from django.db import transaction
 from numpy.typing import NDArray
@@ -13,14 +16,14 @@ from numpy.typing import NDArray
 from audit import services as audit
 from imaging.events import MASK_CORRECTED
 from imaging.geometry import GeometryError, Grid, read_nifti
-from imaging.models import Segmentation, SegmentationKind, Study
+from imaging.models import Segmentation, SegmentationKind, Study, VolumeSet
 from imaging.registration import resample
 from imaging.segmentations import current_segmentation, grid_of, save_segmentation
 from imaging.volumes import latest_volume_set
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.events import emit
 
-__all__ = ["MAX_BYTES", "accept_label_map"]
+__all__ = ["MAX_BYTES", "accept_label_map", "put_in_force"]
 
 MAX_BYTES = 32 << 20
 _LABELS = (0, 1, 2, 3)
@@ -52,23 +55,40 @@ def accept_label_map(study: Study, data: bytes, *, author: str, reason: str) -> 
         before = current_segmentation(study)
         if before is not None and before.volume_set_id != volume_set.pk:
             before = None
-        made = save_segmentation(
-            study,
-            volume_set,
-            labels,
-            kind=SegmentationKind.PERSON,
-            author=author,
-            parent=before,
-            reason=reason.strip()[:300],
-        )
-        emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))
-        audit.record(
-            "segmentation.person",
-            action="C",
-            resource=study.subject,
-            patient_id=study.patient_id,
-            detail={"segmentation": made.pk, "version": made.version},
-        )
+        return put_in_force(study, volume_set, labels, author=author, parent=before, reason=reason)
+
+
+def put_in_force(
+    study: Study,
+    volume_set: VolumeSet,
+    labels: NDArray[np.uint8],
+    *,
+    author: str,
+    parent: Segmentation | None,
+    reason: str,
+    detail: Mapping[str, int] = MappingProxyType({}),
+) -> Segmentation:
+    """Store a person's labels as the outline in force, tell those who measure and draft, and record it.
+
+    Call it in a transaction that holds the study's row. detail: more for the record, free of identity.
+    """
+    made = save_segmentation(
+        study,
+        volume_set,
+        labels,
+        kind=SegmentationKind.PERSON,
+        author=author,
+        parent=parent,
+        reason=reason.strip()[:300],
+    )
+    emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))
+    audit.record(
+        "segmentation.person",
+        action="C",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        detail={"segmentation": made.pk, "version": made.version, **detail},
+    )
     return made
 
 

@@ -23,7 +23,7 @@ from imaging.deidentification.pixels import IMAGE_CLASSES
 from imaging.recognise import HEADER_TAGS
 from imaging.structure import BadStructure, content_start, scan, scan_meta
 
-__all__ = ["BadInstance", "Header", "read_header"]
+__all__ = ["BadInstance", "Header", "integer", "read_header"]
 
 # PS3.4 Table B.2-1 status codes of C-STORE
 OUT_OF_RESOURCES = 0xA700
@@ -205,8 +205,8 @@ def _header(
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
         performed_at=_moment(dataset),
         modality=_text(dataset, "Modality")[:16].upper(),
-        series_number=_integer(dataset.get("SeriesNumber")),
-        instance_number=_integer(dataset.get("InstanceNumber")),
+        series_number=integer(dataset.get("SeriesNumber")),
+        instance_number=integer(dataset.get("InstanceNumber")),
         image_type=tuple(_values(dataset.get("ImageType"))),
         burned_in=_text(dataset, "BurnedInAnnotation"),
         parse=parse,
@@ -238,7 +238,8 @@ def _uid(dataset: _Source, keyword: str) -> str:
     return value
 
 
-def _integer(value: object) -> int | None:
+def integer(value: object) -> int | None:
+    """A value of IS or US as a number of 32 bits, signed; None where it is none."""
     try:
         number = int(str(value))
     except (TypeError, ValueError):

@@ -98,14 +98,22 @@ def _unlike(runs: list[ExpertRun], loaded: LoadedVolumes) -> list[str]:
     """A sentence for each different distribution of the models whose consensus this is that the study lies outside of."""
     if not loaded.spacing_known:
         return []
+    known = {
+        run.expert: one
+        for run in runs
+        if run.model_version and (one := distribution.load(Path(run.model_version.weights_dir))) is not None
+    }
+    if not known:
+        return []
+    try:
+        values = distribution.features(loaded.images, loaded.brain_mask, loaded.grid.spacing_zyx())
+    except ValueError:
+        return []
     found: dict[str, list[str]] = {}
-    for run in runs:
-        known = distribution.load(Path(run.model_version.weights_dir)) if run.model_version else None
-        if known is None:
-            continue
-        told = known.sentence(loaded.images, loaded.brain_mask, loaded.grid.spacing_zyx())
-        if told:
-            found.setdefault(told, []).append(run.expert)
+    for expert, one in known.items():
+        judged = one.judge(loaded.images, values)
+        if judged is not None and judged.outside:
+            found.setdefault(judged.sentence(), []).append(expert)
     return [f"{', '.join(names)}: {told}" for told, names in found.items()]
 
 

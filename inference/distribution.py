@@ -14,7 +14,7 @@ sequence alone whose grey scale is turned round may pass. Arrays are (z, y, x), 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -61,6 +61,16 @@ class Unlikeness:
     def outside(self) -> bool:
         """True when the study is further away than a limit."""
         return self.distance > self.limits[0] or self.peak > self.limits[1]
+
+    def sentence(self) -> str:
+        """What to tell about a study that is outside, with the figures; empty for one that is not."""
+        if not self.outside:
+            return ""
+        told = f"; most unusual: {', '.join(self.telling)}" if self.telling else ""
+        return (
+            f"The images are unlike those the model learned from (distance {self.distance:.2f}, limit "
+            f"{self.limits[0]:.2f}; largest deviation {self.peak:.1f}, limit {self.limits[1]:.1f}{told})."
+        )
 
 
 def feature_names(sequences: Sequence[str]) -> list[str]:
@@ -176,13 +186,16 @@ class Distribution:
         self, images: Mapping[str, NDArray[Any]], brain: NDArray[np.bool_], spacing: tuple[float, float, float]
     ) -> Unlikeness | None:
         """How unlike a study is; None where this cannot be said (no brain, or sequences that were not recorded)."""
-        present = [s for s in SEQUENCES if s in images]
+        try:
+            return self.judge(images, features(images, brain, spacing))
+        except ValueError:
+            return None
+
+    def judge(self, sequences: Collection[str], values: NDArray[np.float64]) -> Unlikeness | None:
+        """As `compare`, from a study's sequences and its `features`: several models may judge the same numbers."""
+        present = [s for s in SEQUENCES if s in sequences]
         limit = self.limits.get("+".join(present))
         if limit is None:
-            return None
-        try:
-            values = features(images, brain, spacing)
-        except ValueError:
             return None
         names = feature_names(present)
         where = [self.names.index(name) for name in names]
@@ -191,19 +204,6 @@ class Distribution:
         telling = tuple(names[i] for i in np.argsort(-deviations)[:3] if deviations[i] > 3)
         distance = _distance(values, self.mean[where], covariance)
         return Unlikeness(distance, float(deviations.max()), limit, telling)
-
-    def sentence(
-        self, images: Mapping[str, NDArray[Any]], brain: NDArray[np.bool_], spacing: tuple[float, float, float]
-    ) -> str:
-        """What to tell about a study that is unlike the training's, with the figures; empty for one that is not."""
-        found = self.compare(images, brain, spacing)
-        if found is None or not found.outside:
-            return ""
-        told = f"; most unusual: {', '.join(found.telling)}" if found.telling else ""
-        return (
-            f"The images are unlike those the model learned from (distance {found.distance:.2f}, limit "
-            f"{found.limits[0]:.2f}; largest deviation {found.peak:.1f}, limit {found.limits[1]:.1f}{told})."
-        )
 
     def as_json(self) -> dict[str, Any]:
         """For distribution.json."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from django.db.models import F, Q
 
 from imaging.dicomweb.header import Published, Unpublishable, read_published
+from imaging.header import integer
 from imaging.models import Instance, InstanceState, PublishedInstance, Study
 from oncoflow_site.foundation import keys, objects
 
@@ -81,8 +82,8 @@ def publish_object(
         "transfer_syntax_uid": published.transfer_syntax_uid,
         "modality": str(header.get("Modality") or "OT")[:16],
         "study_date": str(header.get("StudyDate") or "")[:8],
-        "series_number": _integer(header.get("SeriesNumber")),
-        "number": _integer(header.get("InstanceNumber")),
+        "series_number": integer(header.get("SeriesNumber")),
+        "number": integer(header.get("InstanceNumber")),
         "frames": published.frames,
         "layout": published.layout,
         "ciphertext": keys.encrypt(stored.subject, packed, _CONTEXT),
@@ -97,11 +98,3 @@ def headers_json(rows: Iterable[PublishedInstance]) -> list[str]:
     """The DICOM JSON object of each row's header, with one look at the keys. Select ``object`` with the rows."""
     wanted = [(row.object.subject, bytes(row.ciphertext), _CONTEXT) for row in rows]
     return [zlib.decompress(packed).decode() for packed in keys.decrypt_many(wanted)]
-
-
-def _integer(value: object) -> int | None:
-    try:
-        number = int(str(value))
-    except (TypeError, ValueError):
-        return None
-    return number if -(2**31) <= number < 2**31 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,12 @@ from .base import Expert, WeightsMissing, read_model_json
 
 __all__ = ["KINDS", "ExpertSpec", "expert_for_folder", "heavy_modules", "make_expert"]
 
-KINDS = ("nnunet", "sam", "vlm")
+_CLASSES = {
+    "nnunet": (".nnunet", "NnUNetExpert"),
+    "sam": (".sam", "SamExpert"),
+    "vlm": (".vlm.expert", "VlmExpert"),
+}
+KINDS = tuple(_CLASSES)
 _HEAVY = {
     "nnunet": ("torch", "nnunetv2.inference.predict_from_raw_data", "inference.experts.nnunet"),
     "sam": ("torch", "sam2.build_sam", "inference.experts.sam"),
@@ -43,30 +49,17 @@ def heavy_modules(specs: Sequence[ExpertSpec]) -> list[str]:
 def make_expert(spec: ExpertSpec) -> Expert:
     """The expert, not loaded yet. Raises ValueError for an unknown kind."""
     if spec.factory is not None:
-        import importlib
-
         module, _, attribute = spec.factory.partition(":")
         made: Expert = getattr(importlib.import_module(module), attribute)(spec)
         return made
-    if spec.kind == "nnunet":
-        from .nnunet import NnUNetExpert
-
-        return NnUNetExpert(
-            spec.name, spec.weights_dir, pinned_sha256=spec.sha256, device=spec.device, threads=spec.threads
-        )
-    if spec.kind == "sam":
-        from .sam import SamExpert
-
-        return SamExpert(
-            spec.name, spec.weights_dir, pinned_sha256=spec.sha256, device=spec.device, threads=spec.threads
-        )
-    if spec.kind == "vlm":
-        from .vlm.expert import VlmExpert
-
-        return VlmExpert(
-            spec.name, spec.weights_dir, pinned_sha256=spec.sha256, device=spec.device, threads=spec.threads
-        )
-    raise ValueError(f"unknown kind of expert {spec.kind!r}: one of {', '.join(KINDS)}")
+    if spec.kind not in _CLASSES:
+        raise ValueError(f"unknown kind of expert {spec.kind!r}: one of {', '.join(KINDS)}")
+    module, attribute = _CLASSES[spec.kind]
+    make = getattr(importlib.import_module(module, __package__), attribute)
+    expert: Expert = make(
+        spec.name, spec.weights_dir, pinned_sha256=spec.sha256, device=spec.device, threads=spec.threads
+    )
+    return expert
 
 
 def expert_for_folder(folder: Path, threads: int = 1, device: str = "cpu") -> Expert:

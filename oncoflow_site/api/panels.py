@@ -19,6 +19,7 @@ from clinical.roles import can
 from imaging.models import Study
 from inference.cancelling import cancel_panel, run_again
 from inference.choosing import choose_fusion
+from inference.fusion import METHODS
 from inference.models import FusionChoice, PanelRun
 from inference.panel import latest_panel, newest_panel, panel_summary
 from oncoflow_site.api.studies import Base
@@ -108,7 +109,7 @@ class PanelFuse(Base):
                 "required": ["experts", "method", "why"],
                 "properties": {
                     "experts": {"type": "array", "items": {"type": "string"}},
-                    "method": {"type": "string", "enum": ["majority", "staple", "weighted", "confidence"]},
+                    "method": {"type": "string", "enum": list(METHODS)},
                     **_REASON,
                 },
             }

@@ -70,6 +70,7 @@ def _read(place: Path, ending: str) -> tuple[NDArray[np.float32], tuple[float, f
 def voters(folders: list[Path]) -> set[str]:
     """Which of the experts their evaluation gives a vote, at the demo's thresholds; all of them when none has."""
     from inference.gate import votes_from_evaluation
+    from oncoflow_site.demo.stage import VOTE_THRESHOLDS
 
     found = set()
     for folder in folders:
@@ -78,7 +79,7 @@ def voters(folders: list[Path]) -> set[str]:
             if (folder / "evaluation.json").is_file()
             else None
         )
-        if votes_from_evaluation(evaluation, {"mean_dice": 0.75, "p10_dice": 0.60}).role == "voter":
+        if votes_from_evaluation(evaluation, VOTE_THRESHOLDS).role == "voter":
             found.add(folder.name)
     return found or {folder.name for folder in folders}
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.experts.base import ExpertFailed, WeightsMismatch, WeightsMissing
+from inference.experts.memory import MemoryFallback
 
 from .answer import Piece
 
@@ -30,7 +31,19 @@ MAXIMUM_TOKENS = 400
 class Backend(Protocol):
     """Answers questions about pictures, one text each."""
 
-    device: str
+    @property
+    def device(self) -> str:
+        """Where it runs, or "server"."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was given up since `begin`."""
+        ...
+
+    def begin(self) -> None:
+        """Start a study."""
+        ...
 
     def ask(self, questions: Sequence[Pictures], prompt: str) -> list[tuple[Piece, ...]]:
         """The answers, in the order of the questions. Raises ExpertFailed."""
@@ -53,8 +66,8 @@ class TransformersBackend:
 
         torch.set_num_threads(threads)
         self.threads = threads
-        self.device = device
-        self.batch_size = max(1, batch_size)
+        self._quantised = bool(quantise)
+        self.memory = MemoryFallback(device, batch_size, self._move)
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
         # float32 where a CPU would emulate anything smaller; bfloat16 is what Gemma was trained in.
         options["dtype"] = torch.float32 if device == "cpu" else torch.bfloat16
@@ -72,23 +85,32 @@ class TransformersBackend:
 
     def ask(self, questions: Sequence[Pictures], prompt: str) -> list[tuple[Piece, ...]]:
         """Greedy answers; a batch that does not fit into memory is halved, and one that still does not moves to the CPU."""
+        answers: list[tuple[Piece, ...]] = []
+        while len(answers) < len(questions):
+            left = questions[len(answers) :]
+            answers += self.memory.run(lambda n, left=left: self._generate(left[:n], prompt))  # type: ignore[misc]
+        return answers
+
+    @property
+    def device(self) -> str:
+        """Where the model is now."""
+        return self.memory.device
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was given up for want of memory."""
+        return tuple(self.memory.notes)
+
+    def begin(self) -> None:
+        """Start a study with the configured batch, on the configured device."""
+        self.memory.begin()
+
+    def _move(self, device: str) -> None:
         import torch
 
-        answers: list[tuple[Piece, ...]] = []
-        size = self.batch_size
-        while len(answers) < len(questions):
-            part = questions[len(answers) : len(answers) + size]
-            try:
-                answers += self._generate(part, prompt)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                if size > 1:
-                    size = max(1, size // 2)
-                elif self.device != "cpu":
-                    self._model, self.device = self._model.to("cpu", torch.float32), "cpu"
-                else:
-                    raise ExpertFailed("the model does not fit into memory") from None
-        return answers
+        if self._quantised:
+            raise ExpertFailed("memory ran out, and a model in 4 bits cannot move to the CPU")
+        self._model = self._model.to(device, torch.float32 if device == "cpu" else torch.bfloat16)
 
     def _generate(self, questions: Sequence[Pictures], prompt: str) -> list[tuple[Piece, ...]]:
         import torch
@@ -139,8 +161,12 @@ class OpenAIBackend:
         from openai import OpenAI
 
         self.device = "server"
+        self.notes: tuple[str, ...] = ()
         self.model = model
         self._client = OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=1)
+
+    def begin(self) -> None:
+        """Nothing to do: the server has the memory."""
 
     def ask(self, questions: Sequence[Pictures], prompt: str) -> list[tuple[Piece, ...]]:
         """One request a question; temperature 0 and a fixed seed, as far as the server keeps to them."""

@@ -133,6 +133,7 @@ class VlmExpert:
         views = [View(index, window) for index in key_slices(z[0], brain, self._slices)]
         text = question(volumes.indication, self._prompt)
         answers: list[Answer | None] = []
+        self._backend.begin()
         batch = 8
         for begin in range(0, len(views), batch):
             part = views[begin : begin + batch]
@@ -154,6 +155,7 @@ class VlmExpert:
         notes: tuple[str, ...] = (f"{len(views)} slices were shown; {len(boxes)} boxes",)
         if len(readable) < len(views):
             notes += (f"{len(views) - len(readable)} answers did not follow the form and were left out",)
+        notes += self._backend.notes
         return {"ET": full[0], "TC": full[1], "WT": full[2]}, findings, notes
 
 
