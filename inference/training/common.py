@@ -1,4 +1,4 @@
-"""What both trainings share: a time budget, bfloat16 working weights, a moving average, checkpoints, a log."""
+"""What the trainings share: a time budget, bfloat16 working weights, a moving average, checkpoints, a log."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Average:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.steps = int(state["steps"])
-        self.values = state["values"]
+        self.values = {name: state["values"][name].to(own.device) for name, own in self.values.items()}
 
 
 class Log:

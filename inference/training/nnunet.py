@@ -15,6 +15,7 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,16 @@ from torch import nn
 from inference.experts.base import REGIONS, read_model_json
 from inference.experts.nnunet.expert import checkpoints
 
-from .common import Average, Budget, Log, WorkingCopy, load_checkpoint, save_checkpoint, set_threads
+from .common import Log, WorkingCopy, set_threads
 from .dataset import DatasetError, RawDataset
 from .export import write_model_json, write_nnunet_folder
+from .loop import VALIDATION_CASES, Loop, add_arguments, endless
 from .losses import deep_supervision_loss
 from .patches import PatchSampler, region_targets
 from .preprocess import PreparedCase, load_prepared, make_plans, nnunet_dataset_json
 
 __all__ = ["build_network", "main", "train"]
 
-VALIDATION_CASES = 8
 NETWORK_REGIONS = ("WT", "TC", "ET")  # order of the network's channels, as in dataset.json
 
 
@@ -60,11 +61,12 @@ def quick_validation(network: nn.Module, cases: list[PreparedCase]) -> dict[str,
     for case in cases:
         shape = np.asarray(case.labels.shape)
         padded = (np.ceil(shape / 16) * 16).astype(int)
-        data = torch.zeros((1, 4, *[int(p) for p in padded]), dtype=torch.bfloat16)
-        data[0, :, : shape[0], : shape[1], : shape[2]] = torch.from_numpy(case.data).to(torch.bfloat16)
+        example = next(network.parameters())
+        data = torch.zeros((1, 4, *[int(p) for p in padded]), dtype=example.dtype)
+        data[0, :, : shape[0], : shape[1], : shape[2]] = torch.from_numpy(case.data).to(example.dtype)
         with torch.inference_mode():
-            output = network(data)
-        logits = (output[0] if isinstance(output, list | tuple) else output)[0].float()
+            output = network(data.to(example.device))
+        logits = (output[0] if isinstance(output, list | tuple) else output)[0].float().cpu()
         masks = (logits > 0)[:, : shape[0], : shape[1], : shape[2]]
         target = region_targets(torch.from_numpy(case.labels)[None])[0] > 0
         for index, region in enumerate(NETWORK_REGIONS):
@@ -118,135 +120,88 @@ def train(arguments: argparse.Namespace) -> None:
     network = build_network(plans, labels_json, deep_supervision=True)
     if arguments.start_from is not None:
         load_start(network, arguments.start_from, labels_json)
-    working = WorkingCopy(network, copy.deepcopy(network))
-    average = Average(network)
-    evaluated = copy.deepcopy(working.work)
+    device = torch.device(arguments.device)
+    # A CPU learns fastest on a copy in bfloat16; a GPU has autocast, and tensor cores that want the channels last.
+    network.to(device)
+    working = WorkingCopy(network, copy.deepcopy(network)) if device.type == "cpu" else None
+    if working is None:
+        network.to(memory_format=torch.channels_last_3d)
+    judged = copy.deepcopy(working.work if working is not None else network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=arguments.rate, weight_decay=1e-3)
-    step, spent = 0, 0.0
-    state = load_checkpoint(out / "checkpoint.pt") if arguments.resume else None
-    if state is not None:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        average.restore(state["average"])
-        step, spent = int(state["step"]), float(state["spent_s"])
+    loop = Loop(arguments, log, network, optimiser, clip=3.0)
+    if working is not None:
         working.pull()
-    log.write(event="start", parameters=sum(p.numel() for p in network.parameters()), step=step, spent_s=spent)
-    sampler = PatchSampler(training, tuple(configuration["patch_size"]), arguments.seed + step)
-    budget = Budget(arguments.minutes, spent)
-    late = sampler.patch
+    late = np.asarray(configuration["patch_size"])
     early = np.minimum(late, arguments.early_patch)
+    # Seen by the processes that draw: which patch it is the time for.
+    is_late = torch.zeros(1, dtype=torch.int8).share_memory_()
 
-    def checkpoint() -> None:
-        save_checkpoint(
-            out / "checkpoint.pt",
-            {
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "average": average.state(),
-                "step": step,
-                "spent_s": budget.spent_s,
-            },
-        )
+    def make(seed: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+        sampler = PatchSampler(training, tuple(late), seed)
+
+        def draw() -> tuple[torch.Tensor, torch.Tensor]:
+            sampler.patch = late if is_late[0] else early
+            return sampler.batch(configuration["batch_size"])
+
+        return draw
+
+    batches = endless(make, arguments.seed + loop.step, arguments.workers, device)
+    network.train()
+
+    def learn() -> float:
+        is_late[0] = int(loop.budget.fraction >= arguments.early_share)
+        data, labels = next(batches)
+        if working is not None:
+            loss = deep_supervision_loss(working.work(data.to(torch.bfloat16)), region_targets(labels))
+            loss.backward()
+            working.push_gradients()
+        else:
+            data = data.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
+            with torch.autocast(device.type, torch.bfloat16):
+                outputs = network(data)
+            loss = deep_supervision_loss(
+                [o.float() for o in outputs], region_targets(labels.to(device, non_blocking=True))
+            )
+            loss.backward()
+        return float(loss.detach())
+
+    def validate() -> dict[str, float]:
+        loop.average.copy_to(judged)
+        return quick_validation(judged, held)
 
     def export() -> None:
-        averaged = copy.deepcopy(network)
-        average.copy_to(averaged)
         folder = out / "export"
-        write_nnunet_folder(folder, averaged.state_dict(), plans, labels_json)
+        weights = {name: value.cpu() for name, value in loop.averaged.state_dict().items()}
+        write_nnunet_folder(folder, weights, plans, labels_json)
+        network_class = plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"].rsplit(".", 1)[1]
+        own = f"inference.training.nnunet --architecture {arguments.architecture} --patch {arguments.patch}"
         write_model_json(
             folder,
             name=arguments.name or f"nnunet-{arguments.architecture}",
             version=arguments.version,
             kind="nnunet",
-            architecture=f"nnU-Net {plans['configurations']['3d_fullres']['architecture']['network_class_name'].rsplit('.', 1)[1]}",
+            architecture=f"nnU-Net {network_class}",
             files=["dataset.json", "plans.json", "fold_0/checkpoint_final.pth"],
-            training={
-                "command": "python -m inference.training.nnunet "
-                f"--architecture {arguments.architecture} --minutes {arguments.minutes:g} --seed {arguments.seed} "
-                f"--threads {arguments.threads} --batch-size {arguments.batch_size} --patch {arguments.patch}",
-                "seed": arguments.seed,
-                "steps": step,
-                "seconds": round(budget.spent_s),
-                "device": "cpu",
-                "cases": len(training),
-                "parameters": sum(p.numel() for p in network.parameters()),
-                "trained_on": arguments.trained_on,
-            },
+            training=loop.record(own, len(training)),
         )
 
-    losses: list[float] = []
-    last_log = last_save = last_validation = time.monotonic()
-    network.train()
-    while budget.fraction < 1:
-        sampler.patch = early if budget.fraction < arguments.early_share else late
-        data, labels = sampler.batch(configuration["batch_size"])
-        rate = budget.rate(step, arguments.rate)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        outputs = working.work(data.to(torch.bfloat16))
-        loss = deep_supervision_loss(outputs, region_targets(labels))
-        loss.backward()
-        working.push_gradients()
-        if not torch.isfinite(loss):
-            log.write(event="skipped", step=step, reason="loss is not finite")
-            optimiser.zero_grad(set_to_none=True)
-            continue
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 3.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        working.pull()
-        average.update(network)
-        losses.append(float(loss.detach()))
-        step += 1
-        now = time.monotonic()
-        if now - last_log > 30:
-            log.write(
-                event="train",
-                step=step,
-                minutes=budget.spent_s / 60,
-                loss=float(np.mean(losses)),
-                rate=rate,
-                s_per_step=(now - last_log) / len(losses),
-            )
-            losses, last_log = [], now
-        if now - last_save > arguments.save_every * 60:
-            checkpoint()
-            last_save = time.monotonic()
-        if now - last_validation > arguments.validate_every * 60:
-            average.copy_to(evaluated)
-            log.write(event="validation", step=step, **quick_validation(evaluated, held))
-            export()
-            last_validation = last_log = time.monotonic()
-            losses = []
-    checkpoint()
-    export()
-    average.copy_to(evaluated)
-    log.write(event="done", step=step, seconds=budget.spent_s, **quick_validation(evaluated, held))
+    loop.run(learn, validate, export, after_step=working.pull if working is not None else lambda: None)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m inference.training.nnunet", description=(__doc__ or "").split("\n")[0])
-    p.add_argument("--dataset", type=Path, required=True, help="nnU-Net raw dataset folder")
-    p.add_argument("--out", type=Path, required=True, help="checkpoints, log and export/ go here")
+    add_arguments(p, minutes=30.0, validate_every=6.0)
     p.add_argument("--architecture", choices=("plain", "residual"), default="plain")
-    p.add_argument("--minutes", type=float, default=30.0, help="wall-clock budget, resumed time included")
     p.add_argument("--start-from", type=Path, default=None, help="fine-tune this weights folder; its plans are kept")
-    p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt if it is there")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--threads", type=int, default=2)
     p.add_argument("--spacing", type=float, default=2.0, help="isotropic voxel edge in mm")
     p.add_argument("--patch", type=int, default=64, help="edge of the patch in voxels, a multiple of 16")
     p.add_argument("--early-patch", type=int, default=48, help="edge of the patch in the first part: cheaper steps")
     p.add_argument("--early-share", type=float, default=0.6, help="share of the time with the early patch")
     p.add_argument("--batch-size", type=int, default=2)
     p.add_argument("--rate", type=float, default=2e-3)
-    p.add_argument("--cache", type=Path, default=None, help="folder for preprocessed cases")
-    p.add_argument("--save-every", type=float, default=3.0, help="minutes between checkpoints")
-    p.add_argument("--validate-every", type=float, default=6.0, help="minutes between quick validations and exports")
     p.add_argument("--name", default="", help="model name; nnunet-ARCHITECTURE if not given")
-    p.add_argument("--version", default="1.0.0")
-    p.add_argument("--trained-on", default="not stated", help='for example "simulated patients only"')
     return p
 
 

@@ -13,7 +13,7 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from inference.experts.slices import CHANNELS, Window, box_of, to_unit
 from inference.experts.vlm.answer import BadAnswer, Piece, parse, question, render
 from inference.experts.vlm.views import View, brain_window, picture
 
-from .common import Average, Budget, Log, load_checkpoint, save_checkpoint, set_threads
+from .common import Log, set_threads
 from .dataset import RawDataset
 from .export import write_model_json
+from .loop import VALIDATION_CASES, Loop, add_arguments, endless
 from .preprocess import PreparedCase, load_prepared, make_plans
 from .vlm_network import PATCHES, PatchHead, build, load, make_processor, save
 
@@ -40,7 +41,6 @@ __all__ = ["main", "train"]
 STEP = 10
 PROMPT = "Indication: {indication}. Find WT, TC and ET."  # short: every token of it costs each step
 SMALLEST = 6  # pixels of a part that gets a box
-VALIDATION_CASES = 8
 REGION_ORDER = ("WT", "TC", "ET")
 INDICATIONS = (
     "follow-up of glioblastoma",
@@ -242,7 +242,7 @@ def quick_validation(model: Any, processor: Any, cases: list[Shown]) -> dict[str
             prompts.append(text)
             pictures.append([picture(case.unit.astype(np.float32), (0, 1, 2), view)])
             truths.append(truth(case.labels[index], view)[0])
-    inputs = processor(text=prompts, images=pictures, return_tensors="pt", padding=True)
+    inputs = processor(text=prompts, images=pictures, return_tensors="pt", padding=True).to(model.device)
     made = model.generate(**inputs, max_new_tokens=300, do_sample=False)
     good = 0
     scores: dict[str, list[float]] = {region: [] for region in REGION_ORDER}
@@ -292,38 +292,26 @@ def train(arguments: argparse.Namespace) -> None:
         processor = make_processor(texts(np.random.default_rng(arguments.seed), training))
         model = build(processor)
     model, head = model.to(device).train(), PatchHead().to(device)
-    average, averaged = Average(model), copy.deepcopy(model)
     parameters = [*model.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=arguments.rate, weight_decay=0.02, betas=(0.9, 0.98))
-    step, spent = 0, 0.0
-    state = load_checkpoint(out / "checkpoint.pt") if arguments.resume else None
-    if state is not None:
-        model.load_state_dict(state["model"])
-        head.load_state_dict(state["head"])
-        optimiser.load_state_dict(state["optimiser"])
-        average.restore(state["average"])
-        step, spent = int(state["step"]), float(state["spent_s"])
-    batches = Batches(Sampler(training, arguments.seed + step), processor)
-    budget = Budget(arguments.minutes, spent)
-    count = sum(p.numel() for p in model.parameters())
-    log.write(event="start", parameters=count, vocabulary=len(processor.tokenizer), step=step, spent_s=spent)
+    loop = Loop(arguments, log, model, optimiser, more={"head": head}, warmup_steps=100)
 
-    def checkpoint() -> None:
-        save_checkpoint(
-            out / "checkpoint.pt",
-            {
-                "model": model.state_dict(),
-                "head": head.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "average": average.state(),
-                "step": step,
-                "spent_s": budget.spent_s,
-            },
-        )
+    def make(seed: int) -> Callable[[], tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        drawn = Batches(Sampler(training, seed), processor)
+        return lambda: drawn.draw(arguments.batch_size)
+
+    batches = endless(make, arguments.seed + loop.step, arguments.workers, device)
+
+    def learn() -> float:
+        inputs, shares = next(batches)
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bfloat16):
+            loss, answer = step_loss(model, head, inputs, shares.to(device))
+        loss.backward()
+        return answer
 
     def export() -> None:
-        average.copy_to(averaged)
-        files = save(out / "export", copy.deepcopy(averaged).cpu(), processor)
+        files = save(out / "export", copy.deepcopy(loop.averaged).cpu(), processor)
         write_model_json(
             out / "export",
             name=arguments.name,
@@ -331,83 +319,23 @@ def train(arguments: argparse.Namespace) -> None:
             kind="vlm",
             architecture="Gemma 3 with SigLIP vision, tiny",
             files=files,
-            training={
-                "command": f"python -m inference.training.vlm --minutes {arguments.minutes:g} --seed {arguments.seed} "
-                f"--threads {arguments.threads} --batch-size {arguments.batch_size}",
-                "seed": arguments.seed,
-                "steps": step,
-                "seconds": round(budget.spent_s),
-                "device": str(device),
-                "cases": len(training),
-                "parameters": count,
-                "trained_on": arguments.trained_on,
-            },
+            training=loop.record("inference.training.vlm", len(training)),
             extra={"pictures": [list(CHANNELS)], "slices": 16, "prompt": PROMPT},
         )
 
-    losses: list[float] = []
-    last_log = last_save = last_validation = time.monotonic()
-    while budget.fraction < 1:
-        rate = budget.rate(step, arguments.rate, warmup_steps=100)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        inputs, shares = batches.draw(arguments.batch_size)
-        inputs = {name: value.to(device) for name, value in inputs.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bfloat16):
-            loss, answer = step_loss(model, head, inputs, shares.to(device))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        average.update(model)
-        losses.append(answer)
-        step += 1
-        now = time.monotonic()
-        if now - last_log > 30:
-            log.write(
-                event="train",
-                step=step,
-                minutes=budget.spent_s / 60,
-                loss=float(np.mean(losses)),
-                rate=rate,
-                s_per_step=(now - last_log) / len(losses),
-            )
-            losses, last_log = [], now
-        if now - last_save > arguments.save_every * 60:
-            checkpoint()
-            last_save = time.monotonic()
-        if now - last_validation > arguments.validate_every * 60:
-            average.copy_to(averaged)
-            log.write(event="validation", step=step, **quick_validation(averaged.cpu(), processor, held))
-            export()
-            averaged.to(device)
-            last_validation = last_log = time.monotonic()
-            losses = []
-    checkpoint()
-    export()
-    log.write(event="done", step=step, seconds=budget.spent_s, **quick_validation(averaged.cpu(), processor, held))
+    loop.run(learn, lambda: quick_validation(loop.averaged, processor, held), export)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m inference.training.vlm", description=(__doc__ or "").split("\n")[0])
-    p.add_argument("--dataset", type=Path, required=True, help="nnU-Net raw dataset folder")
-    p.add_argument("--out", type=Path, required=True, help="checkpoints, log and export/ go here")
-    p.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget, resumed time included")
+    add_arguments(p, minutes=100.0, validate_every=10.0)
     p.add_argument("--start-from", type=Path, default=None, help="fine-tune a folder that this training made")
-    p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt if it is there")
     p.add_argument("--seed", type=int, default=4)
-    p.add_argument("--threads", type=int, default=2)
     p.add_argument("--batch-size", type=int, default=12)
     p.add_argument("--rate", type=float, default=1e-3)
-    p.add_argument("--device", default="cpu")
     p.add_argument("--bfloat16", action="store_true", help="autocast; worth it where the device is fast at it")
-    p.add_argument("--cache", type=Path, default=None, help="folder for preprocessed cases")
-    p.add_argument("--save-every", type=float, default=3.0, help="minutes between checkpoints")
-    p.add_argument("--validate-every", type=float, default=10.0, help="minutes between quick validations and exports")
     p.add_argument("--name", default="gemma3-tiny")
-    p.add_argument("--version", default="1.0.0")
-    p.add_argument("--trained-on", default="not stated", help='for example "simulated patients only"')
     return p
 
 

@@ -1,0 +1,188 @@
+"""The loop that the three trainings share: rate over time, moving average, checkpoints, validation, the exported record.
+
+A training gives it the network, how one step learns, how the averaged network is judged and how it is written down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from .common import Average, Budget, Log, load_checkpoint, save_checkpoint
+
+__all__ = ["Loop", "add_arguments", "endless"]
+
+T = TypeVar("T")
+VALIDATION_CASES = 8
+
+
+def add_arguments(p: argparse.ArgumentParser, *, minutes: float, validate_every: float) -> None:
+    """The arguments that every training has."""
+    p.add_argument("--dataset", type=Path, required=True, help="nnU-Net raw dataset folder")
+    p.add_argument("--out", type=Path, required=True, help="checkpoints, log and export/ go here")
+    p.add_argument("--minutes", type=float, default=minutes, help="wall-clock budget, resumed time included")
+    p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt if it is there")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--workers", type=int, default=0, help="processes that draw batches; 0: the training itself")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    p.add_argument("--cache", type=Path, default=None, help="folder for preprocessed cases")
+    p.add_argument("--save-every", type=float, default=3.0, help="minutes between checkpoints")
+    p.add_argument(
+        "--validate-every", type=float, default=validate_every, help="minutes between quick validations and exports"
+    )
+    p.add_argument("--version", default="1.0.0")
+    p.add_argument("--trained-on", default="not stated", help='for example "simulated patients only"')
+
+
+class _Endless(IterableDataset[T], Generic[T]):
+    def __init__(self, make: Callable[[int], Callable[[], T]], seed: int) -> None:
+        self.make = make
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[T]:
+        worker = get_worker_info()
+        draw = self.make(self.seed if worker is None else self.seed + 1_000_003 * (worker.id + 1))
+        if worker is not None:
+            torch.set_num_threads(1)
+        while True:
+            yield draw()
+
+
+def endless(make: Callable[[int], Callable[[], T]], seed: int, workers: int, device: torch.device) -> Iterator[T]:
+    """Batches without end. make: from a seed, what draws one batch; called once in every worker process."""
+    loader: Any = DataLoader(
+        _Endless(make, seed),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
+
+
+class Loop:
+    """One training, from where its checkpoint left it.
+
+    :param network: float32; what is averaged and exported. :param more: further modules that learn and are thrown away.
+    :param clip: largest norm of the gradient. ``step`` counts steps, earlier runs included.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        log: Log,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        *,
+        more: Mapping[str, nn.Module] | None = None,
+        warmup_steps: int = 40,
+        clip: float = 1.0,
+    ) -> None:
+        self.arguments = arguments
+        self.log = log
+        self.network = network
+        self.optimiser = optimiser
+        self.parts: dict[str, nn.Module] = {"network": network, **(more or {})}
+        self.warmup_steps = warmup_steps
+        self.clip = clip
+        self.average = Average(network)
+        self.averaged = copy.deepcopy(network)
+        self.file = Path(arguments.out) / "checkpoint.pt"
+        self.step, spent = 0, 0.0
+        state = load_checkpoint(self.file) if arguments.resume else None
+        if state is not None:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            optimiser.load_state_dict(state["optimiser"])
+            self.average.restore(state["average"])
+            self.step, spent = int(state["step"]), float(state["spent_s"])
+        self.budget = Budget(arguments.minutes, spent)
+        self.parameters = sum(p.numel() for p in network.parameters())
+        log.write(event="start", parameters=self.parameters, step=self.step, spent_s=spent)
+
+    def record(self, command: str, cases: int) -> dict[str, Any]:
+        """What model.json says of the training. command: the arguments that are this training's own."""
+        a = self.arguments
+        shared = f"--minutes {a.minutes:g} --seed {a.seed} --threads {a.threads} --batch-size {a.batch_size}"
+        return {
+            "command": f"python -m {command} {shared}",
+            "seed": a.seed,
+            "steps": self.step,
+            "seconds": round(self.budget.spent_s),
+            "device": str(a.device),
+            "cases": cases,
+            "parameters": self.parameters,
+            "trained_on": a.trained_on,
+        }
+
+    def run(
+        self,
+        learn: Callable[[], float],
+        validate: Callable[[], dict[str, float]],
+        export: Callable[[], None],
+        *,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Learn until the time is spent.
+
+        learn: one forward and backward, gradients left on the network; returns the loss. validate and export use
+        ``averaged``, which holds the moving average when they are called.
+        """
+        losses: list[float] = []
+        last_log = last_save = last_validation = time.monotonic()
+        while self.budget.fraction < 1:
+            rate = self.budget.rate(self.step, self.arguments.rate, warmup_steps=self.warmup_steps)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            loss = learn()
+            if not math.isfinite(loss):
+                self.log.write(event="skipped", step=self.step, reason="loss is not finite")
+                self.optimiser.zero_grad(set_to_none=True)
+                continue
+            learning = [p for part in self.parts.values() for p in part.parameters()]
+            torch.nn.utils.clip_grad_norm_(learning, self.clip)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+            after_step()
+            self.average.update(self.network)
+            losses.append(loss)
+            self.step += 1
+            now = time.monotonic()
+            if now - last_log > 30:
+                self.log.write(
+                    event="train",
+                    step=self.step,
+                    minutes=self.budget.spent_s / 60,
+                    loss=float(np.mean(losses)),
+                    rate=rate,
+                    s_per_step=(now - last_log) / len(losses),
+                )
+                losses, last_log = [], now
+            if now - last_save > self.arguments.save_every * 60:
+                self._checkpoint()
+                last_save = time.monotonic()
+            if now - last_validation > self.arguments.validate_every * 60:
+                self.average.copy_to(self.averaged)
+                self.log.write(event="validation", step=self.step, **validate())
+                export()
+                last_validation = last_log = time.monotonic()
+                losses = []
+        self._checkpoint()
+        self.average.copy_to(self.averaged)
+        export()
+        self.log.write(event="done", step=self.step, seconds=self.budget.spent_s, **validate())
+
+    def _checkpoint(self) -> None:
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        rest = {"average": self.average.state(), "step": self.step, "spent_s": self.budget.spent_s}
+        save_checkpoint(self.file, {**state, "optimiser": self.optimiser.state_dict(), **rest})
