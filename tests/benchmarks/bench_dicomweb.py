@@ -13,7 +13,6 @@ import os
 import shutil
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from io import BytesIO, StringIO
@@ -40,28 +39,6 @@ def _set_up() -> Path:
     return folder
 
 
-def _serve() -> tuple[str, Callable[[], None]]:
-    import uvicorn
-
-    from oncoflow_site.asgi import application
-    from tests.peers import free_port
-
-    port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning", lifespan="off", access_log=False)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-
-    def stop() -> None:
-        server.should_exit = True
-        thread.join(20)
-
-    return f"http://127.0.0.1:{port}/dicomweb", stop
-
-
 def _median(action: Callable[[], Any], times: int = 5) -> float:
     seconds = []
     for _ in range(times):
@@ -81,6 +58,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from oncoflow_site.foundation import objects
     from tests.imaging.dicomfiles import as_file, dataset
     from tests.imaging.dicomweb.conftest import bring
+    from tests.peers import served_site
 
     count, size = arguments.instances, arguments.size
     files = [as_file(dataset(number=number, size=size)) for number in range(1, count + 1)]
@@ -89,11 +67,10 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     study = bring(files)
     rows = list(PublishedInstance.objects.select_related("object"))
     assert len(rows) == count
-    address, stop = _serve()
     client = httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=120)
 
     def get(path: str, accept: str = "*/*") -> bytes:
-        answer = client.get(f"{address}{path}", headers={"Accept": accept})
+        answer = client.get(f"{site}/dicomweb{path}", headers={"Accept": accept})
         answer.raise_for_status()
         return answer.content
 
@@ -108,7 +85,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     head = f"\r\n--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     body = b"".join(head + one for one in sent) + f"\r\n--{BOUNDARY}--\r\n".encode()
     kind = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
-    try:
+    with served_site() as site:
         get(f"{series}/metadata")
         found = {
             "metadata_s": _median(lambda: get(f"{series}/metadata")),
@@ -119,10 +96,8 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "series_s": _median(lambda: get(series, 'multipart/related; type="application/dicom"'), 3),
         }
         began = time.perf_counter()
-        client.post(f"{address}/studies", content=body, headers={"Content-Type": kind}).raise_for_status()
+        client.post(f"{site}/dicomweb/studies", content=body, headers={"Content-Type": kind}).raise_for_status()
         found["stow_per_s"] = count / (time.perf_counter() - began)
-    finally:
-        stop()
     megabytes = sum(row.object.size for row in rows) / 1e6
     return {
         "bench": "dicomweb",

@@ -242,6 +242,8 @@ def test_sam_training_exports_and_answers(dataset: RawDataset, tmp_path: Path) -
             "1",
             "--batch-size",
             "2",
+            "--workers",
+            "1",
             "--trained-on",
             "a tiny test",
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 from django.core.files.storage import storages
 
-from tests.peers import free_port
+from tests.peers import cache_folder, free_port, stop
 
 # Azurite's own account, the same for everybody (https://learn.microsoft.com/azure/storage/common/storage-use-azurite).
 _ACCOUNT = "devstoreaccount1"
@@ -82,10 +81,9 @@ def _azurite_program() -> str:
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("Azurite is not installed, nor npm to install it")
-    cache = os.environ.get("ONCOFLOW_NPM_CACHE") or Path.home() / ".cache" / "oncoflow-npm"
-    program = Path(cache) / "node_modules" / ".bin" / "azurite-blob"
+    cache = cache_folder("npm")
+    program = cache / "node_modules" / ".bin" / "azurite-blob"
     if not program.exists():
-        Path(cache).mkdir(parents=True, exist_ok=True)
         command = [npm, "install", "--prefix", str(cache), "--no-audit", "--no-fund", "--silent", "azurite@3"]
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(command, check=False, capture_output=True, timeout=400)
@@ -122,12 +120,7 @@ def azurite() -> Iterator[str]:
                 time.sleep(0.1)
         yield connection
     finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        stop(server)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.peers import free_port
+from tests.peers import free_port, stop
 
 BUILD_S = 900.0
 
@@ -53,15 +53,6 @@ def _start(command: Sequence[str], ready: str, name: str) -> subprocess.Popen[by
             time.sleep(0.2)
         process.kill()
     pytest.fail(f"{name} was not ready in time")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(10)
 
 
 @dataclass(frozen=True)
@@ -119,7 +110,7 @@ def fhir_validator() -> Iterator[FhirValidator]:
     port = free_port()
     process = _start([str(_command("fhir-validate")), "--serve", str(port)], "ready", "fhir-validate")
     yield FhirValidator(f"http://127.0.0.1:{port}")
-    _stop(process)
+    stop(process, 20)
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +119,7 @@ def hapi_fhir() -> Iterator[str]:
     port = free_port()
     process = _start([str(_command("start-hapi-fhir")), "--validate", str(port)], "ready", "start-hapi-fhir")
     yield f"http://127.0.0.1:{port}/fhir"
-    _stop(process)
+    stop(process, 20)
 
 
 @pytest.fixture(scope="session")
@@ -156,4 +147,4 @@ def hapi_receiver(tmp_path: Path) -> Iterator[Hl7Receiver]:
     folder.mkdir()
     process = _start([str(_command("hapi-hl7")), "listen", str(port), str(folder)], "ready", "hapi-hl7")
     yield Hl7Receiver(port, folder)
-    _stop(process)
+    stop(process, 20)

@@ -12,15 +12,10 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 
+from tests.peers import cache_folder
+
 VERSION = "3.13.2"
 SHA512 = "WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA=="
-
-
-def _cache() -> Path:
-    base = os.environ.get("ONCOFLOW_TEST_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "oncoflow-tests"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _whole(package: Path) -> bool:
@@ -32,7 +27,7 @@ def _whole(package: Path) -> bool:
 @pytest.fixture(scope="session")
 def ohif(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for ONCOFLOW_VIEWER_DIR; skips where npm is absent or the package cannot be fetched."""
-    package = _cache() / f"ohif-app-{VERSION}.tgz"
+    package = cache_folder("ohif") / f"ohif-app-{VERSION}.tgz"
     if not _whole(package):
         npm = shutil.which("npm")
         if npm is None:

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.peers import free_port
+from tests.peers import free_port, stop
 
 PROGRAMS = ("Orthanc", "/usr/sbin/Orthanc", "orthanc")
 PLUGINS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc")
@@ -103,12 +103,7 @@ def running_orthanc(**options: Any) -> Iterator[Orthanc]:
                 time.sleep(0.1)
         yield Orthanc(url, dicom, str(settings["DicomAet"]), bool(plugins))
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 

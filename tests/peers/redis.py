@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import free_port
+from tests.peers import free_port, stop
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +40,7 @@ def redis_server() -> Iterator[str]:
         client.close()
         yield f"redis://127.0.0.1:{port}/0"
     finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        stop(server)
         shutil.rmtree(folder, ignore_errors=True)
 
 

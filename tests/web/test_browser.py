@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
 from clinical.models import User
 from imaging.models import Study
-from oncoflow_site.asgi import application
 from oncoflow_site.foundation.models import Job
 from reports.models import Report
-from tests.peers import free_port
+from tests.peers import served_site
 from tests.peers.chromium import show
 from tests.reports.conftest import PASSWORD
 
@@ -44,17 +41,8 @@ SIGN_IN = "correct-horse-battery"
 @pytest.fixture
 def site(transactional_db: None) -> Iterator[str]:
     """Address of the whole service, served by uvicorn as it is in production (events need ASGI)."""
-    port = free_port()
-    config = uvicorn.Config(
-        application, host="127.0.0.1", port=port, log_level="warning", lifespan="off", timeout_graceful_shutdown=2
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
+    with served_site() as address:
+        yield address
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,20 +11,18 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from django.conf import settings as live
 from django.test import Client
 
 from clinical.models import User
 from imaging.models import Instance, Study, Upload, UploadFile
 from imaging.uploads import filing, receiving
-from oncoflow_site.asgi import application
 from oncoflow_site.foundation import stores
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import StoredObject
 from tests.imaging.dicomfiles import study_files
-from tests.peers import buckets, free_port
+from tests.peers import buckets, served_site
 from tests.web.uploading import STREAM, Sender, archive, pairs, sha
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -41,16 +38,8 @@ def nothing_follows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def site(transactional_db: None) -> Iterator[str]:
     """The whole service behind uvicorn, as it runs."""
-    port = free_port()
-    config = uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
+    with served_site() as address:
+        yield address
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from django.test import Client
 
 from clinical.access import assign
@@ -19,11 +16,10 @@ from imaging import completion
 from imaging.deidentification.study import deidentify_study
 from imaging.models import Study
 from imaging.receive import store_instance
-from oncoflow_site.asgi import application
 from oncoflow_site.foundation.jobs import JobContext, JobKind, enqueue, run_job
 from oncoflow_site.foundation.models import Job
 from tests.imaging.dicomfiles import study_files
-from tests.peers import free_port
+from tests.peers import free_port, served_site
 
 STUDY = "1.2.3.1"
 
@@ -106,14 +102,5 @@ def live(transactional_db: None, settings: Any) -> Iterator[str]:
     """Address of the whole service, served by uvicorn as it is in production."""
     port = free_port()
     settings.ONCOFLOW_BASE_URL = f"http://127.0.0.1:{port}"
-    config = uvicorn.Config(
-        application, host="127.0.0.1", port=port, log_level="warning", lifespan="off", timeout_graceful_shutdown=2
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
+    with served_site(port) as address:
+        yield address
