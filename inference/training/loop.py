@@ -145,12 +145,14 @@ class Loop:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             loss = learn()
-            if not math.isfinite(loss):
-                self.log.write(event="skipped", step=self.step, reason="loss is not finite")
+            learning = [p for part in self.parts.values() for p in part.parameters()]
+            norm = float(torch.nn.utils.clip_grad_norm_(learning, self.clip))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                # One such step would make every weight NaN. A patch without brain can do it: it is constant, and
+                # instance norms magnify its gradient without bound.
+                self.log.write(event="skipped", step=self.step, reason="loss or gradient is not finite")
                 self.optimiser.zero_grad(set_to_none=True)
                 continue
-            learning = [p for part in self.parts.values() for p in part.parameters()]
-            torch.nn.utils.clip_grad_norm_(learning, self.clip)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
             after_step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from inference.experts.base import REGIONS
 from inference.experts.factory import expert_for_folder
 from inference.training import evaluate, nnunet, sam
 from inference.training.calibrate import best_choice, calibrate
-from inference.training.common import Average, Budget, WorkingCopy
+from inference.training.common import Average, Budget, Log, WorkingCopy
 from inference.training.dataset import DatasetError, RawDataset
 from inference.training.export import half_state
+from inference.training.loop import Loop, add_arguments
 from inference.training.losses import deep_supervision_loss, dice_bce
 from inference.training.patches import PatchSampler, region_targets
 from inference.training.preprocess import PreparedCase, load_prepared, make_plans
@@ -226,6 +228,27 @@ def test_nnunet_training_exports_resumes_and_is_evaluated(
     assert evaluation["n"] == 1
     assert set(evaluation["regions"]) == set(REGIONS)
     assert "trivial rule" in (tmp_path / "export" / "MODEL_CARD.md").read_text()
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    # A patch without any brain is constant: through a dozen instance norms its gradient leaves the range of numbers.
+    p = argparse.ArgumentParser()
+    add_arguments(p, minutes=0.002, validate_every=1)
+    arguments = p.parse_args(["--dataset", "x", "--out", str(tmp_path)])
+    arguments.rate = 1e-3
+    network = torch.nn.Linear(2, 1)
+    loop = Loop(arguments, Log(tmp_path), network, torch.optim.SGD(network.parameters(), 1e-3))
+    calls = iter(range(1_000_000))
+
+    def learn() -> float:
+        loss = network(torch.ones(1, 2)).sum() * (float("inf") if next(calls) % 2 == 0 else 1.0)
+        loss.backward()
+        return 1.0
+
+    loop.run(learn, dict, lambda: None)
+    assert loop.step > 0
+    assert all(torch.isfinite(value).all() for value in loop.averaged.parameters())
+    assert "gradient" in (tmp_path / "log.jsonl").read_text()
 
 
 @pytest.mark.slow
