@@ -1,40 +1,29 @@
 """From several experts' probabilities to one mask.
 
-Arrays are (z, y, x). Majority: with two experts the mean probability decides, because two votes can tie. STAPLE
-(Warfield et al., IEEE TMI 23 (2004) 903) is computed by expectation maximisation over the 2^R patterns of votes instead
-of over voxels: voxels with the same votes have the same posterior, so this is exact and about 25 times faster.
+Arrays are (z, y, x). Majority: with two experts the mean probability decides, because two votes can tie. STAPLE has a
+module of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .experts.base import REGIONS, nest
+from .staple import box_of_marked, staple
 
-__all__ = ["METHODS", "Fused", "Staple", "disagreement_map", "fuse", "masks_of", "nest_masks", "staple"]
+__all__ = ["METHODS", "Fused", "disagreement_map", "fuse", "masks_of", "nest_masks"]
 
 METHODS = ("majority", "staple", "weighted", "confidence")
 THRESHOLD = 0.5
 _HALF = np.float16(THRESHOLD).view(np.uint16)
-MAXIMUM_EXPERTS = 16
 
 Probabilities = Mapping[str, NDArray[np.float16]]
 T = TypeVar("T", bound=np.generic)
-
-
-@dataclass(frozen=True)
-class Staple:
-    """posterior: probability of foreground (z, y, x) float32. sensitivity, specificity: one per rater, in order."""
-
-    posterior: NDArray[np.float32]
-    sensitivity: tuple[float, ...]
-    specificity: tuple[float, ...]
-    iterations: int
 
 
 @dataclass(frozen=True)
@@ -75,72 +64,6 @@ def nest_masks(masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.b
     whole = masks["WT"]
     core = masks["TC"] & whole
     return {"ET": masks["ET"] & core, "TC": core, "WT": whole}
-
-
-def staple(
-    votes: Sequence[NDArray[np.bool_]],
-    *,
-    maximum_iterations: int = 10_000,
-    tolerance: float = 1e-14,
-    unseen: int = 0,
-) -> Staple:
-    """STAPLE over binary votes of one shape. Same start, prior and stopping rule as ITK's STAPLEImageFilter.
-
-    Where nobody, or everybody, marked every voxel there is nothing to estimate: the votes are returned as they are, with
-    sensitivity and specificity 1. `unseen` voxels outside the arrays, which nobody marked, count like any other. Raises
-    ValueError without votes, with more than 16, or with different shapes.
-    """
-    if not votes or len(votes) > MAXIMUM_EXPERTS:
-        raise ValueError("STAPLE needs 1 to 16 raters")
-    shape = votes[0].shape
-    if any(v.shape != shape for v in votes):
-        raise ValueError("the votes have different shapes")
-    raters = len(votes)
-    # Where nobody marked anything every voxel has the same pattern: only the box around all votes is looked at.
-    box = _box(votes)
-    cut = [vote[box] for vote in votes]
-    kind = np.uint8 if raters <= 8 else np.uint16
-    pattern: NDArray[Any] = cut[0].astype(kind)
-    for index, vote in enumerate(cut[1:], start=1):
-        pattern |= np.left_shift(vote.astype(kind), index, dtype=kind)
-    counts = np.bincount(pattern.ravel(), minlength=1 << raters).astype(np.float64)
-    counts[0] += float(np.prod(shape)) - pattern.size + unseen
-    decisions = (np.arange(1 << raters)[:, None] >> np.arange(raters)) & 1 == 1
-    weight = decisions.mean(axis=1)
-    total = counts.sum()
-    prior = float((counts * weight).sum() / total)
-    if prior in (0.0, 1.0):
-        ones = (1.0,) * raters
-        return Staple(np.full(shape, prior, np.float32), ones, ones, 0)
-    last = np.full((2, raters), -10.0)
-    sensitivity = specificity = np.ones(raters)
-    iterations = 0
-    while iterations < maximum_iterations:
-        iterations += 1
-        inside, outside = counts * weight, counts * (1 - weight)
-        sensitivity = (inside[:, None] * decisions).sum(0) / max(inside.sum(), 1e-300)
-        specificity = (outside[:, None] * ~decisions).sum(0) / max(outside.sum(), 1e-300)
-        alpha = prior * np.where(decisions, sensitivity, 1 - sensitivity).prod(axis=1)
-        beta = (1 - prior) * np.where(decisions, 1 - specificity, specificity).prod(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            weight = np.where(alpha + beta > 0, alpha / (alpha + beta), 0.0)
-        now = np.stack([sensitivity, specificity])
-        if ((last - now) ** 2).sum(axis=1).max() <= tolerance:
-            break
-        last = now
-    posterior = np.full(shape, weight[0], np.float32)
-    posterior[box] = weight.astype(np.float32)[pattern]
-    return Staple(posterior, tuple(map(float, sensitivity)), tuple(map(float, specificity)), iterations)
-
-
-def _box(masks: Sequence[NDArray[np.bool_] | NDArray[np.uint16]]) -> tuple[slice, ...]:
-    """The smallest box that holds every marked voxel of all masks; empty slices where there is none."""
-    box = []
-    for axis in range(masks[0].ndim):
-        others = tuple(k for k in range(masks[0].ndim) if k != axis)
-        marked = np.flatnonzero(np.any([mask.any(axis=others) for mask in masks], axis=0))
-        box.append(slice(int(marked[0]), int(marked[-1]) + 1) if marked.size else slice(0, 0))
-    return tuple(box)
 
 
 def disagreement_map(outputs: Sequence[Probabilities]) -> NDArray[np.float16]:
@@ -214,7 +137,7 @@ def fuse(
     equal = [1.0] * len(names)
     shape = next(iter(shapes))
     # Probabilities are 0 outside the brain, and WT holds the other regions: outside its box there is nothing to fuse.
-    box = _box([_bits(np.asarray(outputs[n]["WT"], np.float16)) for n in names])
+    box = box_of_marked([_bits(np.asarray(outputs[n]["WT"], np.float16)) for n in names])
     cut = [{r: np.asarray(outputs[n][r], np.float16)[box] for r in REGIONS} for n in names]
     for region in REGIONS:
         stack = [one[region] for one in cut]

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
-from inference.fusion import fuse, staple
+from inference.fusion import fuse
+from inference.staple import staple, staple_on_device
 
 SHAPE = (155, 240, 240)
 RADII = {"ET": 18.0, "TC": 26.0, "WT": 45.0}
@@ -87,6 +89,16 @@ def main() -> None:
         seconds, _ = timed(lambda method=method, weights=weights: fuse(outputs, method, weights), 2)
         print(f"{method:<24} {seconds:>7.2f}")
         result[f"fuse_{method}_s"] = round(seconds, 3)
+    for device in ["cpu"] + (["cuda"] if torch.cuda.is_available() else []):
+        tensors = [torch.from_numpy(mask).to(device) for mask in votes("WT", arguments.raters, 12)]
+
+        def on_device(tensors: list[torch.Tensor] = tensors, device: str = device) -> None:
+            staple_on_device(tensors)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        result[f"wt_{device}_tensors_s"] = round(timed(on_device, arguments.repeats)[0], 4)
+        print(f"{'WT as torch tensors, ' + device:<24} {result[f'wt_{device}_tensors_s']:>7.3f}")
     print(json.dumps(result))
 
 

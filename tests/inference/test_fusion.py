@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from inference.experts.base import REGIONS
-from inference.fusion import disagreement_map, fuse, masks_of, staple
+from inference.fusion import disagreement_map, fuse, masks_of
+from inference.staple import staple, staple_on_device
 
 
 def raters(seed: int, count: int, shape: tuple[int, int, int] = (14, 18, 16)) -> list[NDArray[np.bool_]]:
@@ -31,6 +32,18 @@ def test_staple_equals_simpleitk(seed: int, count: int) -> None:
     np.testing.assert_allclose(found.posterior, expected, atol=2e-5)
     np.testing.assert_allclose(found.sensitivity, itk.GetSensitivity(), atol=1e-5)
     np.testing.assert_allclose(found.specificity, itk.GetSpecificity(), atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_staple_on_a_device_is_the_same(device: str) -> None:
+    torch = pytest.importorskip("torch")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    votes = [np.random.default_rng(n).random((7, 8, 9)) < 0.3 + 0.1 * n for n in range(4)]
+    expected = staple(votes, unseen=50)
+    posterior, found = staple_on_device([torch.from_numpy(v).to(device) for v in votes], unseen=50)
+    assert np.array_equal(posterior.cpu().numpy(), expected.posterior)
+    assert (found.sensitivity, found.iterations) == (expected.sensitivity, expected.iterations)
 
 
 def test_staple_of_agreement_and_of_nothing() -> None:
