@@ -8,13 +8,17 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
-from clinical.access import patients_for
 from clinical.roles import can
-from imaging import protocols, quarantine
+from imaging import (
+    admin_deidentification,  # noqa: F401  (registers its pages)
+    protocols,
+    quarantine,
+)
+from imaging.admin_common import HIDDEN, ReadOnlyAdmin
 from imaging.models import (
     CommitmentRequest,
     Comparison,
@@ -36,35 +40,6 @@ from imaging.overrides import override_sequence
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.jobs import enqueue
-
-HIDDEN: tuple[str, ...] = ("ciphertext", "uid_index", "accession_index")
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows of the patients that this person may see (superusers: all, under pseudonyms); written by services only."""
-
-    patient_lookup = "study__patient"
-    list_per_page = 50
-    exclude = HIDDEN
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
-        """Every field but the hidden ones."""
-        return [field.name for field in self.model._meta.fields if field.name not in HIDDEN]
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Filtered to the patients of the person."""
-        rows = super().get_queryset(request)
-        if getattr(request.user, "is_superuser", False):
-            return rows
-        return rows.filter(**{f"{self.patient_lookup}__in": patients_for(request.user)})
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never."""
-        return False
 
 
 @admin.register(DicomPeer)

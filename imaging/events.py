@@ -8,6 +8,7 @@ __all__ = [
     "COMPARISON_READY",
     "MASK_CORRECTED",
     "STUDY_COMPLETE",
+    "STUDY_DEFACED",
     "STUDY_DEIDENTIFIED",
     "STUDY_FLAGGED",
     "STUDY_REOPENED",
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 STUDY_COMPLETE = "study.complete"
+STUDY_DEFACED = "study.defaced"
 STUDY_DEIDENTIFIED = "study.deidentified"
 STUDY_REOPENED = "study.reopened"
 STUDY_FLAGGED = "study.flagged"
@@ -24,6 +26,7 @@ COMPARISON_READY = "comparison.ready"
 
 for _kind in (
     STUDY_COMPLETE,
+    STUDY_DEFACED,
     STUDY_DEIDENTIFIED,
     STUDY_REOPENED,
     STUDY_FLAGGED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clinical.models import Order
 from imaging import commitment, completion, matching, priors, quarantine
 from imaging.models import Study, Upload
-from imaging.tasks_dicomweb import publish_segmentations, publish_study
+from imaging.tasks_dicomweb import deface_study, publish_segmentations, publish_study
 from imaging.tasks_volumes import measure_and_compare, prepare_study
 from imaging.uploads import filing, intake
 from oncoflow_site.foundation.jobs import JobContext, job
@@ -13,6 +13,7 @@ from oncoflow_site.foundation.jobs import JobContext, job
 __all__ = [
     "ask_for_priors",
     "complete_study",
+    "deface_study",
     "find_priors",
     "ingest_intake",
     "ingest_upload",

@@ -351,6 +351,8 @@ ONCOFLOW_DISCARD_DAYS = env_number("ONCOFLOW_DISCARD_DAYS", 30)
 ONCOFLOW_STUDY_QUIET_SECONDS = env_number("ONCOFLOW_STUDY_QUIET_SECONDS", 60)
 # classical, hd-bet (the command), or module:function; see imaging/braintools.py
 ONCOFLOW_BRAIN_MASK = env("ONCOFLOW_BRAIN_MASK", "classical") or "classical"
+# With it, viewers and clients are offered images without faces only; see docs/deidentification.md.
+ONCOFLOW_DEFACE = env_bool("ONCOFLOW_DEFACE")
 ONCOFLOW_MIN_FREE_BYTES = int(env_number("ONCOFLOW_MIN_FREE_BYTES", 512 << 20))
 
 ONCOFLOW_UPLOAD_MAX_BYTES = int(env_number("ONCOFLOW_UPLOAD_MAX_BYTES", 16 << 30))

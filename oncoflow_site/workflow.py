@@ -23,7 +23,9 @@ FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     # images: from the scanner to volumes on one grid
     "study.complete": ("imaging.prepare_study",),
     "study.deidentified": ("imaging.publish_study",),
-    "volumes.ready": ("inference.convene_panel",),
+    "study.defaced": ("imaging.publish_study",),
+    "study.flagged": ("imaging.deface_study",),  # without volumes there is no face to be told: it says so
+    "volumes.ready": ("inference.convene_panel", "imaging.deface_study"),
     # the panel: outlines, agreement, gate; then the tape measure
     "panel.concluded": (
         "imaging.measure_and_compare",
@@ -43,7 +45,9 @@ FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 # What viewers are offered waits for what the report waits for.
-LATER: Final[frozenset[str]] = frozenset({"imaging.publish_study", "imaging.publish_segmentations"})
+LATER: Final[frozenset[str]] = frozenset(
+    {"imaging.deface_study", "imaging.publish_study", "imaging.publish_segmentations"}
+)
 
 # Facts that a person should hear about: each becomes a notice on the dashboard of those concerned.
 TOLD: Final[tuple[str, ...]] = (

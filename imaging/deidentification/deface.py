@@ -16,7 +16,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from imaging.geometry import Grid
 
-__all__ = ["CannotDeface", "FaceRegion", "face_region", "removed"]
+__all__ = ["CannotDeface", "Face", "FaceRegion", "face_region", "find_face", "removed"]
 
 MARGIN_MM = 2.0  # between the plane and the brain's outline
 RIM_MM = 4.0  # around the brain that always stays
@@ -40,32 +40,70 @@ class FaceRegion:
     offset: float
 
 
-def face_region(brain: NDArray[np.bool_], brain_grid: Grid, grid: Grid | None = None) -> FaceRegion:
+@dataclass(frozen=True, eq=False)
+class Face:
+    """Where the face of one head is, in the space of its brain mask (RAS mm).
+
+    :param normal: and ``offset``: of the plane, see `FaceRegion`.
+    :param far: (z, y, x) on ``grid``: distance from what always stays, mm.
+    """
+
+    normal: NDArray[np.float64]
+    offset: float
+    far: NDArray[np.float32]
+    grid: Grid
+
+    def on(self, grid: Grid) -> NDArray[np.bool_]:
+        """What is removed of an image on ``grid``: bool (z, y, x).
+
+        Thick voxels keep a wider rim, so that one whose middle lies beyond it holds no brain.
+        """
+        nz, ny, nx = grid.shape_zyx
+        rim = max(RIM_MM, 0.5 * max(grid.spacing_xyz()) + 1.0)
+        yy, xx = np.meshgrid(np.arange(ny), np.arange(nx), indexing="ij")
+        to_brain = np.linalg.inv(self.grid.affine) @ grid.affine
+        mask = np.zeros((nz, ny, nx), dtype=bool)
+        for k in range(nz):
+            index = np.stack([xx, yy, np.full_like(xx, k), np.ones_like(xx)], axis=-1)
+            beyond = (index @ grid.affine.T)[..., :3] @ self.normal > self.offset
+            # Pulled, so that a voxel of the brain on the finer grid is never lost between two of the coarser one.
+            rounded = np.rint((index @ to_brain.T)[..., :3]).astype(int)
+            inside = np.all((rounded >= 0) & (rounded < np.array(self.grid.shape_xyz)), axis=-1)
+            i, j, m = (rounded[..., axis][inside] for axis in range(3))
+            beyond[inside] &= self.far[m, j, i] > rim
+            mask[k] = beyond
+        return mask
+
+
+def find_face(brain: NDArray[np.bool_], grid: Grid, *, keep: NDArray[np.bool_] | None = None) -> Face:
     """Where the face is, from where the brain is.
 
-    :param brain: (z, y, x) on ``brain_grid``; RAS+ mm, so that the head's up and front are known.
-    :param grid: the grid the region is wanted on (of one series, say); ``brain_grid`` where None.
+    :param brain: (z, y, x) on ``grid``; RAS mm, so that the head's up and front are known.
+    :param keep: what else must stay with its rim (an outlined tumour), on the same grid.
     :raises CannotDeface: the brain mask is empty, too small to be a brain, or has no outline.
     """
-    if brain.shape != brain_grid.shape_zyx:
+    if brain.shape != grid.shape_zyx or (keep is not None and keep.shape != brain.shape):
         raise CannotDeface("the brain mask does not fit its grid")
-    if brain.sum() * brain_grid.voxel_volume_mm3() < _LEAST_BRAIN_ML * 1000.0:
+    if brain.sum() * grid.voxel_volume_mm3() < _LEAST_BRAIN_ML * 1000.0:
         raise CannotDeface("the brain mask is too small for a brain")
     shell = brain & ~ndimage.binary_erosion(brain)
     z, y, x = np.nonzero(shell)
-    world = brain_grid.world(np.stack([x, y, z], axis=1))
+    world = grid.world(np.stack([x, y, z], axis=1))
     side = np.unique(np.round(world[:, 1:]), axis=0)  # (anterior, superior), mm
     normal2, offset = _facing_edge(side)
-    normal = np.array([0.0, normal2[0], normal2[1]])
-    offset += MARGIN_MM
-    wanted = grid or brain_grid
-    nz, ny, nx = wanted.shape_zyx
-    index = np.stack(np.meshgrid(np.arange(nx), np.arange(ny), np.arange(1), indexing="ij"), axis=-1).reshape(-1, 3)
-    step = wanted.affine[:3, 2]
-    plane = wanted.world(index) @ normal - offset
-    mask = np.stack([(plane + k * float(step @ normal) > 0).reshape(nx, ny).T for k in range(nz)])
-    mask &= ~_near_brain(brain, brain_grid, wanted)
-    return FaceRegion(mask, normal, offset)
+    stays = brain if keep is None else brain | keep
+    far = ndimage.distance_transform_edt(~stays, sampling=grid.spacing_zyx()).astype(np.float32)
+    return Face(np.array([0.0, normal2[0], normal2[1]]), offset + MARGIN_MM, far, grid)
+
+
+def face_region(brain: NDArray[np.bool_], brain_grid: Grid, grid: Grid | None = None) -> FaceRegion:
+    """The face on one grid, from where the brain is.
+
+    :param grid: the grid the region is wanted on (of one series, say); ``brain_grid`` where None.
+    :raises CannotDeface: see `find_face`.
+    """
+    face = find_face(brain, brain_grid)
+    return FaceRegion(face.on(grid or brain_grid), face.normal, face.offset)
 
 
 def _facing_edge(side: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
@@ -86,26 +124,6 @@ def _facing_edge(side: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]
     if forward[best] < 0.7:
         raise CannotDeface("the brain's outline has no side that looks to the face")
     return normals[best], float(offsets[best])
-
-
-def _near_brain(brain: NDArray[np.bool_], brain_grid: Grid, grid: Grid) -> NDArray[np.bool_]:
-    """The brain and a rim around it, on ``grid``."""
-    distance = ndimage.distance_transform_edt(~brain, sampling=brain_grid.spacing_zyx())
-    near = distance <= RIM_MM
-    if grid.same_as(brain_grid):
-        return near
-    # Pulled, so that a voxel of the brain on the finer grid is never lost between two of the coarser one.
-    to_brain = np.linalg.inv(brain_grid.affine) @ grid.affine
-    nz, ny, nx = grid.shape_zyx
-    result = np.zeros((nz, ny, nx), dtype=bool)
-    yy, xx = np.meshgrid(np.arange(ny), np.arange(nx), indexing="ij")
-    for k in range(nz):
-        index = np.stack([xx, yy, np.full_like(xx, k), np.ones_like(xx)], axis=-1) @ to_brain.T
-        rounded = np.rint(index[..., :3]).astype(int)
-        inside = np.all((rounded >= 0) & (rounded < np.array(brain_grid.shape_xyz)), axis=-1)
-        i, j, m = (rounded[..., axis][inside] for axis in range(3))
-        result[k][inside] = near[m, j, i]
-    return result
 
 
 def removed(array: NDArray[np.generic], region: FaceRegion) -> NDArray[np.generic]:

@@ -19,22 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from numpy.typing import NDArray
-from pydicom import dcmread, dcmwrite
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom import dcmread
 
 from audit.services import Actor, record, record_refusal
 from clinical.access import require_patient
 from clinical.roles import can
-from imaging.deidentification.deface import CannotDeface, face_region
-from imaging.deidentification.engine import CODES
+from imaging.deidentification.deface import CannotDeface
+from imaging.deidentification.faces import StudyFace, defaced_file
 from imaging.deidentification.study import shift_days
 from imaging.geometry import read_nifti
-from imaging.identity import map_uid
-from imaging.models import InstanceState, Study, Volume, VolumeSet
-from imaging.scannergrid import scanner_frames, scanner_grid, to_scanner_grid
+from imaging.models import InstanceState, Study, Volume
 from imaging.segmentations import current_segmentation
+from imaging.stack import series_instances
 from imaging.volumes import latest_volume_set
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
@@ -132,7 +128,11 @@ def _contents(study: Study, stem: str, dicom: bool) -> Iterator[tuple[str, bytes
         raise ExportRefused(
             f"Study {study.pk} has no prepared volumes: nothing of it can be shown to be without a face."
         )
-    brain = _brain(study, volume_set)
+    try:
+        face = StudyFace(study, volume_set)
+    except CannotDeface as error:
+        raise ExportRefused(f"Study {study.pk}: {error}.") from error
+    brain = face.brain
     mask_bytes = objects.get(volume_set.brain_mask)
     for volume in volume_set.volumes.select_related("object", "source_series").order_by("sequence"):
         data = objects.get(volume.object)
@@ -148,19 +148,8 @@ def _contents(study: Study, stem: str, dicom: bool) -> Iterator[tuple[str, bytes
         yield f"anat/{stem}_dseg.nii.gz", objects.get(segmentation.labels)
     if dicom:
         for number, volume in enumerate(volume_set.volumes.order_by("sequence"), start=1):
-            for index, data in enumerate(defaced_series(study, volume, brain), start=1):
+            for index, data in enumerate(defaced_series(study, volume, face), start=1):
                 yield f"dicom/{number}-{volume.sequence}/{index:05d}.dcm", data
-
-
-def _brain(study: Study, volume_set: VolumeSet) -> NDArray[np.bool_]:
-    found = volume_set.parameters.get("brain") or {}
-    if not found.get("plausible", False):
-        raise ExportRefused(
-            f"Study {study.pk}: its brain mask is doubtful, so its face cannot be taken off for certain."
-        )
-    assert volume_set.brain_mask is not None
-    array, _ = read_nifti(objects.get(volume_set.brain_mask), as_float=False)
-    return np.asarray(array) > 0
 
 
 def _sidecar(volume: Volume) -> bytes:
@@ -179,51 +168,21 @@ def _sidecar(volume: Volume) -> bytes:
     return json.dumps(side, indent=1, sort_keys=True).encode()
 
 
-def defaced_series(study: Study, volume: Volume, brain: NDArray[np.bool_]) -> Iterator[bytes]:
+def defaced_series(study: Study, volume: Volume, face: StudyFace) -> Iterator[bytes]:
     """The de-identified instances of the series behind ``volume`` with the face taken off, as DICOM files.
 
-    The face is found on the scanner's own grid, from the brain mask carried back to it. Instances get UIDs of their own, for
-    their pixels are others than those of the de-identified ones.
+    Instances get UIDs of their own, for their pixels are others than those of the de-identified ones.
 
-    :param brain: (z, y, x) on the grid of the volume set.
     :raises ExportRefused: the series has no such copies, or no face region can be told.
     """
     if volume.source_series is None or volume.source_series.nifti_id is not None:
         raise ExportRefused(f"Study {study.pk}: its {volume.sequence} did not come as DICOM.")
-    grid = scanner_grid(volume)
-    try:
-        face = face_region(to_scanner_grid(brain.astype(np.uint8), volume) > 0, grid).mask
-    except CannotDeface as error:
-        raise ExportRefused(f"Study {study.pk}: {volume.sequence}: {error}.") from error
-    planes: dict[Any, dict[int, NDArray[np.bool_]]] = {}
-    rows = {}
-    for z, (instance, frame) in enumerate(scanner_frames(volume.source_series)):
+    for instance in series_instances(volume.source_series):
         if instance.state != InstanceState.DEIDENTIFIED or instance.deidentified is None:
             raise ExportRefused(f"Study {study.pk}: an image of its {volume.sequence} is not de-identified.")
-        planes.setdefault(instance.pk, {})[frame] = face[z]
-        rows[instance.pk] = instance.deidentified
-    for key, masks in planes.items():
-        yield _defaced(objects.get(rows[key]), masks)
-
-
-def _defaced(data: bytes, masks: dict[int, NDArray[np.bool_]]) -> bytes:
-    """One file with the face's pixels at the image's lowest value; it says so by 113102 and (0028,0302)."""
-    dataset = dcmread(BytesIO(data))
-    pixels = np.array(dataset.pixel_array)
-    frames = pixels if pixels.ndim == 3 else pixels[np.newaxis]
-    lowest = pixels.min()
-    for frame, mask in masks.items():
-        frames[frame][mask] = lowest
-    dataset.PixelData = frames.tobytes()
-    dataset["PixelData"].VR = "OW"
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "113102", "DCM", CODES["113102"]
-    codes = [one for one in dataset.DeidentificationMethodCodeSequence if one.CodeValue != "113102"]
-    dataset.DeidentificationMethodCodeSequence = sorted([*codes, item], key=lambda one: str(one.CodeValue))
-    dataset.RecognizableVisualFeatures = "NO"
-    dataset.SOPInstanceUID = map_uid(f"{dataset.SOPInstanceUID}.1")
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    buffer = BytesIO()
-    dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    return buffer.getvalue()
+        dataset = dcmread(BytesIO(objects.get(instance.deidentified)))
+        try:
+            masks = face.masks(volume.source_series, dataset)
+        except CannotDeface as error:
+            raise ExportRefused(f"Study {study.pk}: {volume.sequence}: {error}.") from error
+        yield defaced_file(dataset, masks, own_uid=True)[0]

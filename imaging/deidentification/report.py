@@ -8,12 +8,12 @@ from typing import Any
 
 from pydicom.datadict import keyword_for_tag
 
-from imaging.deidentification.engine import Deidentified
+from imaging.deidentification.engine import CODES, Deidentified
 from imaging.deidentification.rules import ACTIONS, RULES
-from imaging.models import DeidentificationReport, Study
+from imaging.models import DeidentificationReport, FaceRemoval, Study
 from oncoflow_site.foundation.clock import now
 
-__all__ = ["add_to_report", "readable"]
+__all__ = ["add_to_report", "faces_of", "readable"]
 
 
 def add_to_report(study: Study, results: Iterable[Deidentified], pixels: Counter[str]) -> None:
@@ -47,6 +47,7 @@ def readable(report: DeidentificationReport) -> dict[str, Any]:
         "profile": report.profile,
         "table": report.edition,
         "codes": report.codes,
+        "meanings": [[code, CODES.get(code, "")] for code in report.codes],
         "instances": report.instances,
         "pixels": report.pixels,
         "updated_at": report.updated_at.isoformat(),
@@ -61,3 +62,22 @@ def readable(report: DeidentificationReport) -> dict[str, Any]:
             for tag, vr, action, number in report.attributes
         ],
     }
+
+
+def faces_of(study: Study) -> list[dict[str, Any]]:
+    """What became of the face in each series, where ``ONCOFLOW_DEFACE`` was on; in the order of the series."""
+    rows = FaceRemoval.objects.filter(series__study=study).select_related("series").order_by("series__number", "id")
+    return [
+        {
+            "series": str(row.series_id),
+            "number": row.series.number,
+            "sequence": row.series.sequence,
+            "removed": row.removed,
+            "reason": row.reason,
+            "instances": row.instances,
+            "voxels": row.voxels,
+            "plane": row.plane,
+            "at": row.created_at.isoformat(),
+        }
+        for row in rows
+    ]

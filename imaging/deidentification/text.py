@@ -1,4 +1,5 @@
-"""Text burned into pixels: is there any? Tesseract reads several views of a frame; any word, or any doubt, is an answer.
+"""Text burned into pixels: is there any? Three opinions, and each alone keeps an image apart: rows of shapes like letters, a
+small network that knows lettering when it sees it (`textnet`), and Tesseract, which reads several views of a frame.
 
 Nothing that was read leaves this module: a word in a picture may be a name. The binary ``tesseract`` is optional; without it
 nobody has looked, and the caller keeps the image apart.
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from imaging.deidentification import textnet
+
 os.environ.setdefault("OMP_THREAD_LIMIT", "1")  # one frame, one core: the machine's other processes go on
 __all__ = ["SECONDS_PER_FRAME", "Look", "available", "look_for_text"]
 
@@ -39,7 +42,7 @@ _CONFIG = "--oem 1 --psm 11"
 class Look:
     """What became of looking at one frame.
 
-    :param clean: every view was read in time, and no word was found in any.
+    :param clean: every view was read in time, and nothing that looks like a word was found in any.
     :param why: where not clean: ``text``, ``time`` (not finished) or ``unreadable``.
     """
 
@@ -72,7 +75,7 @@ def look_for_text(frame: NDArray[np.generic], *, seconds: float = SECONDS_PER_FR
         return Look(False, "unreadable")
     if float(grey.max()) - float(grey.min()) < 1e-6:
         return Look(True)
-    if _row_of_shapes(grey):
+    if _row_of_shapes(grey) or textnet.lettering(_shown(grey)) >= textnet.THRESHOLD:
         return Look(False, "text")
     for turns in (0, 1, 3, 2):
         words: list[_Word] = []
@@ -102,10 +105,15 @@ def _grey(frame: NDArray[np.generic]) -> NDArray[np.float32] | None:
     return (values - low) / max(high - low, 1e-9)
 
 
+def _shown(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Up to its brightest half per cent, as a viewer shows it."""
+    return np.clip(grey / max(float(np.percentile(grey, 99.5)), 1e-3), 0, 1)
+
+
 def _bright_and_dark(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """The frame up to its brightest half per cent, and what is brighter and darker than everything within four pixels of it:
     strokes of letters, whatever lies behind them."""
-    shown = np.clip(grey / max(float(np.percentile(grey, 99.5)), 1e-3), 0, 1)
+    shown = _shown(grey)
     return shown, shown - ndimage.grey_opening(shown, size=9), ndimage.grey_closing(shown, size=9) - shown
 
 

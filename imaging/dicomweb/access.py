@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import F, Q, QuerySet
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
 from rest_framework.renderers import BaseRenderer, JSONRenderer
@@ -31,7 +31,7 @@ from oncoflow_site.foundation.models import DataKey
 from oncoflow_site.foundation.request_id import current_request_id
 from oncoflow_site.foundation.scopes import scope_allows
 
-__all__ = ["SERVICE", "DicomWebView", "offered", "problem", "warning"]
+__all__ = ["SERVICE", "DicomWebView", "offered", "problem", "shown", "warning"]
 
 SERVICE = "OncoFlow"
 RESOURCE = "ImagingStudy"
@@ -149,8 +149,18 @@ def offered(user: Any) -> QuerySet[PublishedInstance]:
     """
     erased = DataKey.objects.filter(destroyed_at__isnull=False).values("subject")
     return (
-        PublishedInstance.objects.filter(study__patient__in=patients_for(user), object__removed_at=None)
-        .exclude(instance__isnull=False, instance__state__in=[InstanceState.QUARANTINED, InstanceState.RECEIVED])
+        shown(PublishedInstance.objects.filter(study__patient__in=patients_for(user)))
         .exclude(object__subject__in=erased)
         .select_related("object")
     )
+
+
+def shown(rows: QuerySet[PublishedInstance]) -> QuerySet[PublishedInstance]:
+    """Those of ``rows`` that may be shown now, whatever the index held when they were put there: their bytes are there, the
+    instance is not back in quarantine, and with ``ONCOFLOW_DEFACE`` it is the copy without a face."""
+    kept = rows.filter(object__removed_at=None).exclude(
+        instance__isnull=False, instance__state__in=[InstanceState.QUARANTINED, InstanceState.RECEIVED]
+    )
+    if settings.ONCOFLOW_DEFACE:
+        kept = kept.filter(Q(instance__isnull=True) | Q(instance__defaced__object=F("object")))
+    return kept

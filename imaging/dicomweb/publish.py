@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from django.conf import settings
 from django.db.models import F, Q
 
 from imaging.dicomweb.header import Published, Unpublishable, read_published
@@ -27,27 +28,29 @@ BATCH = 16
 def publish_study(ctx: JobContext, study: Study) -> int:
     """Put every de-identified instance of ``study`` into the index that is not there, or there with an older copy.
 
+    With ``ONCOFLOW_DEFACE`` that is the copy without a face; what has none is not offered.
+
     :returns: how many were written by this call.
     """
+    copy = "defaced__object" if settings.ONCOFLOW_DEFACE else "deidentified"
     waiting = (
-        Instance.objects.filter(study=study, state=InstanceState.DEIDENTIFIED, deidentified__isnull=False)
-        .filter(Q(published__isnull=True) | ~Q(published__object=F("deidentified")))
-        .select_related("deidentified")
+        Instance.objects.filter(study=study, state=InstanceState.DEIDENTIFIED, **{f"{copy}__isnull": False})
+        .filter(Q(published__isnull=True) | ~Q(published__object=F(copy)))
+        .select_related("deidentified", "defaced__object")
         .order_by("series", "number", "id")
     )
-    rows = list(waiting)
+    rows = [(one, one.defaced.object if settings.ONCOFLOW_DEFACE else one.deidentified) for one in waiting]
     for begin in range(0, len(rows), BATCH):
         read = []
-        for row in rows[begin : begin + BATCH]:
-            assert row.deidentified is not None
+        for row, stored in rows[begin : begin + BATCH]:
+            assert stored is not None
             try:
-                read.append((row, read_published(objects.get(row.deidentified))))
+                read.append((row, stored, read_published(objects.get(stored))))
             except Unpublishable:
                 continue  # kept, used for volumes, not offered: there is no header to offer
         with ctx.commit():
-            for row, published in read:
-                assert row.deidentified is not None
-                publish_object(study, row.deidentified, published, instance=row)
+            for row, stored, published in read:
+                publish_object(study, stored, published, instance=row)
         ctx.progress((begin + len(read)) / len(rows), "Offering the images to viewers")
     return len(rows)
 

@@ -16,7 +16,7 @@ from django.http import Http404, HttpResponse
 from rest_framework.request import Request
 
 from audit import services as audit
-from imaging.dicomweb.access import DicomWebView, offered, warning
+from imaging.dicomweb.access import DicomWebView, offered, shown, warning
 from imaging.dicomweb.media import choose_json
 from imaging.dicomweb.publish import headers_json
 from imaging.dicomweb.query import LEVELS, Level, Query, matches, parse_query
@@ -242,9 +242,7 @@ def _counts(page: list[PublishedInstance], level: Level) -> dict[Any, dict[str, 
         return {}
     key = _GROUP[level.name]
     values = {getattr(row, key) for row in page}
-    rows = PublishedInstance.objects.filter(**{f"{key}__in": values}, object__removed_at=None).exclude(
-        instance__isnull=False, instance__state__in=["quarantined", "received"]
-    )
+    rows = shown(PublishedInstance.objects.filter(**{f"{key}__in": values}))
     counted: dict[Any, dict[str, Any]] = {value: {"modalities": []} for value in values}
     totals = rows.order_by().values(key).annotate(n=Count("id"), series=Count("series_instance_uid", distinct=True))
     for one in totals:

@@ -15,6 +15,7 @@ from imaging.models.archive import (
 )
 from imaging.models.deidentification import DeidentificationReport, PixelRelease
 from imaging.models.exchange import CommitmentRequest, CommitmentState, PriorState, PriorStudy
+from imaging.models.faces import DefacedInstance, FaceRemoval
 from imaging.models.intake import IntakeFile, IntakeState
 from imaging.models.protocols import ProtocolRule
 from imaging.models.published import PublishedInstance
@@ -27,8 +28,10 @@ __all__ = [
     "CommitmentRequest",
     "CommitmentState",
     "Comparison",
+    "DefacedInstance",
     "DeidentificationReport",
     "DicomPeer",
+    "FaceRemoval",
     "Instance",
     "InstanceState",
     "IntakeFile",

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 
 from audit.services import Actor, record
 from clinical.roles import can
-from imaging.deidentification.report import readable
+from imaging.deidentification.report import faces_of, readable
 from imaging.models import Study
 from oncoflow_site.api.studies import Base
 
@@ -23,7 +23,8 @@ EVENT = "deidentification.read"
 
 
 class DeidentificationReports(Base):
-    """Reports of a study, newest first: profile, table edition, codes, pixels, and per attribute what was done how often."""
+    """Reports of a study, newest first: profile, table edition, codes, pixels, and per attribute what was done how often;
+    and what became of the face in each series."""
 
     @extend_schema(responses={200: OpenApiTypes.OBJECT})
     def get(self, request: Request, study_id: uuid.UUID) -> Response:
@@ -35,6 +36,7 @@ class DeidentificationReports(Base):
             study = self.study(request, study_id, EVENT)
         with transaction.atomic():
             reports = [readable(one) for one in study.deidentification_reports.all()]
+            faces = faces_of(study)
             record(
                 EVENT,
                 action="R",
@@ -42,4 +44,4 @@ class DeidentificationReports(Base):
                 patient_id=study.patient_id,
                 actor=Actor.user(request.user),
             )
-        return Response({"study": str(study.id), "reports": reports})
+        return Response({"study": str(study.id), "reports": reports, "faces": faces})

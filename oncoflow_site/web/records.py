@@ -21,6 +21,7 @@ from clinical.access import require_patient
 from clinical.models import CareAssignment, ClinicalDocument, Patient
 from clinical.registry import reveal_identity
 from clinical.roles import can
+from imaging.deidentification.report import faces_of, readable
 from imaging.models import Comparison, Measurement, Segmentation, Study
 from imaging.render import PLANES, slice_count
 from imaging.segmentations import current_segmentation, grid_of
@@ -178,6 +179,10 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
             "comparisons": list(Comparison.objects.filter(measurement=measurement, prior_study__isnull=False))
             if measurement
             else [],
+            "deidentification": {
+                "reports": [readable(one) for one in study.deidentification_reports.all()],
+                "faces": faces_of(study),
+            },
             "steps": steps,
             "under_way": any(step["state"] in {"waiting", "running"} for step in steps)
             or study.state in {"receiving", "complete", "preparing"},

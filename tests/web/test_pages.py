@@ -14,6 +14,7 @@ from django.test import Client
 from audit.models import AuditRow
 from clinical.models import Patient, User
 from clinical.roles import Role
+from imaging.models import DeidentificationReport, FaceRemoval
 from reports.models import Report
 from tests.reports.conftest import PASSWORD
 
@@ -136,3 +137,25 @@ def test_health(client_of: Callable[[Any], Client], db: None) -> None:
     answer = client.get("/health/ready")
     assert answer.status_code == 503
     assert answer.json()["checks"]["database"]["ok"] is True
+
+
+def test_a_study_says_how_it_was_deidentified(
+    drafted: Report, client_of: Callable[[Any], Client], radiologist: User
+) -> None:
+    page = f"/studies/{drafted.study_id}/"
+    assert "What was done to which attribute" not in client_of(radiologist).get(page).text
+    DeidentificationReport.objects.create(
+        study=drafted.study,
+        profile="PS3.15 Basic Profile",
+        edition="PS3.15 2026d",
+        codes=["113100", "113107"],
+        instances=2,
+        attributes=[["00100010", "PN", "D", 2], ["00080020", "DA", "S", 2]],
+        pixels={"pass": 2},
+    )
+    told = client_of(radiologist).get(page).text
+    for words in ("PatientName", "replaced by a dummy", "date shifted", "Modified Dates Option", "the volumes end at"):
+        assert words in told, words
+    series = drafted.study.series.first()
+    FaceRemoval.objects.create(series=series, removed=False, reason="it has no place in the head")
+    assert "not offered to viewers: it has no place in the head" in client_of(radiologist).get(page).text

@@ -16,7 +16,8 @@ from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import User
 from imaging.deidentification.engine import Profile, deidentify
-from imaging.deidentification.export import ExportRefused, _defaced, export_study
+from imaging.deidentification.export import ExportRefused, export_study
+from imaging.deidentification.faces import defaced_file
 from imaging.geometry import write_nifti
 from oncoflow_site.foundation import objects
 from tests.imaging import studies
@@ -90,7 +91,9 @@ def test_a_defaced_instance_says_so_and_changes_nothing_else():
     before = deidentify(as_file(dataset()), profile).data
     face = np.zeros((16, 16), dtype=bool)
     face[10:, 3:] = True
-    one, out = dcmread(BytesIO(before)), dcmread(BytesIO(_defaced(before, {0: face})))
+    data, count = defaced_file(dcmread(BytesIO(before)), {0: face}, own_uid=True)
+    one, out = dcmread(BytesIO(before)), dcmread(BytesIO(data))
+    assert count == face.sum()
     assert (out.pixel_array[face] == one.pixel_array.min()).all()
     assert np.array_equal(out.pixel_array[~face], one.pixel_array[~face])
     assert out.RecognizableVisualFeatures == "NO"
