@@ -18,6 +18,8 @@ from imaging.models import DeidentificationReport, FaceRemoval, Study
 
 __all__ = ["DeidentificationReportAdmin", "FaceRemovalAdmin"]
 
+DONE_FIELDS = ("study", "profile", "edition", "option_codes", "instances", "judged", "created_at", "updated_at", "done")
+
 
 class OfficersAdmin(ReadOnlyAdmin):
     """What compliance officers read too: it names nobody, so they need no patient for it. Each look is recorded."""
@@ -73,11 +75,11 @@ class DeidentificationReportAdmin(OfficersAdmin):
     search_fields = ["study__id"]
     date_hierarchy = "created_at"
     list_select_related = ["study"]
-    fields = ["study", "profile", "edition", "option_codes", "instances", "judged", "created_at", "updated_at", "done"]
+    fields = DONE_FIELDS
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
         """All of it."""
-        return list(self.fields)
+        return [*DONE_FIELDS]
 
     @admin.display(description="options (CID 7050)")
     def option_codes(self, row: DeidentificationReport) -> str:

@@ -1,7 +1,8 @@
 """Research export: only what shows no face leaves, under the pseudonym, with shifted dates (PS3.15 E.3.2, option 113102).
 
-Two forms: the prepared volumes, which are exactly zero outside the brain; and de-identified DICOM series with the face taken
-off. A head whose brain is not known well enough to take its face off is refused by name.
+The prepared volumes, which are exactly zero outside the brain; where wanted what `imaging.derived` makes of them; and
+de-identified DICOM series with the face taken off. A head whose brain is not known well enough to take its face off is
+refused by name.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -19,17 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
+from numpy.typing import NDArray
 from pydicom import dcmread
 
 from audit.services import Actor, record, record_refusal
 from clinical.access import require_patient
 from clinical.roles import can
+from imaging.atlas import fit_atlas
 from imaging.deidentification.deface import CannotDeface
 from imaging.deidentification.faces import StudyFace, defaced_file
 from imaging.deidentification.study import shift_days
-from imaging.geometry import read_nifti
-from imaging.models import InstanceState, Study, Volume
-from imaging.segmentations import current_segmentation
+from imaging.derived import SPACE, atlas_step, intensity_steps, replay
+from imaging.geometry import read_nifti, write_nifti
+from imaging.models import InstanceState, Study, Volume, VolumeSet
+from imaging.remake import library_versions
+from imaging.segmentations import current_segmentation, grid_of
 from imaging.stack import series_instances
 from imaging.volumes import latest_volume_set
 from oncoflow_site.foundation import objects
@@ -39,7 +44,7 @@ from oncoflow_site.foundation.ids import new_id
 if TYPE_CHECKING:
     from clinical.models import User
 
-__all__ = ["ExportRefused", "Exported", "defaced_series", "export_study"]
+__all__ = ["ExportRefused", "Exported", "Wanted", "defaced_series", "export_study"]
 
 EVENT = "research.export"
 EXPORT = "110106"  # PS3.16 CID 400 Audit Event ID: Export
@@ -59,10 +64,24 @@ class Exported:
     size: int
 
 
-def export_study(study: Study, out: Path, *, by: User, dicom: bool = False) -> Exported:
+@dataclass(frozen=True)
+class Wanted:
+    """What an export holds besides the volumes as they are.
+
+    :param dicom: the source series too, de-identified and defaced.
+    :param atlas: everything on MNI152's 1 mm grid too.
+    :param bias: and ``intensity``: volumes evened out too, see `imaging.derived.intensity_steps`.
+    """
+
+    dicom: bool = False
+    atlas: bool = False
+    bias: bool = False
+    intensity: str = ""
+
+
+def export_study(study: Study, out: Path, *, by: User, wanted: Wanted = Wanted()) -> Exported:
     """Write ``study`` under ``out`` as ``sub-PSEUDONYM/ses-SHIFTEDDATE``: all of it, or nothing.
 
-    :param dicom: also the source series, de-identified and defaced.
     :raises PermissionDenied: role or patient is not theirs (recorded).
     :raises ExportRefused: not de-identified and defaced (recorded).
     """
@@ -78,7 +97,7 @@ def export_study(study: Study, out: Path, *, by: User, dicom: bool = False) -> E
         raise ExportRefused(f"Study {study.pk} was exported here before: {session} exists.")
     partial = out / f".partial-{new_id()}"
     try:
-        files = _write(partial, _contents(study, f"sub-{subject}_ses-{day:%Y%m%d}", dicom))
+        files = _write(partial, _contents(study, f"sub-{subject}_ses-{day:%Y%m%d}", wanted))
         target.parent.mkdir(parents=True, exist_ok=True)
         # Recorded before it lies there under its name: an export that cannot be recorded does not happen.
         with transaction.atomic():
@@ -88,7 +107,7 @@ def export_study(study: Study, out: Path, *, by: User, dicom: bool = False) -> E
                 resource=study.subject,
                 patient_id=study.patient_id,
                 actor=Actor.user(by),
-                detail={"dicom_event": EXPORT, "files": len(files), "dicom": dicom},
+                detail={"dicom_event": EXPORT, "files": len(files), **asdict(wanted)},
             )
             partial.rename(target)
     except ExportRefused:
@@ -121,7 +140,7 @@ def _write(folder: Path, contents: Iterable[tuple[str, bytes]]) -> list[str]:
     return [*(name for _, name in sums), "SHA256SUMS"]
 
 
-def _contents(study: Study, stem: str, dicom: bool) -> Iterator[tuple[str, bytes]]:
+def _contents(study: Study, stem: str, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of everything that leaves."""
     volume_set = latest_volume_set(study)
     if volume_set is None or volume_set.brain_mask is None:
@@ -146,10 +165,50 @@ def _contents(study: Study, stem: str, dicom: bool) -> Iterator[tuple[str, bytes
     segmentation = current_segmentation(study)
     if segmentation is not None and segmentation.volume_set_id == volume_set.pk:
         yield f"anat/{stem}_dseg.nii.gz", objects.get(segmentation.labels)
-    if dicom:
+    yield from _derived(study, volume_set, stem, brain, wanted)
+    if wanted.dicom:
         for number, volume in enumerate(volume_set.volumes.order_by("sequence"), start=1):
             for index, data in enumerate(defaced_series(study, volume, face), start=1):
                 yield f"dicom/{number}-{volume.sequence}/{index:05d}.dcm", data
+
+
+def _derived(
+    study: Study, volume_set: VolumeSet, stem: str, brain: NDArray[np.bool_], wanted: Wanted
+) -> Iterator[tuple[str, bytes]]:
+    """Evened out, and in atlas space: each file with the steps that make it again from the volume beside it."""
+    evened = wanted.bias or bool(wanted.intensity)
+    if not (evened or wanted.atlas):
+        return
+    grid = grid_of(volume_set)
+    volumes = {one.sequence: one for one in volume_set.volumes.select_related("object")}
+    onto: list[dict[str, Any]] = []
+    if wanted.atlas:
+        base = next((volumes[name] for name in ("T1", "T1c") if name in volumes), None)
+        if base is None:
+            raise ExportRefused(f"Study {study.pk}: without a T1-weighted volume there is no way into atlas space.")
+        try:
+            onto = [atlas_step(fit_atlas(read_nifti(objects.get(base.object))[0], brain, grid, threads=1))]
+        except ValueError as error:
+            raise ExportRefused(f"Study {study.pk}: it cannot be brought into atlas space: {error}.") from error
+    space = f"space-{SPACE}" if onto else ""
+    for sequence, volume in sorted(volumes.items()):
+        array, _ = read_nifti(objects.get(volume.object))
+        try:
+            steps = intensity_steps(array, brain, grid, bias=wanted.bias, intensity=wanted.intensity) + onto
+        except ValueError as error:
+            raise ExportRefused(f"Study {study.pk}: {sequence}: {error}.") from error
+        prefix, _, suffix = SUFFIX[sequence].rpartition("_")
+        name = "_".join(one for one in (stem, prefix, space, "desc-evened" if evened else "", suffix) if one)
+        record_ = {"Source": f"{stem}_{SUFFIX[sequence]}.nii.gz", "Steps": steps, "Versions": library_versions()}
+        yield f"derived/{name}.nii.gz", write_nifti(*replay(array, brain, grid, steps))
+        yield f"derived/{name}.json", json.dumps(record_, indent=1, sort_keys=True).encode()
+    if onto:
+        moved = replay(brain.astype(np.uint8), brain, grid, onto, labels=True)
+        yield f"derived/{stem}_{space}_desc-brain_mask.nii.gz", write_nifti(*moved)
+        segmentation = current_segmentation(study)
+        if segmentation is not None and segmentation.volume_set_id == volume_set.pk:
+            labels, _ = read_nifti(objects.get(segmentation.labels), as_float=False)
+            yield f"derived/{stem}_{space}_dseg.nii.gz", write_nifti(*replay(labels, brain, grid, onto, labels=True))
 
 
 def _sidecar(volume: Volume) -> bytes:

@@ -183,7 +183,7 @@ def worn(picture: Ground, rng: np.random.Generator) -> Ground:
     if rng.random() < 0.35:
         out = ndimage.gaussian_filter(out, float(rng.uniform(0.3, 0.7)))
     if rng.random() < 0.4:
-        out = out + rng.normal(0, float(rng.uniform(0.005, 0.04)), out.shape)
+        out = out + rng.normal(0, float(rng.uniform(0.005, 0.04)), out.shape).astype(np.float32)
     out = np.clip(out, 0, 1)
     if rng.random() < 0.3:
         buffer = BytesIO()

@@ -10,7 +10,8 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
 from clinical.models import User
-from imaging.deidentification.export import ExportRefused, export_study
+from imaging.deidentification.export import ExportRefused, Wanted, export_study
+from imaging.derived import INTENSITIES
 from imaging.models import Study
 
 
@@ -28,6 +29,11 @@ class Command(BaseCommand):
         parser.add_argument("--out", required=True, type=Path, metavar="DIR")
         parser.add_argument("--by", required=True, metavar="USERNAME", help="the person who exports; recorded")
         parser.add_argument("--dicom", action="store_true", help="also the DICOM series, defaced")
+        parser.add_argument(
+            "--atlas", action="store_true", help="also on MNI152's 1 mm grid, with the way there and back"
+        )
+        parser.add_argument("--bias", action="store_true", help="also with the bias field taken out (N4)")
+        parser.add_argument("--intensity", choices=INTENSITIES, default="", help="also normalised within the brain")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """One study after the other; a refused one does not stop the others."""
@@ -47,10 +53,11 @@ class Command(BaseCommand):
             found = []
         if not found:
             raise CommandError("no such study")
+        wanted = Wanted(**{name: options[name] for name in ("dicom", "atlas", "bias", "intensity")})
         refused = 0
         for study in found:
             try:
-                made = export_study(study, options["out"], by=by, dicom=options["dicom"])
+                made = export_study(study, options["out"], by=by, wanted=wanted)
             except (ExportRefused, PermissionDenied) as error:
                 refused += 1
                 self.stderr.write(str(getattr(error, "message", error)))

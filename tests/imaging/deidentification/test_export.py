@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from io import BytesIO, StringIO
 
 import nibabel as nib
@@ -15,10 +16,13 @@ from pydicom import dcmread
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import User
+from imaging.atlas import atlas_template
 from imaging.deidentification.engine import Profile, deidentify
-from imaging.deidentification.export import ExportRefused, export_study
+from imaging.deidentification.export import ExportRefused, Wanted, export_study
 from imaging.deidentification.faces import defaced_file
-from imaging.geometry import write_nifti
+from imaging.derived import replay
+from imaging.geometry import Grid, read_nifti, write_nifti
+from imaging.registration import resample
 from oncoflow_site.foundation import objects
 from tests.imaging import studies
 from tests.imaging.dicomfiles import as_file, dataset
@@ -26,10 +30,10 @@ from tests.imaging.dicomfiles import as_file, dataset
 pytestmark = pytest.mark.django_db
 
 
-def prepared(*, plausible: bool = True, whole_head: bool = False):
+def prepared(*, plausible: bool = True, whole_head: bool = False, sequence: str = "T1c"):
     """A ready study with one volume, and a radiologist of its team."""
     image = studies.brain_like(studies.SMALL)
-    study, volume_set = studies.ready_study(studies.patient(), image + (5 if whole_head else 0), sequences=("T1c",))
+    study, volume_set = studies.ready_study(studies.patient(), image + (5 if whole_head else 0), sequences=(sequence,))
     mask = (image > 0).astype(np.uint8)
     volume_set.brain_mask = objects.put(
         write_nifti(mask, studies.SMALL), subject=study.patient.key_subject, kind="brain-mask"
@@ -100,3 +104,81 @@ def test_a_defaced_instance_says_so_and_changes_nothing_else():
     assert "113102" in [item.CodeValue for item in out.DeidentificationMethodCodeSequence]
     assert out.SOPInstanceUID == out.file_meta.MediaStorageSOPInstanceUID != one.SOPInstanceUID
     assert out.SeriesInstanceUID == one.SeriesInstanceUID
+
+
+def on_mni(scale: float = 0.94) -> tuple[np.ndarray, Grid, np.ndarray]:
+    """MNI152 as somebody's T1 at 2 mm, smaller and elsewhere: (image, its grid, RAS mm of MNI152 -> RAS mm of it)."""
+    template, its_grid = atlas_template()
+    truth = np.diag([scale, scale, scale, 1.0])
+    truth[:3, 3] = [4.0, -7.0, 3.0]
+    grid = Grid(np.array([[2.0, 0, 0, -84], [0, 2.0, 0, -118], [0, 0, 2.0, -78], [0, 0, 0, 1]]), (88, 108, 90))
+    return resample(template, its_grid, grid, np.linalg.inv(truth)), grid, truth
+
+
+def test_atlas_space_and_evened_intensities_can_be_made_again_and_lead_back(tmp_path):
+    image, grid, truth = on_mni()
+    brain = image > 5
+    z, _, x = np.indices(image.shape)
+    field = 1.0 + 0.5 * (x / image.shape[2] - 0.5) + 0.3 * (z / image.shape[0] - 0.5)
+    study, volume_set = studies.ready_study(
+        studies.patient(), np.where(brain, image * field, 0).astype(np.float32), grid, sequences=("T1",)
+    )
+    volume_set.brain_mask = objects.put(
+        write_nifti(brain.astype(np.uint8), grid), subject=study.patient.key_subject, kind="brain-mask"
+    )
+    volume_set.parameters = {"brain": {"plausible": True}}
+    volume_set.save()
+    labels = studies.tumour(grid, ((20.0, -10.0, 20.0), 5.0, 9.0, 16.0))
+    studies.segment(study, volume_set, labels)
+    reader = User.objects.create_user(username="reader", role="radiologist")
+    assign(reader, study.patient, reason="research", by=None)
+    call_command(
+        "export_research",
+        study=str(study.pk),
+        out=tmp_path,
+        by="reader",
+        atlas=True,
+        bias=True,
+        intensity="zscore",
+        stdout=StringIO(),
+    )
+    (session,) = tmp_path.glob("sub-*/ses-*")
+    (moved,) = session.glob("derived/*_space-MNI152NLin2009aSym_desc-evened_T1w.nii.gz")
+    told = json.loads(moved.with_name(moved.name.replace(".nii.gz", ".json")).read_text())
+    assert [one["step"] for one in told["Steps"]] == ["n4", "zscore", "atlas"]
+    there, back = (np.array(told["Steps"][2][name]) for name in ("matrix_ras", "inverse_ras"))
+    assert np.allclose(there @ back, np.eye(4), atol=1e-9)
+    corners = np.array([[40.0, 40, 40, 1], [-40, -70, 40, 1], [0, 30, -20, 1]])
+    assert np.abs((corners @ there.T - corners @ truth.T)[:, :3]).max() < 4.0
+
+    # Made again from the volume beside it and the written steps: the same bytes.
+    (source,) = session.glob(f"anat/{told['Source']}")
+    given, its_grid = read_nifti(source.read_bytes())
+    (mask,) = session.glob("anat/*_mask.nii.gz")
+    inside = read_nifti(mask.read_bytes(), as_float=False)[0] > 0
+    assert write_nifti(*replay(given, inside, its_grid, told["Steps"])) == moved.read_bytes()
+    evened, _ = replay(given, inside, its_grid, told["Steps"][:2])
+    assert abs(evened[inside].mean()) < 0.01
+    assert abs(evened[inside].std() - 1) < 0.01
+    assert not evened[~inside].any()
+
+    def unevenness(values: np.ndarray) -> float:
+        """Spread of what is left of the field: the image over what it was without one."""
+        ratio = values[inside] / np.maximum(image[inside], 1)
+        return float(np.std(ratio) / np.mean(ratio))
+
+    assert unevenness(replay(given, inside, its_grid, told["Steps"][:1])[0]) < 0.7 * unevenness(given)
+    (outline,) = session.glob("derived/*_dseg.nii.gz")
+    at_atlas, _ = read_nifti(outline.read_bytes(), as_float=False)
+    voxels = int((at_atlas == 3).sum()), int((labels == 3).sum()) * 8 / np.linalg.det(there[:3, :3])
+    assert abs(voxels[0] / voxels[1] - 1) < 0.05
+
+
+def test_without_a_t1_there_is_no_atlas_space_and_percentiles_are_within_bounds(tmp_path):
+    study, reader = prepared(sequence="T2")
+    with pytest.raises(ExportRefused, match="atlas space"):
+        export_study(study, tmp_path, by=reader, wanted=Wanted(atlas=True))
+    made = export_study(study, tmp_path, by=reader, wanted=Wanted(intensity="percentile"))
+    (name,) = (one for one in made.files if "evened" in one and one.endswith(".nii.gz"))
+    values = np.asarray(nib.load(made.folder / name).dataobj)
+    assert (values.min(), round(float(values.max()), 3)) == (0.0, 1.0)
