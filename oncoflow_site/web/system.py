@@ -43,6 +43,7 @@ def system_page(request: HttpRequest) -> HttpResponse:
             ("Elasticsearch", urlsplit(settings.ELASTICSEARCH_URL or "").hostname or "not used"),
             ("Narrator", "extractive, every sentence cited"),
             ("Fusion", settings.ONCOFLOW_FUSION),
+            ("Faces on offered images", "taken off" if settings.ONCOFLOW_DEFACE else "left on"),
             ("Demo mode", "on" if settings.ONCOFLOW_DEMO_MODE else "off"),
         ]
         context = {
