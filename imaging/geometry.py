@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ __all__ = [
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_VOXELS = 512 * 512 * 1024
+_NIFTI_HEAD = 540  # of NIfTI-2; NIfTI-1 has 348
+_MAX_EXTENSIONS = 64 << 20
 
 
 class GeometryError(ValueError):
@@ -233,12 +236,16 @@ def read_nifti(data: bytes, *, as_float: bool = True) -> tuple[NDArray[Any], Gri
     try:
         if data[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                limit = MAX_VOXELS * 8 + 4096
-                data = packed.read(limit + 1)
-                if len(data) > limit:
-                    raise GeometryError("the NIfTI file unpacks to more than any image of a head")
-        kind = nib.Nifti2Image if data[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
-        image = kind.from_bytes(data)
+                unpacked = bytearray(packed.read(_NIFTI_HEAD))
+                left = _said_bytes(unpacked) - len(unpacked)
+                # In pieces: all at once, room would be made for what the header says.
+                while left > 0 and (piece := packed.read(min(left, 1 << 20))):
+                    unpacked += piece
+                    left -= len(piece)
+                data = bytes(unpacked)
+        if len(data) < _said_bytes(data[:_NIFTI_HEAD]):
+            raise GeometryError("the NIfTI file has fewer voxels than its header says")
+        image = _nifti_kind(data).from_bytes(data)
         shape = tuple(n for n in image.shape)
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
@@ -252,6 +259,24 @@ def read_nifti(data: bytes, *, as_float: bool = True) -> tuple[NDArray[Any], Gri
         raise GeometryError(f"the file is not a readable NIfTI image ({type(error).__name__})") from None
     array = np.ascontiguousarray(values.reshape(shape).transpose(2, 1, 0))
     return array, Grid(affine, (shape[0], shape[1], shape[2]))
+
+
+def _nifti_kind(head: bytes | bytearray) -> Any:
+    return nib.Nifti2Image if head[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
+
+
+def _said_bytes(head: bytes | bytearray) -> int:
+    """Bytes that the file has by its header: memory would be taken for them, whatever is behind it.
+
+    :raises GeometryError: more than any image of a head.
+    """
+    kind = _nifti_kind(head)
+    header = kind.header_class(bytes(head[: kind.header_class.sizeof_hdr]))
+    shape, offset, size = header.get_data_shape(), int(header.get_data_offset()), header.get_data_dtype().itemsize
+    voxels = math.prod(int(n) for n in shape)
+    if min(shape, default=0) < 1 or voxels > MAX_VOXELS or size > 8 or not 0 <= offset <= _MAX_EXTENSIONS:
+        raise GeometryError("the NIfTI header says more voxels than any image of a head has, or none")
+    return offset + voxels * size
 
 
 def to_sitk(array: NDArray[Any], grid: Grid) -> SimpleITK.Image:

@@ -24,6 +24,9 @@ MAX_DIRECTORY = 64 << 20
 MAX_RATIO = 200
 # No ratio is asked before so much has come out: an empty slice is all zeros and packs a thousandfold.
 _RATIO_FROM = 64 << 20
+# The others unpack a block at a time, however little is asked for: 4 KiB of bzip2 may be gigabytes.
+_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_BLOCK = 1 << 20
 _HEAD = 132
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
@@ -83,19 +86,28 @@ def _members(source: Source, stream: IO[bytes]) -> Iterator[Found]:
         members = [one for one in archive.infolist() if not one.is_dir()]
         if len(members) > MAX_MEMBERS:
             raise UserVisibleError(f"{name} has more than {MAX_MEMBERS} members.", code="zip-bomb")
-        packed, unpacked = max(source.size, 1), 0
+        allowed = min(MAX_TOTAL, max(_RATIO_FROM, MAX_RATIO * max(source.size, 1)))
         for member in members:
             if member.flag_bits & 1:
                 raise UserVisibleError(f"{name} is encrypted.", what_to_do="Unpack it first.", code="bad-zip")
+            if member.compress_type not in _METHODS:
+                raise UserVisibleError(
+                    f"{name} is packed in a way that is not read.",
+                    what_to_do="Pack it as a plain zip (deflate).",
+                    code="bad-zip",
+                )
             try:
-                found = _member(archive, member, name)
+                found = _member(archive, member, name, min(allowed, MAX_FILE))
+            except _TooMuch:
+                raise UserVisibleError(f"{name} unpacks to far more than images do.", code="zip-bomb") from None
             except _UNREADABLE:
                 raise UserVisibleError(f"{name} is damaged.", code="bad-zip") from None
-            size = len(found.dicom or b"") or (found.nifti.size if found.nifti else 0)
-            unpacked += size or _HEAD
-            if size > MAX_FILE or unpacked > MAX_TOTAL or (unpacked > _RATIO_FROM and unpacked / packed > MAX_RATIO):
-                raise UserVisibleError(f"{name} unpacks to far more than images do.", code="zip-bomb")
+            allowed -= len(found.dicom or b"") or (found.nifti.size if found.nifti else 0) or _HEAD
             yield found
+
+
+class _TooMuch(Exception):
+    """A member unpacks to more than is allowed."""
 
 
 def _check_directory(name: str, stream: IO[bytes]) -> None:
@@ -107,7 +119,8 @@ def _check_directory(name: str, stream: IO[bytes]) -> None:
         raise UserVisibleError(f"{name} has more than {MAX_MEMBERS} members.", code="zip-bomb")
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Found:
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, most: int) -> Found:
+    """:raises _TooMuch: it holds more than ``most`` bytes; no more than these were unpacked."""
     shown = f"a member of {name}"
     with archive.open(member) as inner:
         head = inner.read(_HEAD)
@@ -116,7 +129,12 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Fou
             nested = head.startswith(_ZIP)
             return Found(shown, why="an archive inside an archive is not opened" if nested else "")
         # What the directory of an archive says about sizes may be a lie: count what comes out.
-        data = head + inner.read(MAX_FILE - _HEAD + 1)
+        unpacked = bytearray(head)
+        while block := inner.read(_BLOCK):
+            unpacked += block
+            if len(unpacked) > most:
+                raise _TooMuch
+    data = bytes(unpacked)
     if image:
         return Found(shown, nifti=MemorySource(member.filename.replace("\\", "/").rsplit("/", 1)[-1], data))
     return Found(shown, dicom=data)
