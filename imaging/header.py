@@ -32,6 +32,14 @@ CANNOT_UNDERSTAND = 0xC000
 
 MAX_BYTES = 1 << 30
 MAX_VALUE = 200
+MAX_IDENTIFIER = 64  # of an LO (PS3.5 Table 6.2-1)
+# Defined terms of Modality (PS3.3 C.7.3.1.1.1)
+_MODALITIES = (
+    "AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DG DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL IVOCT IVUS KER KO LEN "
+    "LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTINTENT "
+    "RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC"
+)
+MODALITIES = frozenset(_MODALITIES.split())
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+\Z")
 _FILING_TAGS = (
     "SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID "
@@ -102,6 +110,7 @@ class Header:
     """What files an instance. ``repr`` shows nothing of the patient.
 
     :ivar content_sha256: of the data set as it came, without preamble and file meta information.
+    :ivar doubt: why the patient it names cannot be believed; empty where nothing speaks against it.
     """
 
     sop_class_uid: str
@@ -121,6 +130,7 @@ class Header:
     image_type: tuple[str, ...]
     burned_in: str
     parse: Callable[[], Dataset] = field(repr=False, compare=False)
+    doubt: str = ""
 
     @property
     def dataset(self) -> Dataset:
@@ -204,13 +214,25 @@ def _header(
         accession=_text(dataset, "AccessionNumber"),
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
         performed_at=_moment(dataset),
-        modality=_text(dataset, "Modality")[:16].upper(),
+        modality=_modality(dataset),
         series_number=integer(dataset.get("SeriesNumber")),
         instance_number=integer(dataset.get("InstanceNumber")),
         image_type=tuple(_values(dataset.get("ImageType"))),
         burned_in=_text(dataset, "BurnedInAnnotation"),
         parse=parse,
+        doubt=_doubt(dataset),
     )
+
+
+def _doubt(dataset: _Source) -> str:
+    """A number that is cut off or chosen from several could be somebody else's."""
+    for keyword in ("PatientID", "IssuerOfPatientID"):
+        values = _values(dataset.get(keyword))
+        if len(values) > 1:
+            return f"{keyword} has several values"
+        if values and len(values[0].strip()) > MAX_IDENTIFIER:
+            return f"{keyword} is longer than it may be"
+    return ""
 
 
 def _values(value: object) -> list[str]:
@@ -236,6 +258,12 @@ def _uid(dataset: _Source, keyword: str) -> str:
     if len(value) > 64 or not _UID.match(value):
         raise BadInstance(CANNOT_UNDERSTAND, f"{keyword} is not a UID")
     return value
+
+
+def _modality(dataset: _Source) -> str:
+    """A term of the standard (PS3.3 C.7.3.1.1.1), else ``OT``: the column is not encrypted and must name nobody."""
+    told = _text(dataset, "Modality").upper()
+    return told if not told or told in MODALITIES else "OT"
 
 
 def integer(value: object) -> int | None:
@@ -267,12 +295,12 @@ def _moment(dataset: _Source) -> datetime | None:
     """When the study was made: study, series, acquisition or content date, in that order; aware."""
     for name in ("Study", "Series", "Acquisition", "Content"):
         day = _date(_text(dataset, f"{name}Date"))
-        if day is None:
+        if day is None or not 1900 <= day.year <= 2900:  # no examination, and no moment in every time zone
             continue
         match = re.match(r"(\d{2}):?(\d{2})?:?(\d{2})?", _text(dataset, f"{name}Time"))
         hour, minute, second = (min(int(part or 0), 59) for part in match.groups()) if match else (12, 0, 0)
         return datetime(day.year, day.month, day.day, min(hour, 23), minute, second, tzinfo=_zone(dataset))
     match = re.match(r"(\d{8})(\d{2})?(\d{2})?(\d{2})?", _text(dataset, "AcquisitionDateTime"))
-    if match and (day := _date(match[1])):
+    if match and (day := _date(match[1])) and 1900 <= day.year <= 2900:
         return datetime(day.year, day.month, day.day, min(int(match[2] or 12), 23), tzinfo=_zone(dataset))
     return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 __all__ = ["HEADER_TAGS", "Facts", "facts_of", "text_of"]
 
@@ -77,11 +78,12 @@ def _groups(dataset: Dataset) -> list[Dataset]:
     places = [dataset]
     for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         items = dataset.get(name)
-        if not items:
+        if not items or not isinstance(items, Sequence):  # a sequence may come with any value representation
             continue
         for macro in ("MRTimingAndRelatedParametersSequence", "MREchoSequence", "MRModifierSequence",
                       "MRImageFrameTypeSequence", "MRDiffusionSequence", "ContrastBolusUsageSequence"):  # fmt: skip
-            if group := items[0].get(macro):
+            group = items[0].get(macro)
+            if group and isinstance(group, Sequence):
                 places.append(group[0])
     return places
 

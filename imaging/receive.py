@@ -7,6 +7,7 @@ quarantine, visible, with a reason.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import uuid
@@ -21,20 +22,19 @@ from clinical import services as clinical
 from clinical.models import Patient
 from imaging import completion, duplicates
 from imaging.deidentification.pixels import IMAGE_CLASSES, quarantine_reason
-from imaging.deidentification.values import clean_words
+from imaging.filing import asked_for, create_study, series_of
 from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, BadInstance, Header, read_header
-from imaging.headerfacts import facts_of
-from imaging.identity import SeriesIdentity, StudyIdentity, accession_index, map_uid, open_study, seal, uid_index
+from imaging.identity import uid_index
 from imaging.machines import StudyState
-from imaging.models import Instance, InstanceState, PriorStudy, Series, Study, StudyPurpose, StudySource
+from imaging.models import Instance, InstanceState, Series, Study, StudySource
 from imaging.originals import Original, one_writer
-from imaging.protocols import as_said, protocol_of
-from imaging.recognise import recognise_facts
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
-from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError
+from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError, safe_error_text
 
 __all__ = ["Declared", "ReceiveCache", "Stored", "file_again", "store_instance"]
+
+logger = logging.getLogger(__name__)
 
 SUCCESS = 0x0000
 INBOUND = "inbound"
@@ -115,12 +115,7 @@ def store_instance(
     try:
         header = read_header(data, from_network=source == StudySource.DICOM)
         if declared is not None:
-            header = replace(
-                header,
-                authority=declared.authority,
-                patient_id=declared.patient_id,
-                performed_at=header.performed_at or declared.performed_at,
-            )
+            header = _as_declared(header, declared)
         for attempt in (1, 2, 3):
             try:
                 return _store(header, data, source, peer, cache)
@@ -136,7 +131,25 @@ def store_instance(
         return _refused(BadInstance(OUT_OF_RESOURCES, "the storage cannot take it now"), peer)
     except (EngineError, UserVisibleError):
         return _refused(BadInstance(CANNOT_UNDERSTAND, "it cannot be filed"), peer)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # A header that nobody thought of: this instance is refused, those beside it are not disturbed.
+        logger.error("an instance was refused: %s", safe_error_text(error))
+        return _refused(BadInstance(CANNOT_UNDERSTAND, f"it cannot be filed ({type(error).__name__})"), peer)
     raise AssertionError("unreachable")
+
+
+def _as_declared(header: Header, declared: Declared) -> Header:
+    """The header with patient and date as a person declares them. A header that names another patient whom we know
+    contradicts the person: neither is believed."""
+    named = clinical.find_patient(header.authority, header.patient_id) if header.patient_id else None
+    told = clinical.find_patient(declared.authority, declared.patient_id)
+    return replace(
+        header,
+        authority=declared.authority,
+        patient_id=declared.patient_id,
+        performed_at=header.performed_at or declared.performed_at,
+        doubt="" if named in (None, told) else "its header names another patient than was declared",
+    )
 
 
 def _refused(error: BadInstance, peer: str) -> Stored:
@@ -161,13 +174,13 @@ def _store(header: Header, data: bytes, source: str, peer: str, cache: ReceiveCa
         return Stored(SUCCESS, problem.reason, instance.study_id, quarantined=True)
     received = Original(header, data, peer, patient.key_subject if found is None else found.patient.key_subject)
     with one_writer(), transaction.atomic():
-        study = found or _create_study(header, patient, source)
+        study = found or create_study(header, patient, source)
         if reason:
             _quarantine(received, reason, index=index, study=study)
             _touch_if_receiving(study)
             series = None
         else:
-            series = cache.series.get(header.series_uid) or _series(header, study)
+            series = cache.series.get(header.series_uid) or series_of(header, study)
             if series.study_id != study.pk:
                 problem_text = "its series belongs to another study"
                 _quarantine(received, problem_text, index=index, study=study)
@@ -222,6 +235,8 @@ def _again(known: Instance, header: Header, data: bytes, peer: str) -> Stored:
 
 def _patient_and_study(header: Header, cache: ReceiveCache) -> tuple[Patient, Study | None]:
     """The patient the instance names, and its study if it is known. :raises _Quarantine: they contradict each other."""
+    if header.doubt:
+        raise _Quarantine(header.doubt)
     if not header.patient_id:
         raise _Quarantine("no Patient ID (0010,0020)")
     if header.performed_at is None:
@@ -235,75 +250,10 @@ def _patient_and_study(header: Header, cache: ReceiveCache) -> tuple[Patient, St
         if patient is None or clinical.current_patient(study.patient) != patient:
             raise _Quarantine("its study belongs to another patient")
         return patient, study
-    asked = _asked_for(header)
+    asked = asked_for(header)
     if asked is not None and (patient is None or clinical.current_patient(asked.patient) != patient):
         raise _Quarantine("it was asked for as an earlier study of another patient")
     return patient or clinical.register_patient(header.identity(), source="dicom", provisional=True), None
-
-
-def _asked_for(header: Header) -> PriorStudy | None:
-    """The study, if we asked a PACS for it."""
-    return PriorStudy.objects.select_related("patient").filter(uid_index=uid_index(header.study_uid)).first()
-
-
-def _create_study(header: Header, patient: Patient, source: str) -> Study:
-    subject = patient.key_subject
-    identity = StudyIdentity(header.study_uid, header.accession, header.frame_of_reference)
-    asked = _asked_for(header)
-    assert header.performed_at is not None
-    study = Study.objects.create(
-        patient=patient,
-        uid_index=uid_index(header.study_uid),
-        accession_index=accession_index(header.accession),
-        deidentified_uid=map_uid(header.study_uid),
-        ciphertext=seal(subject, identity, context="study"),
-        performed_at=header.performed_at,
-        modality=header.modality or "MR",
-        source=source,
-        purpose=StudyPurpose.READ if asked is None else StudyPurpose.PRIOR,
-        expected_instances=None if asked is None else asked.expected_instances,
-    )
-    completion.arm(study.pk, study.generation)
-    return study
-
-
-def _series(header: Header, study: Study) -> Series:
-    known = Series.objects.filter(uid_index=uid_index(header.series_uid)).first()
-    if known is not None:
-        _fill_accession(header, study)
-        return known
-    _fill_accession(header, study)
-    facts = facts_of(header.dataset)
-    protocol = protocol_of(facts)
-    recognition = as_said(recognise_facts(facts), protocol)
-    description = str(header.dataset.get("SeriesDescription") or "")[:200]
-    identity = SeriesIdentity(header.series_uid, header.frame_of_reference, description)
-    return Series.objects.create(
-        study=study,
-        uid_index=uid_index(header.series_uid),
-        deidentified_uid=map_uid(header.series_uid),
-        modality=header.modality or "OT",
-        number=header.series_number,
-        sequence=recognition.sequence,
-        sequence_confidence=recognition.confidence,
-        sequence_reason=recognition.reason[:500],
-        description=clean_words(description)[:200],
-        parameters=dict(recognition.parameters),
-        protocol=protocol,
-        ciphertext=seal(study.patient.key_subject, identity, context="series"),
-    )
-
-
-def _fill_accession(header: Header, study: Study) -> None:
-    """A localizer may come without the accession number that the next series brings."""
-    if study.accession_index or not header.accession:
-        return
-    subject = study.patient.key_subject
-    old = open_study(subject, study.ciphertext)  # type: ignore[arg-type]
-    new = StudyIdentity(old.study_instance_uid, header.accession, old.frame_of_reference or header.frame_of_reference)
-    study.accession_index = accession_index(header.accession)
-    study.ciphertext = seal(subject, new, context="study")
-    study.save(update_fields=["accession_index", "ciphertext"])
 
 
 def _quarantine(

@@ -13,10 +13,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from audit.models import AuditRow
+from clinical import services as clinical
+from clinical.identity import Identifier, IdentityData
 from imaging.geometry import GeometryError, read_nifti
+from imaging.ingest import Declaration, ingest
+from imaging.models import Instance, InstanceState, Series, Study, StudySource
+from imaging.receive import Stored, store_instance
+from imaging.structure import content_start
 from imaging.uploads.contents import contents
 from imaging.uploads.sources import MemorySource
 from oncoflow_site.foundation.errors import UserVisibleError
+from tests.imaging.dicomfiles import as_file, dataset
 
 
 def peak_mb(act) -> float:
@@ -85,3 +93,89 @@ def test_a_nifti_header_that_lies_takes_no_memory(shape, packed):
             read_nifti(gzip.compress(data) if packed else data)
 
     assert peak_mb(read) < 8
+
+
+def store(data: bytes) -> Stored:
+    """Through the door of STOW-RS, where one instance must not disturb the next."""
+    return store_instance(data, source=StudySource.STOW, peer="test")
+
+
+def with_element(data: bytes, tag: int, vr: bytes, value: bytes) -> bytes:
+    """The file (explicit VR little endian) with one more element, in its place."""
+    place = content_start(data)
+    while True:
+        group, number, found, length = struct.unpack_from("<HH2sH", data, place)
+        if group << 16 | number > tag:
+            break
+        long = found in (b"OB", b"OW", b"SQ", b"UN", b"UT")
+        place += 12 + struct.unpack_from("<I", data, place + 8)[0] if long else 8 + length
+    head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
+    size = struct.pack("<HI", 0, len(value)) if vr in (b"OB", b"SQ") else struct.pack("<H", len(value))
+    return data[:place] + head + size + value + data[place:]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("tag", [0x52009229, 0x52009230])
+@pytest.mark.parametrize("vr", [b"LO", b"OB"])
+def test_a_sequence_of_another_value_representation_is_no_reason_to_fail(tag, vr):
+    assert store(with_element(as_file(dataset()), tag, vr, b"abcd")).status == 0
+    assert Series.objects.get().sequence == "T1"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "day",
+    [{"StudyDate": "00010101", "TimezoneOffsetFromUTC": "+1400"}, {"StudyDate": "99991231", "StudyTime": "235959"}],
+)
+def test_a_date_that_no_examination_has_is_no_date(day):
+    """No time zone can hold it: it was an error of the service and took the instances beside it along."""
+    far = {**{f"{name}Date": None for name in ("Series", "Acquisition", "Content")}, **day}
+    stored = store(as_file(dataset(**far)))
+    assert (stored.status, stored.quarantined, stored.reason) == (0, True, "no study date (0008,0020)")
+
+
+@pytest.mark.django_db
+def test_what_nobody_thought_of_refuses_one_instance_and_says_nothing_of_it(monkeypatch):
+    def stumble(facts):
+        raise KeyError("Quastenflosser^Hildegund")
+
+    monkeypatch.setattr("imaging.filing.facts_of", stumble)
+    stored = store(as_file(dataset()))
+    assert (stored.status, stored.reason) == (0xC000, "it cannot be filed (KeyError)")
+    assert not Instance.objects.exists()
+    assert "Quasten" not in str(AuditRow.objects.get(event="dicom.refuse").detail)
+
+
+@pytest.mark.django_db
+def test_the_modality_is_a_term_of_the_standard_or_other():
+    """Its column is not encrypted."""
+    store(as_file(dataset(Modality="QUASTENFLOSSER")))
+    assert (Series.objects.get().modality, Study.objects.get().modality) == ("OT", "OT")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("number", "why"), [("4711\\4712", "has several values"), ("4" * 70 + "711", "is longer than it may be")]
+)
+def test_a_patient_id_that_could_be_cut_to_somebody_elses_is_kept_apart(number, why):
+    stored = store(as_file(dataset(PatientID=number)))
+    assert (stored.quarantined, stored.reason) == (True, f"PatientID {why}")
+    assert clinical.find_patient("DEMOHOSP", "4711") is None
+
+
+@pytest.mark.django_db
+def test_files_that_name_another_known_patient_than_declared_are_kept_apart(tmp_path, settings):
+    """A person chose the wrong patient, or the wrong file: either way nobody knows whose it is."""
+    authority = settings.ONCOFLOW_ASSIGNING_AUTHORITY
+    for number in ("MRN-4711-X", "MRN-12"):
+        told = IdentityData(family="Quastenflosser", identifiers=(Identifier(authority, number),))
+        clinical.register_patient(told, source="test")
+    (tmp_path / "1.dcm").write_bytes(as_file(dataset(PatientID="MRN-4711-X")))
+    result = ingest([tmp_path], Declaration(mrn="MRN-12"))
+    assert result.counts["quarantined"] == 1
+    assert Instance.objects.get().reason == "its header names another patient than was declared"
+    (tmp_path / "1.dcm").write_bytes(as_file(dataset(PatientID="SUBJECT-01", study="1.2.3.2")))
+    assert ingest([tmp_path], Declaration(mrn="MRN-12")).counts["stored"] == 1
+    assert Instance.objects.exclude(state=InstanceState.QUARANTINED).get().study.patient == clinical.find_patient(
+        authority, "MRN-12"
+    )
