@@ -19,9 +19,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from clinical.identity import Identifier, IdentityData
+from imaging.codestreams import wrong_size
 from imaging.deidentification.pixels import IMAGE_CLASSES
 from imaging.recognise import HEADER_TAGS
-from imaging.structure import BadStructure, content_start, scan, scan_meta
+from imaging.structure import BadStructure, Layout, content_start, scan, scan_meta
 
 __all__ = ["BadInstance", "Header", "integer", "read_header"]
 
@@ -57,7 +58,8 @@ _TEXTS: dict[str, tuple[int, str]] = {
 }
 _IDENTIFIERS = frozenset({"UI", "LO", "SH"})
 _NO_TEXT = frozenset(b"AT FD FL OB OD OF OL OV OW SL SQ SS SV UL US UV".split())
-_WANTED = frozenset(tag for tag, _ in _TEXTS.values())
+_SAMPLES, _ROWS, _COLUMNS, _BITS = 0x00280002, 0x00280010, 0x00280011, 0x00280100
+_WANTED = frozenset({*(tag for tag, _ in _TEXTS.values()), _SAMPLES, _ROWS, _COLUMNS, _BITS})
 
 
 class BadInstance(Exception):
@@ -183,7 +185,27 @@ def read_header(data: bytes, *, from_network: bool = True) -> Header:
         raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "SOP Class or Instance UID differs from the request")
     if header.sop_class_uid in IMAGE_CLASSES and not layout.pixel_bytes:
         raise BadInstance(DOES_NOT_MATCH_SOP_CLASS, "an image without pixel data")
+    if layout.fragments and _lies_about_its_size(data, layout, str(syntax)):
+        raise BadInstance(CANNOT_UNDERSTAND, "the compressed pixels are of another size than it says")
     return header
+
+
+def _lies_about_its_size(data: bytes, layout: Layout, syntax: str) -> bool:
+    """Encapsulated transfer syntaxes are little endian (PS3.5 section A.4)."""
+
+    def short(tag: int, default: int) -> int:
+        vr, value = layout.values.get(tag, (b"", b""))
+        return int.from_bytes(value[:2], "little") if vr in (b"", b"US") and len(value) >= 2 else default
+
+    view = memoryview(data)
+    return wrong_size(
+        [view[begin:end] for begin, end in layout.fragments[1:]],
+        syntax,
+        columns=short(_COLUMNS, 0),
+        rows=short(_ROWS, 0),
+        samples=short(_SAMPLES, 1),
+        bits=short(_BITS, 16),
+    )
 
 
 def _parse(data: bytes, attributes: int) -> Dataset:

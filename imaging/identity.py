@@ -12,6 +12,7 @@ __all__ = [
     "SeriesIdentity",
     "StudyIdentity",
     "accession_index",
+    "is_standard_uid",
     "map_uid",
     "open_series",
     "open_sop_instance_uid",
@@ -79,13 +80,23 @@ def accession_index(accession: str) -> str:
     return keys.keyed_hash("dicom-accession-index", value).hex() if value else ""
 
 
+def is_standard_uid(uid: str) -> bool:
+    """Whether PS3.6 Annex A lists it."""
+    if not uid.startswith(STANDARD_ROOT):
+        return False
+    from pydicom.uid import UID_dictionary  # not every process needs pydicom, and few UIDs come here
+
+    return uid in UID_dictionary
+
+
 @lru_cache(maxsize=65536)
 def map_uid(uid: str) -> str:
     """The UID that stands for ``uid`` in de-identified data sets (PS3.15 Table E.1-1 action U).
 
     ``2.25.`` + the first 128 bits of a keyed hash (PS3.5 section B.2 form): the same UID gives the same result in every
-    study and process that holds the key. UIDs of the standard itself are kept.
+    study and process that holds the key. UIDs of the standard itself are kept: those that it lists, for somebody may have
+    made others below its root.
     """
-    if not uid or uid.startswith(STANDARD_ROOT):
+    if not uid or is_standard_uid(uid):
         return uid
     return f"2.25.{int.from_bytes(keys.keyed_hash('dicom-uid-map', uid)[:16], 'big')}"

@@ -7,7 +7,7 @@ touches the headers of the elements only, gives up at fixed limits, and finds wh
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydicom.datadict import dictionary_VR
@@ -36,6 +36,7 @@ class Layout:
     :param pixels: of the pixel data element, None without one. :param pixel_bytes: length of its value.
     :param end: behind the last element; what follows is padding.
     :param values: of the wanted attributes at the top level: tag -> (VR as written, empty where implicit; the bytes).
+    :param fragments: of encapsulated pixel data, the Basic Offset Table first: (begin, end) each.
     """
 
     start: int
@@ -43,6 +44,7 @@ class Layout:
     pixel_bytes: int
     end: int
     values: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    fragments: Sequence[tuple[int, int]] = ()
 
 
 def content_start(data: bytes) -> int:
@@ -71,7 +73,7 @@ def scan(data: bytes, *, implicit: bool, little: bool, wanted: frozenset[int] = 
     start = content_start(data)
     walk = _Walk(data, little, wanted)
     end = walk.elements(start, len(data), 0, implicit, delimited=False)
-    return Layout(start, walk.pixels, walk.pixel_bytes, end, walk.values)
+    return Layout(start, walk.pixels, walk.pixel_bytes, end, walk.values, walk.fragments)
 
 
 def scan_meta(data: bytes) -> Mapping[int, bytes]:
@@ -94,6 +96,7 @@ class _Walk:
         self.pixel_bytes = 0
         self.wanted = wanted
         self.values: dict[int, tuple[bytes, bytes]] = {}
+        self.fragments: list[tuple[int, int]] = []
 
     def _count(self, depth: int) -> None:
         self.left -= 1
@@ -184,6 +187,7 @@ class _Walk:
                 return position
             if group << 16 | element != _ITEM or position + length > end:
                 break
+            self.fragments.append((position, position + length))
             position += length
         raise BadStructure("the pixel data are cut short")
 

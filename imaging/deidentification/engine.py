@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pydicom.uid import UID
 
 from imaging.deidentification import values
-from imaging.deidentification.codestream import without_comments
+from imaging.deidentification.codestream import HiddenText, without_comments
 from imaging.deidentification.elements import BadElements, Element, Reader, Writer, known_vr
 from imaging.deidentification.rules import RULES, Rule
+from imaging.deidentification.unusedbits import without_unused_bits
 from imaging.structure import BadStructure, content_start
 from oncoflow_site.foundation.errors import EngineError
 
@@ -138,7 +139,7 @@ class Deidentifier:
         """:raises DeidentificationRefused: see `deidentify`."""
         try:
             return self._file(data, pixels or PixelStatement())
-        except (BadElements, BadStructure) as error:
+        except (BadElements, BadStructure, HiddenText) as error:
             raise DeidentificationRefused(str(error)) from None
         except (struct.error, IndexError, ValueError, zlib.error) as error:  # their text may quote the data
             raise DeidentificationRefused(f"the data set cannot be parsed ({type(error).__name__})") from None
@@ -165,7 +166,7 @@ class Deidentifier:
         if len(self._caches) > 8 or len(cache) > _CACHED_VALUES:
             self._caches = {context: (cache := {})}
         writer = Writer(implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
-        walk = _Walk(self.profile, reader, writer, sop_class, character_set, names, cache)
+        walk = _Walk(self.profile, reader, writer, str(syntax), sop_class, character_set, names, cache)
         written = dict(walk.elements(elements, 0))
         codes, no_face = _sender_codes(reader, by_tag)
         if walk.report_has("PK"):
@@ -282,6 +283,7 @@ class _Walk:
         profile: Profile,
         reader: Reader,
         writer: Writer,
+        syntax: str,
         sop_class: str,
         character_set: tuple[str, ...],
         names: frozenset[str],
@@ -291,6 +293,7 @@ class _Walk:
         self.reader = reader
         self.data = reader.data
         self.writer = writer
+        self.syntax = syntax
         self.sop_class = sop_class
         self.character_set = character_set
         self.names = names
@@ -432,13 +435,18 @@ class _Walk:
             yield element.tag, self.writer.element(element.tag, wanted, value)
 
     def _pixels(self, elements: list[Element], element: Element) -> bytes:
-        """The pixel data: native ones cut behind the last pixel, compressed ones without comments; nothing else changes."""
+        """The pixel data: native ones cut behind the last pixel and without unused bits, compressed ones without comments;
+        nothing else changes."""
         vr = element.vr or "OW"
         if vr not in ("OB", "OW"):
             raise DeidentificationRefused("the pixel data have no value representation of pixel data")
+        found = {one.tag: one for one in elements}
         if element.undefined:
+            if any(_lies_in_pixels(found, tag) for tag in found):
+                raise DeidentificationRefused("an overlay lies in its compressed pixels, and may hold text")
             fragments, _ = self.reader.fragments(element.start, element.end)
-            parts = [self.writer.item(_even(without_comments(self.data[start:end]))) for start, end in fragments[1:]]
+            cleaned = without_comments([self.data[start:end] for start, end in fragments[1:]], self.syntax)
+            parts = [self.writer.item(_even(one)) for one in cleaned]
             starts = {start - fragments[1][0] for start, _ in fragments[1:]}
             table = self.data[slice(*fragments[0])] if fragments else b""
             if len(table) % 4 or not starts.issuperset(struct.unpack(f"<{len(table) // 4}I", table)):
@@ -447,28 +455,42 @@ class _Walk:
             return self.writer.element(
                 element.tag, vr, self.writer.item(table) + b"".join(parts) + closed, undefined=True
             )
-        size = self._image_bytes(elements)
+        size = self._image_bytes(found)
         value = self.data[element.start : min(element.end, element.start + size)]
+        allocated = self._short(found, 0x00280100)
+        stored = self._short(found, 0x00280101, allocated)
+        value = without_unused_bits(
+            value,
+            allocated=allocated,
+            stored=stored,
+            high=self._short(found, 0x00280102, stored - 1),
+            signed=self._short(found, 0x00280103, 0) == 1,
+            # In OB a cell of 16 bits lies little endian, whatever the data set is in (PS3.5 section 8.2).
+            little=self.writer.little or vr == "OB",
+        )
         return self.writer.element(element.tag, vr, value + b"\0" * (len(value) % 2))
 
-    def _image_bytes(self, elements: list[Element]) -> int:
+    def _short(self, found: dict[int, Element], tag: int, default: int | None = None) -> int:
+        element = found.get(tag)
+        if element is None or element.end - element.start < 2:
+            if default is None:
+                raise DeidentificationRefused("the image does not say how large it is")
+            return default
+        return int(struct.unpack_from(f"{self.writer.order}H", self.data, element.start)[0])
+
+    def _image_bytes(self, found: dict[int, Element]) -> int:
         """How many bytes the pixels need: what lies behind them is no image."""
-        found = {element.tag: element for element in elements}
-        order = f"{self.writer.order}H"
-
-        def short(tag: int, default: int | None = None) -> int:
-            element = found.get(tag)
-            if element is None or element.end - element.start < 2:
-                if default is None:
-                    raise DeidentificationRefused("the image does not say how large it is")
-                return default
-            return int(struct.unpack_from(order, self.data, element.start)[0])
-
         frames = _stripped(self.data, found, 0x00280008) or b"1"
         if not frames.isdigit():
             raise DeidentificationRefused("the image does not say how large it is")
-        bits = short(0x00280010) * short(0x00280011) * short(0x00280002, 1) * short(0x00280100) * int(frames)
-        return (bits + 7) // 8
+        cells = self._short(found, 0x00280010) * self._short(found, 0x00280011) * self._short(found, 0x00280002, 1)
+        return (cells * self._short(found, 0x00280100) * int(frames) + 7) // 8
+
+
+def _lies_in_pixels(found: dict[int, Element], tag: int) -> bool:
+    """Whether ``tag`` is the Overlay Rows (60xx,0010) of an overlay that has no Overlay Data (60xx,3000) of its own."""
+    group = tag >> 16
+    return 0x6000 <= group <= 0x60FF and tag & 0xFFFF == 0x0010 and (group << 16 | 0x3000) not in found
 
 
 def _value(data: bytes, element: Element) -> bytes:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_has_tag
+from pydicom.uid import UID_dictionary
 from pydicom.valuerep import TEXT_VR_DELIMS
 
 from imaging.deidentification.rules import RULES, Rule
@@ -36,7 +37,6 @@ _DS = re.compile(rb"[+-]?(\d{1,6}(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?\Z")
 _IS = re.compile(rb"[+-]?\d{1,6}\Z")
 _TM = re.compile(rb"([01]\d|2[0-3])([0-5]\d([0-6]\d(\.\d{1,6})?)?)?\Z")
 _AS = re.compile(rb"(\d{3})([DWMY])\Z")
-_UID = re.compile(rb"[0-9.]{1,64}\Z")
 _SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8, "AT": 4, "OF": 4, "OD": 8, "UV": 8, "SV": 8}
 # Values of these may use their whole range; for any other, two printable letters would make an implausible number.
 _PIXEL_VALUES = frozenset(
@@ -179,7 +179,7 @@ def value_allowed(rule: Rule, vr: str, value: bytes, little: bool) -> bytes | No
         return _clean_terms(value, rule.terms) or None
     stripped = value.strip(b" \0")
     if vr == "UI":  # kept only where the standard itself defines the UID
-        return value if _UID.match(stripped) and stripped.startswith(b"1.2.840.10008.") and rule.action == "K" else None
+        return value if rule.action == "K" and stripped.decode("latin-1") in UID_dictionary else None
     pattern = {"DS": _DS, "IS": _IS, "TM": _TM}.get(vr)
     if pattern is None:
         return None

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian
 
+from imaging.canonical import MAX_DECODED
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = [
@@ -112,6 +113,9 @@ def to_explicit_little(data: bytes) -> bytes:
     if "PixelData" in dataset and (syntax.is_encapsulated or not syntax.is_little_endian):
         frames = max(1, int(dataset.get("NumberOfFrames") or 1))
         bits = int(dataset.BitsAllocated)
+        samples = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel") or 1)
+        if frames * samples * bits > 8 * MAX_DECODED:
+            raise Undecodable("decoded, it would be too large: ask for it as it is stored, or for its frames")
         pieces = [_decoded(dataset, index, raw=True) for index in range(frames)]
         if bits == 1:
             pixels = pack_bits(np.concatenate([piece.ravel() for piece in pieces]))
