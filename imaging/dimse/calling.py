@@ -11,10 +11,14 @@ from django.conf import settings
 from pynetdicom import AE, build_role
 from pynetdicom.association import Association
 
+from imaging.dimse.transport import bound_answers
 from imaging.models import DicomPeer
 from oncoflow_site.foundation.errors import PermanentError, TransientError
 
-__all__ = ["calling", "client_context", "server_context"]
+__all__ = ["PLAIN_SYNTAXES", "calling", "client_context", "server_context"]
+
+# Without Deflated, which the library proposes too: an answer could unpack without a limit.
+PLAIN_SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 
 
 def server_context() -> ssl.SSLContext | None:
@@ -54,7 +58,7 @@ def calling(peer: DicomPeer, classes: Sequence[str], *, as_scp: bool = False) ->
     ae.dimse_timeout, ae.network_timeout = settings.ONCOFLOW_DICOM_ANSWER_SECONDS, None
     roles: list[Any] = []
     for one in classes:
-        ae.add_requested_context(one)
+        ae.add_requested_context(one, PLAIN_SYNTAXES)
         if as_scp:
             roles.append(build_role(one, scp_role=True))
     assoc = ae.associate(
@@ -66,6 +70,7 @@ def calling(peer: DicomPeer, classes: Sequence[str], *, as_scp: bool = False) ->
     )
     if not assoc.is_established:
         raise TransientError(f"no association with {peer.ae_title}: {'rejected' if assoc.is_rejected else 'no answer'}")
+    bound_answers(assoc)
     try:
         accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
         if missing := [one for one in classes if one not in accepted]:

@@ -21,6 +21,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # typ
 
 from audit import services as audit
 from imaging import commitment
+from imaging.dimse.calling import PLAIN_SYNTAXES
 from imaging.dimse.filehead import file_head
 from imaging.dimse.transport import MAX_PDU, Server, in_flight
 from imaging.header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
@@ -73,12 +74,12 @@ class StorageScp:
         self.ae.acse_timeout = 30
         self.ae.dimse_timeout = 60
         self.ae.network_timeout = 300
-        self.ae.add_supported_context(Verification)
+        self.ae.add_supported_context(Verification, PLAIN_SYNTAXES)
         for context in AllStoragePresentationContexts:
             assert context.abstract_syntax is not None
             self.ae.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)
         # Storage commitment, push model: we are its SCP
-        self.ae.add_supported_context(StorageCommitmentPushModel)
+        self.ae.add_supported_context(StorageCommitmentPushModel, PLAIN_SYNTAXES)
         self._servers: list[Server] = []
         self._running = threading.Lock()
         self._in_handler = 0

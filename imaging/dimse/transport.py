@@ -27,7 +27,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-__all__ = ["MAX_MESSAGE", "MAX_PDU", "InFlight", "Server", "in_flight"]
+__all__ = ["MAX_ANSWER", "MAX_MESSAGE", "MAX_PDU", "InFlight", "Server", "bound_answers", "in_flight"]
 
 logger = logging.getLogger(__name__)
 # The library's handlers format every message for its debug log, whether anybody reads it or not.
@@ -35,6 +35,7 @@ _config.LOG_HANDLER_LEVEL = "none"
 
 MAX_PDU = 1 << 18
 MAX_MESSAGE = 1 << 30  # of one data set; see `imaging.header.MAX_BYTES`
+MAX_ANSWER = 4 << 20  # of an identifier or a status, which have some hundreds of bytes
 _MAX_ASSOCIATE_PDU = 1 << 20  # 128 presentation contexts with 30 transfer syntaxes each need a quarter of it
 _MAX_WAITING = 8  # requests; one at a time is negotiated (PS3.7 D.3.3.3), a C-CANCEL may come between
 _WAIT = 0.05
@@ -177,6 +178,29 @@ class _Dimse(DIMSEServiceProvider):
         """The bytes of the message are the handler's now, or gone."""
         in_flight.add(-self._held)
         self._held = 0
+
+
+class _Answers(DIMSEServiceProvider):
+    """Of an association that we opened: gives up an answer that grows without end."""
+
+    _held = 0
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """As the library's. A message above `MAX_ANSWER` ends the association."""
+        self._held += sum(len(value) for _, value in primitive.presentation_data_value_list)
+        if self._held > MAX_ANSWER:
+            logger.warning("an answer too large: association aborted")
+            self.message = None
+            self.dul.event_queue.put("Evt19")  # abort by the service provider
+            return
+        super().receive_primitive(primitive)
+        if self.message is None:
+            self._held = 0
+
+
+def bound_answers(assoc: Association) -> None:
+    """From now on a message of the peer has at most `MAX_ANSWER` bytes."""
+    assoc.dimse = _Answers(assoc)
 
 
 def _store_response(primitive: C_STORE) -> bytes:

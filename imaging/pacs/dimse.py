@@ -72,8 +72,11 @@ class DimsePacs:
             ):
                 code = int(status.Status) if "Status" in status else None
                 if code in (0xFF00, 0xFF01):  # pending
+                    if found == MAX_FOUND:
+                        assoc.abort()  # it may never end
+                        return
                     found += 1
-                    if answer is not None and found <= MAX_FOUND:
+                    if answer is not None:
                         yield answer
                 elif code != 0x0000:
                     raise TransientError(f"C-FIND at {self.peer.ae_title} failed", code=_hex(code))

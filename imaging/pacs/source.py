@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from pydicom.dataset import Dataset
 __all__ = ["CREDENTIAL", "MAX_FOUND", "FoundSeries", "FoundStudy", "Source", "found_series", "found_study"]
 
 MAX_FOUND = 500
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+", re.ASCII)
 CREDENTIAL = "imaging.DicomPeer.credential"  # what its ciphertext is bound to
 
 
@@ -53,7 +55,7 @@ def found_study(answer: Dataset) -> FoundStudy:
     modalities: Any = answer.get("ModalitiesInStudy") or ()
     listed = (modalities,) if isinstance(modalities, str) else tuple(str(one) for one in modalities)
     return FoundStudy(
-        uid=_text(answer, "StudyInstanceUID"),
+        uid=_uid(answer, "StudyInstanceUID"),
         date=_text(answer, "StudyDate").replace(".", ""),
         patient_id=_text(answer, "PatientID"),
         issuer=_text(answer, "IssuerOfPatientID"),
@@ -66,11 +68,17 @@ def found_series(answer: Dataset) -> FoundSeries:
     """Likewise, at the level of the series."""
     count = _text(answer, "NumberOfSeriesRelatedInstances")
     return FoundSeries(
-        uid=_text(answer, "SeriesInstanceUID"),
+        uid=_uid(answer, "SeriesInstanceUID"),
         modality=_text(answer, "Modality").upper(),
-        instances=int(count) if count.isdecimal() and len(count) < 8 else None,
+        instances=int(count) if count.isdecimal() and len(count) < 7 else None,
     )
 
 
 def _text(answer: Dataset, keyword: str) -> str:
     return str(answer.get(keyword) or "").strip()
+
+
+def _uid(answer: Dataset, keyword: str) -> str:
+    """A UID, or nothing: it becomes part of an address, and of a request to move."""
+    value = _text(answer, keyword)
+    return value if len(value) <= 64 and _UID.fullmatch(value) else ""
