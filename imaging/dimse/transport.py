@@ -15,6 +15,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from typing import Any, cast
 
@@ -60,15 +61,22 @@ in_flight = InFlight()
 
 
 class _Socket(AssociationSocket):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._begun = time.monotonic()
+
     def recv(self, nr_bytes: int) -> bytearray:
         """``nr_bytes`` from the peer in one buffer, fewer when it closes. :raises OSError: too many, too slow."""
         if nr_bytes > _MAX_ASSOCIATE_PDU:
             raise OSError("a PDU longer than was negotiated")
         buffer, have = bytearray(nr_bytes), 0
         view = memoryview(buffer)
-        limit = self.assoc.network_timeout or 300.0
-        deadline = time.monotonic() + limit
+        if self.assoc.is_established:
+            deadline = time.monotonic() + (self.assoc.network_timeout or 300.0)
+        else:  # who is nobody yet has no more time for it than the request of an association may take
+            deadline = self._begun + (self.assoc.acse_timeout or 30.0)
         while have < nr_bytes:
+            cast(socket.socket, self.socket).settimeout(max(0.05, deadline - time.monotonic()))
             if _QUICK_ACK is not None:
                 # A sender with Nagle's algorithm on waits for our acknowledgement between two writes; the kernel would
                 # hold it back for 40 ms. The option does not last, so it is set each time.
@@ -256,6 +264,8 @@ class Server(ThreadedAssociationServer):
     request_queue_size = 64
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._lock = threading.Lock()
+        self._shaking: Counter[str] = Counter()  # TLS handshakes that are not done, by address
         super().__init__(*args, **{**kwargs, "request_handler": _Handler})
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -267,19 +277,58 @@ class Server(ThreadedAssociationServer):
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Connections that ask for no association must not fill the process with threads."""
-        return len(self.active_associations) < 2 * self.ae.maximum_associations + 8
+        """Connections that ask for no association must not fill the process with threads, and those of one address must not
+        take all the room there is for them."""
+        host, most = client_address[0], self.ae.maximum_associations
+        waiting = [str(one.requestor.address) for one in self.active_associations if not one.is_established]
+        with self._lock:
+            shaking = dict(self._shaking)
+        mine = waiting.count(host) + shaking.get(host, 0)
+        # The library counts them against the associations: a quarter of these is for others.
+        return mine < max(1, 3 * most // 4) and len(self.active_associations) + sum(shaking.values()) < 2 * most + 8
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """As the library's; from here on the connection is counted."""
+        if self.ssl_context is not None:
+            self._count(client_address[0], 1)
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """The connection's thread: TLS first, where it is asked for."""
         if self.ssl_context is not None:
             try:
-                request.settimeout(_HANDSHAKE_SECONDS)
-                wrapped = self.ssl_context.wrap_socket(request, server_side=True)
-                wrapped.settimeout(self.ae.network_timeout)
-            except OSError as error:
+                request = _hands_shaken(self.ssl_context, request)
+                request.settimeout(self.ae.network_timeout)
+            except (OSError, ValueError) as error:
                 logger.warning("a TLS handshake failed (%s)", type(error).__name__)
                 self.shutdown_request(request)
                 return
-            request = wrapped
+            finally:
+                self._count(client_address[0], -1)
         super().process_request_thread(request, client_address)
+
+    def _count(self, host: str, change: int) -> None:
+        with self._lock:
+            self._shaking[host] += change
+            if not self._shaking[host]:
+                del self._shaking[host]
+
+
+def _hands_shaken(context: ssl.SSLContext, plain: socket.socket) -> ssl.SSLSocket:
+    """The connection under TLS. :raises OSError: refused, or not done in time, however slowly it goes on."""
+    wrapped = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+    try:
+        wrapped.setblocking(False)
+        deadline = time.monotonic() + _HANDSHAKE_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                wrapped.do_handshake()
+                return wrapped
+            except ssl.SSLWantReadError:
+                select.select([wrapped], [], [], left)
+            except ssl.SSLWantWriteError:
+                select.select([], [wrapped], [], left)
+        raise TimeoutError("a TLS handshake took too long")
+    except BaseException:
+        wrapped.close()
+        raise

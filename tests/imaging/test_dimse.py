@@ -6,11 +6,13 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from ipaddress import ip_address
@@ -320,3 +322,32 @@ def test_the_listener_process_ends_cleanly_and_never_loads_torch(tmp_path):
         process.kill()
     assert process.returncode == 0, output
     assert output.splitlines()[-2:] == ["DICOM listener stopped", "no torch"], output
+
+
+def test_half_requests_of_one_address_hold_up_nobody_and_end_in_time(settings):
+    """A stranger who begins eighty associations and finishes none."""
+    settings.ONCOFLOW_DICOM_MAX_ASSOCIATIONS = 4
+    DicomPeer.objects.create(ae_title="SCANNER1")
+    scp = StorageScp("ONCOFLOW")
+    scp.ae.acse_timeout = 3
+    port = scp.start("127.0.0.1", 0)
+    half = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    try:
+        for one in half:
+            with suppress(OSError):
+                one.sendall(b"\x01\x00" + struct.pack(">I", 60000) + bytes(10))
+        time.sleep(0.5)
+        assert len(scp.ae.active_associations) <= 4
+        other = AE(ae_title="SCANNER1")
+        other.add_requested_context(Verification)
+        assoc = other.associate("127.0.0.1", port, ae_title="ONCOFLOW", bind_address=("127.0.0.3", 0))
+        assert assoc.is_established  # another address
+        assoc.release()
+        deadline = time.monotonic() + 15
+        while scp.ae.active_associations and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not scp.ae.active_associations
+    finally:
+        for one in half:
+            one.close()
+        scp.stop(1.0)
