@@ -20,7 +20,7 @@ from imaging.deidentification import values
 from imaging.deidentification.codestream import HiddenText, without_comments
 from imaging.deidentification.elements import BadElements, Element, Reader, Writer, known_vr
 from imaging.deidentification.rules import RULES, Rule
-from imaging.deidentification.unusedbits import without_unused_bits
+from imaging.deidentification.unusedbits import overlay_in_pixels, without_unused_bits
 from imaging.structure import BadStructure, content_start
 from oncoflow_site.foundation.errors import EngineError
 
@@ -442,7 +442,7 @@ class _Walk:
             raise DeidentificationRefused("the pixel data have no value representation of pixel data")
         found = {one.tag: one for one in elements}
         if element.undefined:
-            if any(_lies_in_pixels(found, tag) for tag in found):
+            if overlay_in_pixels(found):
                 raise DeidentificationRefused("an overlay lies in its compressed pixels, and may hold text")
             fragments, _ = self.reader.fragments(element.start, element.end)
             cleaned = without_comments([self.data[start:end] for start, end in fragments[1:]], self.syntax)
@@ -485,12 +485,6 @@ class _Walk:
             raise DeidentificationRefused("the image does not say how large it is")
         cells = self._short(found, 0x00280010) * self._short(found, 0x00280011) * self._short(found, 0x00280002, 1)
         return (cells * self._short(found, 0x00280100) * int(frames) + 7) // 8
-
-
-def _lies_in_pixels(found: dict[int, Element], tag: int) -> bool:
-    """Whether ``tag`` is the Overlay Rows (60xx,0010) of an overlay that has no Overlay Data (60xx,3000) of its own."""
-    group = tag >> 16
-    return 0x6000 <= group <= 0x60FF and tag & 0xFFFF == 0x0010 and (group << 16 | 0x3000) not in found
 
 
 def _value(data: bytes, element: Element) -> bytes:

@@ -3,9 +3,11 @@ retired with PS3.3 2004 C.9.2). Removing groups 60xx does not remove those."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
-__all__ = ["without_unused_bits"]
+__all__ = ["overlay_in_pixels", "without_unused_bits"]
 
 
 def without_unused_bits(
@@ -25,3 +27,11 @@ def without_unused_bits(
     if np.array_equal(cells, cleaned):
         return value
     return cleaned.astype(kind).tobytes() + value[whole:]
+
+
+def overlay_in_pixels(tags: Collection[int]) -> bool:
+    """Whether an overlay lies in the pixel cells: it has Overlay Rows (60xx,0010) and no Overlay Data (60xx,3000) of its own."""
+    return any(
+        0x6000 <= tag >> 16 <= 0x60FF and tag & 0xFFFF == 0x0010 and (tag >> 16 << 16 | 0x3000) not in tags
+        for tag in tags
+    )

@@ -18,7 +18,7 @@ class MultipartError(Exception):
 
 
 class TooLarge(Exception):
-    """A part is larger than is taken. It has been skipped; reading goes on behind it."""
+    """A part is larger than is taken, and its sender is not worth waiting for its end."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class _Lines:
         del self.held[:count]
         return taken
 
-    def until(self, marker: bytes, limit: int) -> bytes | None:
+    def until(self, marker: bytes, limit: int, *, skip: bool = True) -> bytes | None:
         """Everything before ``marker``, which is taken too; None (and all of it skipped) where that passes ``limit``.
 
-        :raises MultipartError: the stream ends first.
+        :raises MultipartError: the stream ends first. :raises TooLarge: it passes ``limit``, and not to be skipped.
         """
         seen, skipped = 0, False
         while True:
@@ -87,6 +87,8 @@ class _Lines:
                 self.take(len(marker))
                 return None if skipped or place > limit else found
             if skipped or len(self.held) > limit + len(marker):
+                if not skip:
+                    raise TooLarge
                 skipped = True
                 self.take(max(0, len(self.held) - len(marker)))
             seen = len(self.held)
@@ -94,18 +96,19 @@ class _Lines:
                 raise MultipartError("it ends before its closing boundary")
 
 
-def read_parts(stream: IO[bytes], boundary: str, *, largest: int) -> Iterator[Part]:
+def read_parts(stream: IO[bytes], boundary: str, *, largest: int, skip: bool = True) -> Iterator[Part]:
     """The parts of a multipart body, one at a time.
 
     :param largest: bytes of one part; a larger one is skipped and given with ``content`` None.
-    :raises MultipartError: framing that is none, or the end too soon.
+    :param skip: False: a larger one is the end; a body may have no other.
+    :raises MultipartError: framing that is none, or the end too soon. :raises TooLarge: see ``skip``.
     """
     if not boundary or len(boundary) > 200:
         raise MultipartError("there is no usable boundary")
     lines = _Lines(stream)
     lines.held += b"\r\n"  # so that the first delimiter looks like the others
     delimiter = b"\r\n--" + boundary.encode("latin-1")
-    lines.until(delimiter, MAX_HEADERS)
+    lines.until(delimiter, MAX_HEADERS, skip=skip)
     while True:
         while len(lines.held) < 2:
             if not lines.more():
@@ -123,7 +126,7 @@ def read_parts(stream: IO[bytes], boundary: str, *, largest: int) -> Iterator[Pa
         headers = _headers(head)
         # The empty line may itself begin the delimiter of an empty part.
         lines.held[:0] = b"\r\n"
-        content = lines.until(delimiter, largest + 2)
+        content = lines.until(delimiter, largest + 2, skip=skip)
         yield Part(headers, None if content is None else content[2:])
 
 

@@ -110,10 +110,11 @@ class WebPacs:
             if sent.type == _DICOM:  # one instance, without parts, as some servers do
                 yield _bounded(answer)
                 return
-            for part in read_parts(cast(IO[bytes], answer.raw), sent.parameters.get("boundary", ""), largest=MAX_BYTES):
-                if part.content is None:
-                    raise _TooMuch
-                yield part.content
+            for part in read_parts(
+                cast(IO[bytes], answer.raw), sent.parameters.get("boundary", ""), largest=MAX_BYTES, skip=False
+            ):
+                if part.content is not None:
+                    yield part.content
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeDoneView, PasswordChangeView
 from django.urls import path, re_path, reverse_lazy
 
-from oncoflow_site.web import bringing, panels, reading, records, system, viewer, views
+from oncoflow_site.web import bringing, panels, quarantine, reading, records, system, viewer, views
 
 app_name = "web"
 urlpatterns = [
@@ -22,6 +22,9 @@ urlpatterns = [
     ),
     path("notices/<uuid:notice_id>/seen", views.notice_seen, name="notice-seen"),
     path("bring-in/", bringing.bring_in_page, name="bring-in"),
+    path("quarantine/", quarantine.quarantine_page, name="quarantine"),
+    path("quarantine/<uuid:instance_id>/<int:frame>.png", quarantine.picture, name="quarantine-picture"),
+    path("quarantine/<uuid:instance_id>/release", quarantine.release, name="quarantine-release"),
     path("patients/<uuid:patient_id>/", records.patient_page, name="patient"),
     path("studies/<uuid:study_id>/", records.study_page, name="study"),
     path("studies/<uuid:study_id>/outline", records.outline, name="outline"),

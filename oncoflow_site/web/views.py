@@ -18,7 +18,7 @@ from clinical.access import patients_for
 from clinical.notices import notices_for, see_notice
 from clinical.registry import reveal_identity
 from clinical.roles import can
-from imaging.models import Instance, Study
+from imaging.models import Instance, InstanceState, Study
 from oncoflow_site.foundation import health
 
 MOST_PATIENTS = 100
@@ -45,6 +45,12 @@ def _is_uuid(text: str) -> bool:
         return bool(uuid.UUID(text))
     except ValueError:
         return False
+
+
+def _kept_apart(user: Any) -> int:
+    """Images in quarantine of the patients that ``user`` may see."""
+    rows = Instance.objects.filter(state=InstanceState.QUARANTINED, discarded_at=None)
+    return rows.filter(study__patient__in=patients_for(user)).count()
 
 
 @login_required
@@ -78,7 +84,8 @@ def home(request: HttpRequest) -> HttpResponse:
             "notices": notice_rows(user),
             "most": MOST_PATIENTS if len(patients) == MOST_PATIENTS else 0,
             "under_way": [one for one in studies if one.state in {"receiving", "complete", "preparing"}],
-            "quarantined": Instance.objects.filter(state="quarantined").count() if can(user, "upload_study") else 0,
+            "quarantined": _kept_apart(user) if can(user, "upload_study") else 0,
+            "may_release": can(user, "release_image"),
             "may_manage": can(user, "manage_system"),
         }
         record("web.overview", action="R", resource="overview", detail={"patients": len(rows)})
