@@ -77,6 +77,8 @@ def parse_query(parameters: Iterable[tuple[str, str]], level: Level) -> Query:
     limit, offset = level.default, 0
     warnings: list[str] = []
     for name, value in parameters:
+        if not value.isprintable():  # no value of a key has such; PostgreSQL takes no NUL
+            raise BadQuery("a value holds a character that no text has")
         if name == "limit":
             limit = min(_count(name, value), level.most)
         elif name == "offset":

@@ -16,6 +16,7 @@ import pytest
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData
+from imaging.dicomweb.query import LEVELS, BadQuery, parse_query
 from imaging.geometry import GeometryError, read_nifti
 from imaging.ingest import Declaration, ingest
 from imaging.models import Instance, InstanceState, Series, Study, StudySource
@@ -179,3 +180,9 @@ def test_files_that_name_another_known_patient_than_declared_are_kept_apart(tmp_
     assert Instance.objects.exclude(state=InstanceState.QUARANTINED).get().study.patient == clinical.find_patient(
         authority, "MRN-12"
     )
+
+
+@pytest.mark.parametrize("value", ["4711\0", "4711\n", "\x1b"])
+def test_a_query_with_control_characters_is_refused_before_the_database_stumbles(value):
+    with pytest.raises(BadQuery):
+        parse_query([("PatientID", value)], LEVELS["studies"])
