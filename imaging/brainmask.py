@@ -102,17 +102,20 @@ def skull_stripped_mask(
 def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int = 2) -> BrainMask:
     """Brain mask of co-registered images that show the whole head.
 
-    :param images: sequence -> (z, y, x), all on ``grid`` (RAS+, mm); T1 or T1c must be among them.
-    :raises ValueError: neither T1 nor T1c is there.
+    :param images: sequence -> (z, y, x), all on ``grid`` (RAS+, mm); T1, T1c or FLAIR must be among them. The atlas is a T1
+        image: found on FLAIR alone, the brain is said to be doubtful.
+    :raises ValueError: none of them is there.
     """
-    anatomical = images.get("T1", images.get("T1c"))
-    if anatomical is None:
-        raise ValueError("a T1-weighted image is needed to find the brain")
+    base_name = next((name for name in ("T1", "T1c", "FLAIR") if name in images), None)
+    if base_name is None:
+        raise ValueError("a T1-weighted or FLAIR image is needed to find the brain")
     coarse_grid = grid.with_spacing((_WORK_MM,) * 3)
     coarse = {name: _coarse(image, grid, coarse_grid) for name, image in images.items()}
-    base = coarse["T1"] if "T1" in coarse else coarse["T1c"]
+    base = coarse[base_name]
     template, template_grid = _template()
-    to_template, correlation = _fit_atlas(template, template_grid, base, coarse.get("FLAIR"), coarse_grid, threads)
+    # T1 times FLAIR finds the brain better than T1; FLAIR alone stands for itself.
+    second = coarse.get("FLAIR") if base_name != "FLAIR" else None
+    to_template, correlation = _fit_atlas(template, template_grid, base, second, coarse_grid, threads)
     atlas = _warped(template > 0, template_grid, to_template, coarse_grid)
     if atlas.sum() * coarse_grid.voxel_volume_mm3() < _BRAIN_ML[0] * 500.0:
         empty = np.zeros(grid.shape_zyx, dtype=bool)
@@ -137,6 +140,8 @@ def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int =
         reason = "the brain found and the atlas disagree"
     elif correlation < _LEAST_CORRELATION:
         reason = "what lies inside does not look like the atlas brain"
+    elif base_name == "FLAIR":
+        reason = "it was found without a T1-weighted series"
     return BrainMask(full, "MNI152 B-spline, corrected by the skull's darkness", not reason, reason, quality)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from audit import services as audit
 from imaging import followup
+from imaging.assessable import in_words
 from imaging.events import COMPARISON_READY
 from imaging.geometry import Grid, crop_box, crop_to_box
 from imaging.lesions import Found, find_lesions
@@ -27,8 +28,8 @@ from imaging.midline import find_midline
 from imaging.models import Comparison, Measurement, Segmentation, SegmentationKind, Study
 from imaging.registration import Registration, centroid_ras, register_rigid
 from imaging.response import TimePoint, assess_response, change
-from imaging.segmentations import REGIONS, current_segmentation, grid_of, load_labels
-from imaging.volumes import latest_volume_set, load_volume, load_volumes
+from imaging.segmentations import REGIONS, assessed_regions, current_segmentation, grid_of, load_labels
+from imaging.volumes import assessable_of, latest_volume_set, load_volume, load_volumes
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.events import emit
@@ -88,8 +89,14 @@ def measure_and_compare(ctx: JobContext, study: Study) -> None:
     ctx.progress(0.05, "Measuring")
     work = _Work(study, segmentation)
     regions = measure_regions(
-        work.labels, work.grid, spacing_known=study.spacing_known, expert_labels=work.expert_labels()
+        work.labels,
+        work.grid,
+        spacing_known=study.spacing_known,
+        experts=work.experts(),
+        not_assessed=segmentation.not_assessed,
     )
+    for region, why in work.by_hand().items():
+        regions[region]["basis"] = f"Outlined by a person; the models could not assess it. {why}"
     known: list[followup.Known] = []
     registrations: list[Registration] = []
     for number, prior in enumerate(priors):
@@ -172,14 +179,20 @@ class _Work:
         self.labels, self.grid = _cut(load_labels(segmentation), grid_of(segmentation.volume_set))
         self._reference: tuple[NDArray[np.float32], Grid] | None = None
 
-    def expert_labels(self) -> list[NDArray[np.uint8]]:
-        """What each expert of the panel outlined in the same volumes, on the whole grid."""
+    def experts(self) -> list[dict[str, NDArray[np.bool_]]]:
+        """What each expert of the panel outlined in the same volumes, on the whole grid: the regions it assessed."""
         experts = Segmentation.objects.filter(
             volume_set=self.segmentation.volume_set, kind=SegmentationKind.EXPERT
         ).order_by("author", "-version")
         newest = {one.author: one for one in reversed(experts)}
         # Whole, not cut: an expert may see tumour where the consensus has none, and that is part of the spread.
-        return [load_labels(one) for one in newest.values()]
+        masks = [(one, region_masks(load_labels(one))) for one in newest.values()]
+        return [{region: found[region] for region in assessed_regions(one)} for one, found in masks]
+
+    def by_hand(self) -> dict[str, str]:
+        """Regions that a person assessed though the study's sequences do not show them, with why these do not."""
+        possible = assessable_of(self.segmentation.volume_set).not_assessed
+        return {region: why for region, why in possible.items() if region not in self.segmentation.not_assessed}
 
     def register(self, prior: Study) -> Registration:
         """Where this study's points lie in ``prior``."""
@@ -208,7 +221,9 @@ def _known(dated: _Dated, registration: Registration | None) -> followup.Known:
     segmentation = dated.measurement.segmentation
     labels, grid = _cut(load_labels(segmentation), grid_of(segmentation.volume_set))
     matrix = registration.matrix if registration is not None and registration.converged else None
-    return followup.Known(dated.measurement.lesions, find_lesions(labels, grid), grid, matrix)
+    return followup.Known(
+        dated.measurement.lesions, find_lesions(labels, grid), grid, matrix, assessed_regions(segmentation)
+    )
 
 
 def _anatomy(work: _Work, entries: list[dict[str, Any]], current: list[Found]) -> dict[str, Any]:
@@ -223,7 +238,8 @@ def _anatomy(work: _Work, entries: list[dict[str, Any]], current: list[Found]) -
         volumes = load_volumes(work.study, volume_set=volume_set)
         brain = volume_set.parameters.get("brain") or {}
         doubt = "" if brain.get("plausible", True) else str(brain.get("reason") or "no reason was kept")
-        core = region_masks(load_labels(work.segmentation))["TC"]
+        masks = region_masks(load_labels(work.segmentation))
+        core = masks["WT" if "TC" in work.segmentation.not_assessed else "TC"]
         midline = find_midline(volumes.images["T1"], volumes.brain_mask, volumes.grid, tumour=core, doubtful=doubt)
     locate(entries, current, work.grid, midline, reason=reason, spacing_known=work.study.spacing_known)
     return {"midline_shift": midline_entry(midline, reason=reason)}
@@ -256,6 +272,7 @@ def _lesions(work: _Work, priors: list[followup.Known], current: list[Found]) ->
         latest_prior=priors[0] if priors else None,
         has_priors=bool(priors),
         spacing_known=study.spacing_known,
+        not_assessed=tuple(work.segmentation.not_assessed),
     )
 
 
@@ -266,7 +283,30 @@ def _time_point(study: Study, measurement: Measurement) -> TimePoint:
         performed_at=study.performed_at,
         volumes={name: regions[name]["volume_mm3"] for name in REGIONS},
         measurable=regions["ET"]["measurable"],
+        lacking=str(measurement.segmentation.not_assessed.get("ET", "")),
     )
+
+
+def _like_for_like(current: Segmentation, prior: Segmentation, region: str) -> str:
+    """Why a region cannot be compared between two outlines; empty where both assessed it."""
+    now_lacks, then_lacked = current.not_assessed.get(region), prior.not_assessed.get(region)
+    if now_lacks and then_lacked:
+        return f"Not assessed at either date. {now_lacks}"
+    if now_lacks:
+        return f"Not assessed on this study, so not compared. {now_lacks}"
+    return f"Not assessed on the earlier study, so not compared. {then_lacked}" if then_lacked else ""
+
+
+def _sequences(current: Segmentation, prior: Segmentation) -> dict[str, Any]:
+    """What both outlines stand on, with a sentence where that differs."""
+    now_from, then_from = assessable_of(current.volume_set).sequences, assessable_of(prior.volume_set).sequences
+    note = ""
+    if now_from != then_from:
+        note = (
+            f"The two studies do not have the same sequences: this one {in_words(now_from)}, the earlier one "
+            f"{in_words(then_from)}. A change may come from that alone."
+        )
+    return {"current": list(now_from), "prior": list(then_from), "note": note}
 
 
 def _write_comparisons(
@@ -274,7 +314,11 @@ def _write_comparisons(
 ) -> None:
     points = [_time_point(one.study, one.measurement) for one in priors]
     aligned = bool(registrations) and registrations[0].converged
-    count = followup.new_measurable(measurement.lesions) if aligned else None
+    # What was not looked for before cannot be new.
+    looked_for = aligned and not any(
+        "ET" in one.segmentation.not_assessed for one in (measurement, priors[0].measurement)
+    )
+    count = followup.new_measurable(measurement.lesions) if looked_for else None
     current = _time_point(study, measurement)
     response = assess_response(current, points, new_measurable_lesions=count)
     history = [
@@ -290,26 +334,34 @@ def _write_comparisons(
             "regions": {},
             "lesions": [],
             "registration": None,
+            "sequences": {"current": list(assessable_of(measurement.segmentation.volume_set).sequences)},
             **common,
         }
         Comparison.objects.create(study=study, measurement=measurement, result=result)
         return
     for number, (prior, registration) in enumerate(zip(priors, registrations, strict=True)):
         before, after = prior.measurement.regions, measurement.regions
+        outlines = measurement.segmentation, prior.measurement.segmentation
         regions = {
             name: change(
-                after[name]["volume_mm3"], before[name]["volume_mm3"], after[name]["voxels"], before[name]["voxels"]
+                after[name]["volume_mm3"],
+                before[name]["volume_mm3"],
+                after[name]["voxels"],
+                before[name]["voxels"],
+                not_assessed=_like_for_like(*outlines, name),
             )
             for name in REGIONS
         }
+        shared = [name for name in REGIONS if not any(name in one.not_assessed for one in outlines)]
         result = {
             "prior_study_id": str(prior.study.pk),
             "interval_days": (study.performed_at.date() - prior.study.performed_at.date()).days,
             "latest_prior": number == 0,
             "regions": regions,
             "lesions": followup.versus_prior(
-                measurement.lesions, prior.measurement.lesions, aligned=registration.converged
+                measurement.lesions, prior.measurement.lesions, aligned=registration.converged, shared=shared
             ),
+            "sequences": _sequences(*outlines),
             "registration": {
                 "method": registration.method,
                 "quality": registration.quality,

@@ -14,6 +14,7 @@ import numpy as np
 from django.db import transaction
 from numpy.typing import NDArray
 
+from imaging.assessable import left_unassessed
 from imaging.handmade import put_in_force
 from imaging.models import Segmentation, Study
 from imaging.segmentations import (
@@ -24,7 +25,7 @@ from imaging.segmentations import (
     load_labels,
     region_mask,
 )
-from imaging.volumes import latest_volume_set
+from imaging.volumes import assessable_of, latest_volume_set
 from oncoflow_site.foundation.errors import UserVisibleError
 
 __all__ = ["HOW", "Correction", "apply_corrections", "decode_runs", "encode_runs", "save_corrections"]
@@ -122,6 +123,10 @@ def save_corrections(
     labels = apply_corrections(before, corrections)
     if np.array_equal(labels, before):
         raise UserVisibleError("Nothing would change.", code="unchanged")
+    # What a person outlines is assessed by it, also where the sequences do not show it to a model.
+    left_out = left_unassessed(
+        assessable_of(volume_set), np.unique(labels).tolist(), before=parent.not_assessed if parent else None
+    )
     with transaction.atomic():
         Study.objects.select_for_update().get(pk=study.pk)
         current = current_segmentation(study)
@@ -138,5 +143,6 @@ def save_corrections(
             author=author,
             parent=parent,
             reason=reason,
+            not_assessed=left_out,
             detail={"corrections": len(corrections)},
         )

@@ -7,7 +7,7 @@ that arrives after a newer one); else it is new.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 from imaging.geometry import Grid
 from imaging.lesions import Found, Match, lesion_entry, match_lesions, next_number
 
-__all__ = ["Known", "Named", "identities_of", "name_lesions", "new_measurable", "versus_prior"]
+__all__ = [
+    "NOT_ASSESSED",
+    "Known",
+    "Named",
+    "identities_of",
+    "name_lesions",
+    "new_measurable",
+    "shared_region",
+    "versus_prior",
+]
+
+NOT_ASSESSED = "not-assessed"
+"""Status of a lesion of the earlier date that this one could not have shown."""
 
 _SAME_PLACE_MM = 2.0
 
@@ -29,12 +41,14 @@ class Known:
     :param entries: its ``Measurement.lesions``.
     :param found: its lesions as found again in its label map; names follow by their centroids.
     :param matrix: 4x4 RAS, current -> this one; None when they could not be registered.
+    :param regions: that it assessed.
     """
 
     entries: Sequence[Mapping[str, Any]]
     found: Sequence[Found]
     grid: Grid
     matrix: NDArray[np.float64] | None
+    regions: Collection[str] = ("ET", "TC", "WT")
 
 
 @dataclass
@@ -119,10 +133,16 @@ def entries(
     latest_prior: Known | None,
     has_priors: bool,
     spacing_known: bool,
+    not_assessed: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """``Measurement.lesions``: every current lesion, then those of the latest prior date that are gone or merged."""
+    """``Measurement.lesions``: every current lesion, then those of the latest prior date that are gone or merged.
+
+    :param not_assessed: regions that ``labels`` say nothing about. Like is compared with like: a lesion that shows only in
+        a region which one of the two dates did not assess is neither new nor gone.
+    """
     matched = latest_prior is not None and latest_prior.matrix is not None
     before = _present(latest_prior.entries) if latest_prior is not None else {}
+    seen = shared_region({"ET", "TC", "WT"} - set(not_assessed), latest_prior.regions if latest_prior else ())
     result = []
     for index, lesion in enumerate(current):
         identity = named.identity[index]
@@ -132,7 +152,11 @@ def entries(
             status = "followed"
         else:
             status = "new"
-        entry = lesion_entry(identity, status, lesion, labels, grid, spacing_known=spacing_known)
+        entry = lesion_entry(
+            identity, status, lesion, labels, grid, spacing_known=spacing_known, not_assessed=not_assessed
+        )
+        if status == "new" and not _shows(entry, seen):
+            entry |= {"status": "baseline", "reason": "The earlier study was not assessed for what this lesion shows."}
         if has_priors and not matched:
             entry["reason"] = "The two dates could not be aligned, so lesions were not followed."
         if index in named.split_from:
@@ -147,14 +171,37 @@ def entries(
         if identity in carried:
             continue
         if identity in named.merged_into:
-            entry = lesion_entry(identity, "followed", None, labels, grid, spacing_known=spacing_known)
+            entry = lesion_entry(
+                identity, "followed", None, labels, grid, spacing_known=spacing_known, not_assessed=not_assessed
+            )
             entry["regions"] = dict.fromkeys(("ET", "TC", "WT"))
             entry["measurable"] = None
             entry["merged_into"] = named.merged_into[identity]
         else:
-            entry = lesion_entry(identity, "gone", None, labels, grid, spacing_known=spacing_known)
+            gone = _shows(before[identity], seen)
+            entry = lesion_entry(
+                identity,
+                "gone" if gone else NOT_ASSESSED,
+                None,
+                labels,
+                grid,
+                spacing_known=spacing_known,
+                not_assessed=not_assessed if gone else ("ET", "TC", "WT"),
+            )
+            if not gone:
+                entry |= {"measurable": None, "reason": "This study was not assessed for what this lesion showed."}
         result.append(entry)
     return result
+
+
+def shared_region(one: Collection[str], other: Collection[str]) -> str:
+    """The outermost region that both dates assessed; empty where there is none."""
+    return next((region for region in ("WT", "TC", "ET") if region in one and region in other), "")
+
+
+def _shows(entry: Mapping[str, Any], region: str) -> bool:
+    """Whether a lesion has any of ``region``."""
+    return bool(region and entry["voxels"].get(region))
 
 
 def _present(lesions: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -167,15 +214,26 @@ def new_measurable(lesions: Sequence[Mapping[str, Any]]) -> int:
     return sum(
         1
         for one in lesions
-        if one["status"] == "new" and one.get("measurable") and not one.get("split_from") and one["voxels"]["ET"] > 0
+        if one["status"] == "new"
+        and one.get("measurable")
+        and not one.get("split_from")
+        and (one["voxels"]["ET"] or 0) > 0
     )
 
 
 def versus_prior(
-    lesions: Sequence[Mapping[str, Any]], prior: Sequence[Mapping[str, Any]], *, aligned: bool
+    lesions: Sequence[Mapping[str, Any]],
+    prior: Sequence[Mapping[str, Any]],
+    *,
+    aligned: bool,
+    shared: Collection[str] = ("ET", "TC", "WT"),
 ) -> list[dict[str, Any]]:
-    """``Comparison.result["lesions"]``: each lesion at both dates, core volume in mm3 (whole tumour without a core)."""
+    """``Comparison.result["lesions"]``: each lesion at both dates, core volume in mm3 (whole tumour without a core).
+
+    :param shared: regions that both dates assessed. Sizes are of one of these, or None.
+    """
     now, before = _present(lesions), _present(prior)
+    seen = shared_region(shared, shared)
     result = []
     for identity in [*now, *(one for one in before if one not in now)]:
         here, there = now.get(identity), before.get(identity)
@@ -183,15 +241,20 @@ def versus_prior(
         status = "followed" if here and there else "new" if here else "gone"
         if entry is not None and (entry.get("merged_into") or entry.get("split_from")):
             status = "followed"
-        if not aligned and status != "followed":
+        unseen_before = status == "new" and here is not None and not _shows(here, seen)
+        if unseen_before or (not aligned and status != "followed"):
             status = "baseline"
+        elif status == "gone" and there and not _shows(there, seen):
+            status = NOT_ASSESSED
+        core = "TC" in shared and (_core(here) or _core(there))
+        region = "TC" if core else "WT" if "WT" in shared else seen
         result.append(
             {
                 "id": identity,
                 "status": status,
-                "region": "TC" if _core(here) or _core(there) else "WT",
-                "current_mm3": _size(here, there) if here else 0.0 if status == "gone" else None,
-                "prior_mm3": _size(there, here) if there else 0.0 if status == "new" else None,
+                "region": region,
+                "current_mm3": _size(here, region) if here else 0.0 if status == "gone" else None,
+                "prior_mm3": _size(there, region) if there else 0.0 if status == "new" else None,
             }
         )
     return result
@@ -201,6 +264,6 @@ def _core(lesion: Mapping[str, Any] | None) -> bool:
     return bool(lesion and lesion["voxels"]["TC"])
 
 
-def _size(lesion: Mapping[str, Any], other: Mapping[str, Any] | None) -> float | None:
-    size = lesion["regions"]["TC" if _core(lesion) or _core(other) else "WT"]
+def _size(lesion: Mapping[str, Any], region: str) -> float | None:
+    size = lesion["regions"][region] if region else None
     return None if size is None else float(size)

@@ -6,7 +6,7 @@ stands above every model's; nothing is overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -14,12 +14,13 @@ from django.db import transaction
 from numpy.typing import NDArray
 
 from audit import services as audit
+from imaging.assessable import left_unassessed
 from imaging.events import MASK_CORRECTED
 from imaging.geometry import GeometryError, Grid, read_nifti
 from imaging.models import Segmentation, SegmentationKind, Study, VolumeSet
 from imaging.registration import resample
-from imaging.segmentations import current_segmentation, grid_of, save_segmentation
-from imaging.volumes import latest_volume_set
+from imaging.segmentations import REGIONS, current_segmentation, grid_of, save_segmentation
+from imaging.volumes import assessable_of, latest_volume_set
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.events import emit
 
@@ -30,12 +31,18 @@ _LABELS = (0, 1, 2, 3)
 _LEAST_KEPT = 0.8
 
 
-def accept_label_map(study: Study, data: bytes, *, author: str, reason: str) -> Segmentation:
+def accept_label_map(
+    study: Study, data: bytes, *, author: str, reason: str, assessed: Collection[str] = ()
+) -> Segmentation:
     """Store a person's label map as the study's segmentation in force; measuring and a new draft follow.
+
+    Where sequences are missing, a region that they do not show counts as assessed if it is outlined in the map, or named in
+    ``assessed``; else it stays not assessed.
 
     :param data: NIfTI, gzipped or not: 0 background, 1 NCR, 2 ED, 3 ET, in the world frame (RAS mm) of the study's volumes.
         Another grid than theirs is taken to it by the nearest voxel.
     :param author: user name of who drew it. :param reason: why, in that person's words; free of identity.
+    :param assessed: regions that the person looked for, also where they outlined none: "there is none" is a finding too.
     :raises UserVisibleError: with a code, for anything that cannot be this study's segmentation.
     """
     volume_set = latest_volume_set(study)
@@ -50,12 +57,17 @@ def accept_label_map(study: Study, data: bytes, *, author: str, reason: str) -> 
     except GeometryError as error:
         raise UserVisibleError(f"This is no label map: {error}.", code="unreadable") from None
     labels = _on_grid(_whole_labels(values), grid, grid_of(volume_set))
+    if not set(assessed) <= set(REGIONS):
+        raise UserVisibleError(f"The regions are {', '.join(REGIONS)}.", code="region")
+    left_out = left_unassessed(assessable_of(volume_set), np.unique(labels).tolist(), assessed)
     with transaction.atomic():
         Study.objects.select_for_update().get(pk=study.pk)
         before = current_segmentation(study)
         if before is not None and before.volume_set_id != volume_set.pk:
             before = None
-        return put_in_force(study, volume_set, labels, author=author, parent=before, reason=reason)
+        return put_in_force(
+            study, volume_set, labels, author=author, parent=before, reason=reason, not_assessed=left_out
+        )
 
 
 def put_in_force(
@@ -66,11 +78,12 @@ def put_in_force(
     author: str,
     parent: Segmentation | None,
     reason: str,
+    not_assessed: Mapping[str, str],
     detail: Mapping[str, int] = MappingProxyType({}),
 ) -> Segmentation:
     """Store a person's labels as the outline in force, tell those who measure and draft, and record it.
 
-    Call it in a transaction that holds the study's row. detail: more for the record, free of identity.
+    Call it in a transaction that holds the study's row. not_assessed: regions it says nothing about, with why. detail: more for the record, free of identity.
     """
     made = save_segmentation(
         study,
@@ -80,6 +93,7 @@ def put_in_force(
         author=author,
         parent=parent,
         reason=reason.strip()[:300],
+        not_assessed=not_assessed,
     )
     emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))
     audit.record(

@@ -7,7 +7,7 @@ out of the list, though it counts in the regions' volumes. Oedema belongs to the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,14 +99,25 @@ def _territories(seeds: NDArray[Any], whole: NDArray[np.bool_], grid: Grid) -> N
 
 
 def lesion_entry(
-    identity: str, status: str, lesion: Found | None, labels: NDArray[np.uint8], grid: Grid, *, spacing_known: bool
+    identity: str,
+    status: str,
+    lesion: Found | None,
+    labels: NDArray[np.uint8],
+    grid: Grid,
+    *,
+    spacing_known: bool,
+    not_assessed: Collection[str] = (),
 ) -> dict[str, Any]:
-    """One entry of ``Measurement.lesions`` (keys as in the room's contract). ``lesion`` None: it is gone, sizes 0."""
+    """One entry of ``Measurement.lesions`` (keys as in the room's contract). ``lesion`` None: it is gone, sizes 0.
+
+    :param not_assessed: regions that the label map says nothing about: None, never 0.
+    """
+    none = dict.fromkeys(not_assessed)
     entry: dict[str, Any] = {
         "id": identity,
         "status": status,
-        "regions": dict.fromkeys(("ET", "TC", "WT"), 0.0 if spacing_known else None),
-        "voxels": dict.fromkeys(("ET", "TC", "WT"), 0),
+        "regions": dict.fromkeys(("ET", "TC", "WT"), 0.0 if spacing_known else None) | none,
+        "voxels": dict.fromkeys(("ET", "TC", "WT"), 0) | none,
         "longest_axial_diameter_mm": None,
         "perpendicular_diameter_mm": None,
         "measurable": False if spacing_known else None,
@@ -116,6 +127,8 @@ def lesion_entry(
         return entry
     masks = region_masks(labels)
     for region, mask in masks.items():
+        if region in not_assessed:
+            continue
         voxels = int(np.count_nonzero(mask & lesion.territory))
         entry["voxels"][region] = voxels
         entry["regions"][region] = round(voxels * grid.voxel_volume_mm3(), 3) if spacing_known else None

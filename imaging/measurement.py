@@ -191,18 +191,37 @@ def measure_regions(
     grid: Grid,
     *,
     spacing_known: bool = True,
-    expert_labels: Sequence[NDArray[np.uint8]] = (),
+    experts: Sequence[Mapping[str, NDArray[np.bool_]]] = (),
+    not_assessed: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Volume, diameters and uncertainty of ET, TC and WT (JSON-able; the room's contract gives the keys).
 
     :param labels: (z, y, x) uint8 on ``grid``.
     :param spacing_known: False leaves every mm quantity None with the reason; ``voxels`` stays, for per cent.
-    :param expert_labels: the experts' label maps on the same grid: the spread of their volumes is the uncertainty.
+    :param experts: the experts' masks of the regions that they assessed, on the whole grid: the spread of their volumes is
+        the uncertainty.
+    :param not_assessed: region -> why ``labels`` say nothing about it: then nothing is computed, not even voxels.
     """
-    experts = [region_masks(one) for one in expert_labels]
+    left_out = not_assessed or {}
     return {
-        region: _region(region, mask, grid, spacing_known, [one[region] for one in experts])
+        region: _left_out(left_out[region])
+        if region in left_out
+        else _region(region, mask, grid, spacing_known, [one[region] for one in experts if region in one])
         for region, mask in region_masks(labels).items()
+    }
+
+
+def _left_out(reason: str) -> dict[str, Any]:
+    return {
+        "volume_mm3": None,
+        "voxels": None,
+        "voxels_basis": "affine",
+        "longest_axial_diameter_mm": None,
+        "perpendicular_diameter_mm": None,
+        "measurable": None,
+        "assessed": False,
+        "reason": reason,
+        "uncertainty_mm3": None,
     }
 
 

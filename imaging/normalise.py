@@ -183,8 +183,8 @@ def _brain(
     if not spacing_known:
         # The atlas is measured in millimetres: without a true spacing it cannot be fitted.
         raise NoBrain("The images show the whole head, and without a true spacing the brain cannot be found in them.")
-    if "T1" not in images and "T1c" not in images:
-        raise NoBrain("Without a T1-weighted series the brain cannot be found.")
+    if not {"T1", "T1c", "FLAIR"} & set(images):
+        raise NoBrain("Without a T1-weighted or FLAIR series the brain cannot be found.")
     found = brain_finder(images, grid, threads=threads)
     if not found.mask.any():
         raise NoBrain(f"No brain was found: {found.reason}.")

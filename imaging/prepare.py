@@ -1,5 +1,8 @@
 """Preparing a study: de-identified images -> volumes on one grid, ready for the panel, or a flag that says why not.
 
+A study that lacks sequences is ready too where those it has show a region (`imaging.assessable`): the panel then runs
+reduced, and the study says so. A late series reopens it, and it runs whole.
+
 Every step can be stopped and run again: de-identification is kept image by image, and the volumes, the study's new state and
 the event are written in one fenced transaction. The same images prepared twice give one volume set.
 """
@@ -16,6 +19,7 @@ from django.db.models import Max
 from numpy.typing import NDArray
 
 from audit import services as audit
+from imaging.assessable import SEQUENCE_NAMES, Assessable, assessable
 from imaging.braintools import brain_finder
 from imaging.completion import move
 from imaging.deidentification.study import deidentify_study
@@ -28,7 +32,6 @@ from imaging.normalise import NoBrain, Normalised, NotAligned, normalise_study
 from imaging.recognise import best_series
 from imaging.remake import library_versions, read_source
 from imaging.stack import VolumeRefused
-from imaging.volumes import PANEL_SEQUENCES
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.events import emit
 
@@ -36,11 +39,14 @@ if TYPE_CHECKING:
     from imaging.models import Series
     from oncoflow_site.foundation.jobs import JobContext
 
-__all__ = ["PIPELINE_VERSION", "missing_sentence", "prepare"]
+__all__ = ["MISSING", "PIPELINE_VERSION", "REDUCED", "prepare"]
 
 PIPELINE_VERSION = "2"
 MODALITY = "MR"
-_NAMES = {"T1": "T1", "T1c": "contrast-enhanced T1", "T2": "T2", "FLAIR": "FLAIR"}
+MISSING = "missing-sequence"
+"""Flag of a study whose sequences show no region of a tumour."""
+REDUCED = "reduced"
+"""Flag of a study that is ready, with sequences missing."""
 _DEIDENTIFIED = 0.25
 _READ = 0.35
 _NORMALISED = 0.92
@@ -82,7 +88,9 @@ def prepare(ctx: JobContext, study: Study) -> None:
         except (VolumeRefused, GeometryError) as error:
             text = error.message if isinstance(error, VolumeRefused) else f"The file cannot be used: {error}."
             code = error.code if isinstance(error, VolumeRefused) else "unreadable"
-            message = f"The {_NAMES[sequence]} series could not be used, so this study was not segmented. {text}"
+            message = (
+                f"The {SEQUENCE_NAMES[sequence]} series could not be used, so this study was not segmented. {text}"
+            )
             _flag(ctx, study, generation, code, message)
             return
         loaded[sequence] = (array, affine)
@@ -96,16 +104,17 @@ def prepare(ctx: JobContext, study: Study) -> None:
         )
     except NotAligned as error:
         message = (
-            f"The {_NAMES[error.sequence]} series could not be aligned with the {_NAMES[error.reference]} series "
+            f"The {SEQUENCE_NAMES[error.sequence]} series could not be aligned with the {SEQUENCE_NAMES[error.reference]} series "
             f"({error.reason}), so this study was not segmented."
         )
         _flag(ctx, study, generation, "not-aligned", message)
         return
     except NoBrain as error:
-        missing = missing_sentence(set(chosen))
-        _flag(
-            ctx, study, generation, "missing-sequence" if missing else "no-brain", missing or f"{error} Not segmented."
-        )
+        what = assessable(chosen)
+        if what.regions:
+            _flag(ctx, study, generation, "no-brain", f"{error} Not segmented.")
+        else:
+            _flag(ctx, study, generation, MISSING, what.reason)
         return
     except GeometryError as error:
         _flag(ctx, study, generation, "unreadable", f"The images cannot be placed in space: {error}. Not segmented.")
@@ -116,14 +125,12 @@ def prepare(ctx: JobContext, study: Study) -> None:
     _store(ctx, study, generation, chosen, inputs, normalised)
 
 
-def missing_sentence(present: set[str]) -> str:
-    """A sentence for a radiologist about the sequences the panel lacks; empty when it lacks none."""
-    missing = [_NAMES[name] for name in PANEL_SEQUENCES if name not in present]
-    if not missing:
-        return ""
-    listed = missing[0] if len(missing) == 1 else f"{', no '.join(missing[:-1])} and no {missing[-1]}"
-    needed = "T1, contrast-enhanced T1, T2 and FLAIR"
-    return f"This study has no {listed} series. Segmentation needs {needed}, so it was not segmented."
+def _reduced(study: Study, what: Assessable) -> dict[str, str]:
+    """What a study that is ready says of its missing sequences; another flag that it has already stays."""
+    study.refresh_from_db(fields=["flag_code"])
+    if study.flag_code or not what.reduced:
+        return {}
+    return {"flag_code": REDUCED, "flag_message": what.reason[:500]}
 
 
 def _nothing_usable(study: Study) -> tuple[str, str]:
@@ -200,7 +207,7 @@ def _store(
     encoded = {name: write_nifti(image, grid) for name, image in normalised.images.items()}
     mask = write_nifti(normalised.brain.astype(np.uint8), grid)
     placed = grid.to_json()
-    missing = missing_sentence(set(chosen))
+    what = assessable(chosen)
     with ctx.commit(done=True):
         if _superseded(study, generation):
             return
@@ -241,12 +248,12 @@ def _store(
             action="C",
             resource=study.subject,
             patient_id=study.patient_id,
-            detail={"sequences": sorted(encoded)},
+            detail={"sequences": sorted(encoded), "regions": list(what.regions)},
             source="worker",
         )
         failpoints.hit("imaging.prepare_commit")
-        if missing:
-            _write_flag(study, "missing-sequence", missing)
+        if not what.regions:
+            _write_flag(study, MISSING, what.reason)
             return
-        move(study, "volumes")
+        move(study, "volumes", **_reduced(study, what))
         emit(VOLUMES_READY, subject=study.subject, study_id=str(study.pk))

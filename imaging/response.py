@@ -33,12 +33,14 @@ class TimePoint:
 
     :param volumes: region -> mm3, or None where nothing was assessed.
     :param measurable: an enhancing lesion of at least 10 x 10 mm is there; None: not assessed.
+    :param lacking: why it has no enhancing volume, where its sequences do not show any.
     """
 
     study_id: str
     performed_at: datetime
     volumes: Mapping[str, float | None]
     measurable: bool | None
+    lacking: str = ""
 
 
 def change(
@@ -46,8 +48,12 @@ def change(
     prior_mm3: float | None,
     current_voxels: int | None = None,
     prior_voxels: int | None = None,
+    *,
+    not_assessed: str = "",
 ) -> dict[str, Any]:
     """Change of one region: ``current_mm3, prior_mm3, change_mm3, change_percent, reason, small`` (None: not assessed).
+
+    :param not_assessed: why it cannot be compared, where a date did not assess it: nothing is computed then.
 
     Without volumes the per cent comes from the voxel counts, which is right as long as both grids have one spacing.
     """
@@ -60,6 +66,9 @@ def change(
         "reason": "",
     }
     current, prior = current_mm3, prior_mm3
+    if not_assessed:
+        result["reason"] = not_assessed
+        return result
     if current is None or prior is None:
         result["reason"] = "The spacing is not known: per cent of change from voxel counts, no millimetres."
         current, prior = current_voxels, prior_voxels
@@ -106,8 +115,14 @@ def assess_response(
     volume = current.volumes.get("ET")
     used = sorted((one for one in earlier if one.volumes.get("ET") is not None), key=lambda one: one.performed_at)
     if volume is None or (not used and earlier):
-        result["reason"] = "The enhancing volume was not assessed in mm3 at both dates."
-        result["missing"].insert(0, "voxel spacing")
+        lacking = [current.lacking] if volume is None else [one.lacking for one in earlier]
+        if all(lacking):
+            where = "on this study" if volume is None else "on any earlier study"
+            result["reason"] = f"The enhancing tumour was not assessed {where}. {lacking[0]}"
+            result["missing"].insert(0, "contrast-enhanced T1 at both dates")
+        else:
+            result["reason"] = "The enhancing volume was not assessed in mm3 at both dates."
+            result["missing"].insert(0, "voxel spacing")
         return result
     now_mm3 = round(volume)
     if not used:

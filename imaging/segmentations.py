@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from imaging.models import Study, VolumeSet
 
 __all__ = [
+    "OWN_LABEL",
     "REGIONS",
     "REGION_LABELS",
+    "assessed_regions",
     "current_segmentation",
     "decode_probability",
     "encode_probability",
@@ -40,6 +42,8 @@ __all__ = [
 
 REGIONS: tuple[str, ...] = ("ET", "TC", "WT")
 REGION_LABELS: dict[str, tuple[int, ...]] = {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}
+OWN_LABEL: dict[str, int] = {"ET": 3, "TC": 1, "WT": 2}
+"""The label that only this region brings into a label map: what it has beyond the next inner region."""
 _LARGEST_LABEL = 3
 
 
@@ -47,6 +51,11 @@ def grid_of(volume_set: VolumeSet) -> Grid:
     """The grid of a volume set (RAS mm)."""
     x, y, z = volume_set.shape
     return Grid(np.asarray(volume_set.affine, dtype=np.float64), (int(x), int(y), int(z)))
+
+
+def assessed_regions(segmentation: Segmentation) -> tuple[str, ...]:
+    """The regions that a segmentation says something about, innermost first."""
+    return tuple(region for region in REGIONS if region not in segmentation.not_assessed)
 
 
 def region_mask(labels: NDArray[np.uint8], region: str) -> NDArray[np.bool_]:
@@ -110,6 +119,7 @@ def save_segmentation(
     probability: bytes | Mapping[str, NDArray[Any]] | None = None,
     parent: Segmentation | None = None,
     reason: str = "",
+    not_assessed: Mapping[str, str] | None = None,
 ) -> Segmentation:
     """Store a label map as the study's next segmentation version. Inside the caller's transaction.
 
@@ -117,7 +127,9 @@ def save_segmentation(
     :param kind: expert, consensus, person or import.
     :param author: name of the expert or the user; never anything of a patient.
     :param probability: region probabilities, or their bytes from `encode_probability`.
-    :raises ValueError: wrong shape, type or label values, a parent of another study, or no transaction.
+    :param not_assessed: regions that it says nothing about, each with a sentence why; none of their own labels may be in it.
+    :raises ValueError: wrong shape, type or label values, a label of a region that is not assessed, a parent of another
+        study, or no transaction.
     """
     if not transaction.get_connection().in_atomic_block:
         raise ValueError("a segmentation is saved inside a transaction of its caller")
@@ -131,6 +143,9 @@ def save_segmentation(
         raise ValueError("labels must be uint8 on the grid of the volume set")
     if labels.size and int(labels.max()) > _LARGEST_LABEL:
         raise ValueError("labels must be 0, 1, 2 or 3")
+    left_out = dict(not_assessed or {})
+    if not set(left_out) <= set(REGIONS) or any(np.any(labels == OWN_LABEL[region]) for region in left_out):
+        raise ValueError("a region that is not assessed has a label of its own")
     subject = study.patient.key_subject
     stored = objects.put(
         write_nifti(labels, grid), subject=subject, kind="segmentation", content_type="application/gzip"
@@ -151,6 +166,7 @@ def save_segmentation(
         probability=stored_probability,
         parent=parent,
         reason=reason,
+        not_assessed=left_out,
     )
 
 

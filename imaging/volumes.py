@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.assessable import Assessable, assessable
 from imaging.geometry import GeometryError, Grid, read_nifti
 from imaging.segmentations import grid_of
 from oncoflow_site.foundation import objects
@@ -18,10 +19,10 @@ from oncoflow_site.foundation.models import StoredObject
 if TYPE_CHECKING:
     from imaging.models import Study, VolumeSet
 
-__all__ = ["PANEL_SEQUENCES", "LoadedVolumes", "latest_volume_set", "load_volume", "load_volumes"]
+__all__ = ["PANEL_SEQUENCES", "LoadedVolumes", "assessable_of", "latest_volume_set", "load_volume", "load_volumes"]
 
 PANEL_SEQUENCES: tuple[str, ...] = ("T1", "T1c", "T2", "FLAIR")
-"""What the panel needs, in the order of the experts' channels."""
+"""What a whole panel is given, in the order of the experts' channels."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class LoadedVolumes:
     brain_mask: NDArray[np.bool_]
     volume_set: VolumeSet
     spacing_known: bool
+
+
+def assessable_of(volume_set: VolumeSet) -> Assessable:
+    """What the sequences of a preparation allow."""
+    return assessable(volume_set.volumes.values_list("sequence", flat=True))
 
 
 def latest_volume_set(study: Study) -> VolumeSet | None:

@@ -37,7 +37,8 @@ class Agreement:
     """Per expert and region against the consensus, and per pair of experts.
 
     volume_mm3 holds every expert's and, under "consensus", the consensus's volumes. volume_spread is (largest -
-    smallest) / mean over the experts per region, None where the mean is 0.
+    smallest) / mean over the experts per region, None where the mean is 0. A region that one of two outlines says nothing
+    about is absent where they are compared: that is no agreement and no disagreement.
     """
 
     vs_consensus: Mapping[str, Mapping[str, Overlap]]
@@ -106,19 +107,22 @@ def measure_agreement(
     voxel = float(np.prod(spacing))
     names = sorted(experts)
     volumes = {
-        n: {r: float(m[r].sum()) * voxel for r in REGIONS} for n, m in (*experts.items(), ("consensus", consensus))
+        n: {r: float(m[r].sum()) * voxel for r in REGIONS if r in m}
+        for n, m in (*experts.items(), ("consensus", consensus))
     }
     spread: dict[str, float | None] = {}
-    for region in REGIONS:
-        values = [volumes[n][region] for n in names]
+    for region in volumes["consensus"]:
+        values = [volumes[n][region] for n in names if region in volumes[n]]
         mean = float(np.mean(values)) if values else 0.0
         spread[region] = (max(values) - min(values)) / mean if mean > 0 else None
+
+    def compared(one: Masks, other: Masks) -> dict[str, Overlap]:
+        both = [r for r in REGIONS if r in one and r in other]
+        return {r: overlap(one[r], other[r], spacing, distances) for r in both}
+
     return Agreement(
-        {n: {r: overlap(experts[n][r], consensus[r], spacing, distances) for r in REGIONS} for n in names},
-        {
-            (a, b): {r: overlap(experts[a][r], experts[b][r], spacing, distances) for r in REGIONS}
-            for a, b in combinations(names, 2)
-        },
+        {n: compared(experts[n], consensus) for n in names},
+        {(a, b): compared(experts[a], experts[b]) for a, b in combinations(names, 2)},
         volumes,
         spread,
     )

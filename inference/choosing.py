@@ -19,9 +19,9 @@ from imaging.models import SegmentationKind
 from imaging.segmentations import encode_probability, grid_of, save_segmentation
 from imaging.volumes import latest_volume_set
 from inference.agreement import measure_agreement
-from inference.concluding import agreement_json, probabilities_of
+from inference.concluding import agreement_json, left_out, probabilities_of
 from inference.events import CONSENSUS_CHOSEN, PANEL_MANUAL
-from inference.experts.base import REGIONS, labels_from_regions
+from inference.experts.base import labels_from_regions
 from inference.fusion import METHODS, Fused, fuse, masks_of
 from inference.gate import BANDS, GateDecision, decide
 from inference.models import (
@@ -81,7 +81,7 @@ def compare_methods(
         volumes = measured.volume_mm3["consensus"]
         found[method] = {
             "experts": sorted(names),
-            "volume_mm3": {r: round(volumes[r], 1) if panel.study.spacing_known else None for r in REGIONS},
+            "volume_mm3": {r: round(volumes[r], 1) if panel.study.spacing_known else None for r in volumes},
             "dice": {
                 name: {r: round(one.dice, 4) for r, one in regions.items()}
                 for name, regions in measured.vs_consensus.items()
@@ -211,6 +211,7 @@ def _store(
             probability=probability,
             parent=automatic.segmentation,
             reason=choice.why,
+            not_assessed=left_out(panel, fused),
         )
         stored = objects.put(
             difference, subject=study.patient.key_subject, kind="disagreement", content_type="application/gzip"

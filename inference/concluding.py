@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from audit import services as audit
 from imaging.segmentations import decode_probability, encode_probability, save_segmentation
-from imaging.volumes import LoadedVolumes, load_volumes
+from imaging.volumes import LoadedVolumes, assessable_of, load_volumes
 from inference import distribution
 from inference.agreement import Agreement, measure_agreement
 from inference.convening import overall_deadline
 from inference.events import PANEL_CONCLUDED, PANEL_MANUAL
-from inference.experts.base import labels_from_regions
+from inference.experts.base import REGIONS, labels_from_regions
 from inference.fusion import Fused, fuse, masks_of
 from inference.gate import GateDecision, decide
 from inference.models import (
@@ -41,7 +41,7 @@ from oncoflow_site.foundation.events import emit
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
 
-__all__ = ["agreement_json", "conclude", "probabilities_of"]
+__all__ = ["agreement_json", "conclude", "left_out", "probabilities_of"]
 
 Probabilities = dict[str, NDArray[np.float16]]
 
@@ -54,12 +54,13 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
     if panel.state not in (PanelState.WAITING, PanelState.RUNNING):
         return
     runs = list(panel.expert_runs.select_related("segmentation__probability", "model_version").order_by("expert"))
-    unfinished = [run for run in runs if run.state not in (ExpertState.DONE, ExpertState.FAILED)]
+    ended = (ExpertState.DONE, ExpertState.FAILED, ExpertState.NOT_RUN)
+    unfinished = [run for run in runs if run.state not in ended]
     if unfinished and panel.started_at + overall_deadline(len(runs)) > now():
         return
     done = [run for run in runs if run.state == ExpertState.DONE]
     if not done:
-        _fail(ctx, panel, unfinished)
+        _fail(ctx, panel, runs, unfinished)
         return
     ctx.progress(0.1, "Reading the experts' outlines")
     answers = {run.expert: probabilities_of(run) for run in done}
@@ -76,8 +77,10 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
     agreement = measure_agreement(
         {name: masks_of(answer) for name, answer in answers.items()}, fused.masks, spacing, distances=True
     )
+    what = assessable_of(panel.volume_set)
     flags = [
-        *(f"expert {run.expert} gave no answer: {run.error or 'not in time'}" for run in runs if run not in done),
+        *([what.reason] if what.reduced else []),
+        *(_no_answer(run) for run in runs if run not in done),
         *study_flags(
             loaded.images,
             loaded.brain_mask,
@@ -92,6 +95,19 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
     ctx.progress(0.9, "Storing the consensus")
     failpoints.hit("inference.concluded_computed")
     _store(ctx, panel, done, unfinished, fused, agreement, decision, thresholds, loaded.spacing_known)
+
+
+def _no_answer(run: ExpertRun) -> str:
+    if run.state == ExpertState.NOT_RUN:
+        return f"expert {run.expert} was not run: {run.error}"
+    return f"expert {run.expert} gave no answer: {run.error or 'not in time'}"
+
+
+def left_out(panel: PanelRun, fused: Fused) -> dict[str, str]:
+    """Region -> why a consensus says nothing about it: the sequences do not show it, or no fused expert could tell."""
+    why = assessable_of(panel.volume_set).not_assessed
+    otherwise = "No expert that was fused can assess it from the sequences that are there."
+    return {region: why.get(region, otherwise) for region in REGIONS if region not in fused.masks}
 
 
 def _unlike(runs: list[ExpertRun], loaded: LoadedVolumes) -> list[str]:
@@ -118,7 +134,7 @@ def _unlike(runs: list[ExpertRun], loaded: LoadedVolumes) -> list[str]:
 
 
 def probabilities_of(run: ExpertRun) -> Probabilities:
-    """What an expert that is done answered: region -> (z, y, x) float16."""
+    """What an expert that is done answered: region -> (z, y, x) float16, of the regions that it assessed."""
     if run.segmentation is None or run.segmentation.probability is None:
         raise PermanentError(f"expert run {run.pk} is done but has no stored probabilities")
     return decode_probability(objects.get(run.segmentation.probability))
@@ -197,6 +213,7 @@ def _store(
             },
             probability=probability,
             reason=f"consensus of panel {panel.pk}",
+            not_assessed=left_out(panel, fused),
         )
         stored = objects.put(
             difference, subject=study.patient.key_subject, kind="disagreement", content_type="application/gzip"
@@ -236,14 +253,16 @@ def _store(
         failpoints.hit("inference.conclude_commit")
 
 
-def _fail(ctx: JobContext, panel: PanelRun, unfinished: list[ExpertRun]) -> None:
+def _fail(ctx: JobContext, panel: PanelRun, runs: list[ExpertRun], unfinished: list[ExpertRun]) -> None:
     """No expert answered: the panel has failed and a person has to outline the tumour."""
     reason = "No expert gave an answer: a person's segmentation is required."
+    not_run = [_no_answer(run) for run in runs if run.state == ExpertState.NOT_RUN]
+    reasons = [reason, *not_run]
     study = panel.study
     with ctx.commit(done=True):
         _end_unfinished(unfinished)
-        gate = {"band": Band.MANUAL, "a": None, "region": None, "reasons": [reason]}
-        if not _move(panel, "fail", band=Band.MANUAL, gate=gate, reasons=[reason], concluded_at=now()):
+        gate = {"band": Band.MANUAL, "a": None, "region": None, "reasons": reasons}
+        if not _move(panel, "fail", band=Band.MANUAL, gate=gate, reasons=reasons, concluded_at=now()):
             return
         emit(PANEL_MANUAL, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
         audit.record(

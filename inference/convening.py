@@ -1,9 +1,13 @@
-"""Convening a panel: one run for each configured expert over the study's newest volumes."""
+"""Convening a panel: one run for each configured expert over the study's newest volumes.
+
+Where sequences are missing the panel is reduced: each expert is given what it can run with, and one that cannot is not run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
@@ -11,8 +15,10 @@ from audit import services as audit
 from clinical.models import OrderPriority
 from imaging.models import Study, StudyState
 from imaging.volumes import latest_volume_set
-from inference.models import ExpertRun, ModelStatus, PanelRun, PanelState
-from inference.registry import panel_specs, register_panel
+from inference.experts.base import SEQUENCES
+from inference.experts.needs import NotRunnable, plan
+from inference.models import ExpertRun, ExpertState, ModelStatus, ModelVersion, PanelRun, PanelState
+from inference.registry import panel_specs, register_panel, role_on
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import enqueue
@@ -49,6 +55,7 @@ def convene(ctx: JobContext, study: Study, *, after: str = "") -> None:
     if study.state != StudyState.READY or volume_set is None:
         return
     versions = register_panel()
+    present = list(volume_set.volumes.values_list("sequence", flat=True))
     priority = job_priority(study)
     with ctx.commit(done=True):
         Study.objects.select_for_update().get(pk=study.pk)
@@ -61,12 +68,9 @@ def convene(ctx: JobContext, study: Study, *, after: str = "") -> None:
             version = versions.get(str(spec["name"]))
             if version is not None and version.status == ModelStatus.DISABLED:
                 continue
-            run = ExpertRun.objects.create(
-                panel_run=panel,
-                expert=str(spec["name"]),
-                model_version=version,
-                role=version.status if version else ModelStatus.ADVISER,
-            )
+            run = _expert_run(panel, spec, version, present)
+            if run.state == ExpertState.NOT_RUN:
+                continue
             runs.append(run)
             enqueue(
                 RUN_JOB,
@@ -95,6 +99,24 @@ def convene(ctx: JobContext, study: Study, *, after: str = "") -> None:
             detail={"panel": str(panel.pk), "experts": [run.expert for run in runs]},
             source="worker",
         )
+
+
+def _expert_run(
+    panel: PanelRun, spec: Mapping[str, Any], version: ModelVersion | None, present: Collection[str]
+) -> ExpertRun:
+    """The expert's part: waiting for its turn with what it is given, or not run, with what it needs."""
+    run = ExpertRun(panel_run=panel, expert=str(spec["name"]), model_version=version, role=ModelStatus.ADVISER)
+    try:
+        planned = plan(present, str(spec["kind"]), version.evaluation if version else {}, spec.get("needs"))
+    except NotRunnable as error:
+        run.state, run.error, run.finished_at = ExpertState.NOT_RUN, str(error)[:500], now()
+    else:
+        if set(planned.sequences) != set(SEQUENCES):
+            run.sequences = list(planned.sequences)
+        if version is not None:
+            run.role = role_on(version, planned.sequences)
+    run.save()
+    return run
 
 
 def enqueue_conclusion(panel: PanelRun) -> None:

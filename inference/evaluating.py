@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from audit import services as audit
 from imaging.models import Segmentation, SegmentationKind
-from imaging.segmentations import grid_of, load_labels
+from imaging.segmentations import assessed_regions, grid_of, load_labels
+from imaging.volumes import assessable_of
 from inference.agreement import overlap
 from inference.choosing import compare_methods
 from inference.experts.base import REGIONS, regions_from_labels
@@ -88,13 +89,13 @@ def evaluate_against_review(ctx: JobContext, reference: Segmentation) -> None:
         name: {region for region, dice in own.get("dice_vs_consensus", {}).items() if dice is not None}
         for name, own in panel.agreement.get("experts", {}).items()
     }
-    answered[CONSENSUS] = set().union(*answered.values())
+    answered[CONSENSUS] = set(assessed_regions(panel.consensus)) if panel.consensus else set()
     for number, (name, run, outline) in enumerate(outlines):
         ctx.progress(number / len(outlines), f"Comparing {name} with the reviewed outline")
         masks = regions_from_labels(load_labels(outline))
         for region in REGIONS:
-            if region not in answered.get(name, ()):
-                continue  # not assessed, as where a sequence is missing
+            if region not in answered.get(name, ()) or region in reference.not_assessed:
+                continue  # not assessed by one of the two, as where a sequence is missing
             found = overlap(masks[region], truth[region], spacing)
             millimetres: dict[str, float | None] = {
                 "hd95_mm": found.hd95_mm,
@@ -140,6 +141,7 @@ def _write(
             "model_version": run.model_version if run else None,
             "reference_kind": kind,
             "runtime_s": run.runtime_s if run else None,
+            "reduced": assessable_of(panel.volume_set).reduced,
             **numbers,
         },
     )

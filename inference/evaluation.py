@@ -23,7 +23,7 @@ Masks = Mapping[str, NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One case. dice per region; volume_ml of truth and prediction per region; tumour_free: the truth is empty."""
+    """One case. dice and predicted_ml of the regions that were scored; truth_ml of all; tumour_free: the truth is empty."""
 
     name: str
     dice: Mapping[str, float]
@@ -36,14 +36,19 @@ class CaseScore:
         """True when the truth has no tumour at all."""
         return self.truth_ml["WT"] == 0
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions that were scored, innermost first."""
+        return tuple(r for r in REGIONS if r in self.dice)
+
     def as_json(self) -> dict[str, Any]:
         """The case as evaluation.json lists it."""
         return {
             "name": self.name,
             "tumour_free": self.tumour_free,
-            "dice": {r: round(self.dice[r], 4) for r in REGIONS},
+            "dice": {r: round(self.dice[r], 4) for r in self.regions},
             "truth_ml": {r: round(self.truth_ml[r], 3) for r in REGIONS},
-            "predicted_ml": {r: round(self.predicted_ml[r], 3) for r in REGIONS},
+            "predicted_ml": {r: round(self.predicted_ml[r], 3) for r in self.regions},
             **({"runtime_s": round(self.runtime_s, 2)} if self.runtime_s is not None else {}),
         }
 
@@ -51,13 +56,14 @@ class CaseScore:
 def score_case(
     name: str, predicted: Masks, truth: Masks, spacing: tuple[float, float, float], runtime_s: float | None = None
 ) -> CaseScore:
-    """Score one case; spacing (z, y, x) mm gives the millilitres."""
+    """Score one case in the regions of `predicted`; spacing (z, y, x) mm gives the millilitres. `truth` has all regions."""
     ml = float(np.prod(spacing)) / 1000
+    regions = [r for r in REGIONS if r in predicted]
     return CaseScore(
         name,
-        {r: dice(predicted[r], truth[r]) for r in REGIONS},
+        {r: dice(predicted[r], truth[r]) for r in regions},
         {r: float(truth[r].sum()) * ml for r in REGIONS},
-        {r: float(predicted[r].sum()) * ml for r in REGIONS},
+        {r: float(predicted[r].sum()) * ml for r in regions},
         runtime_s,
     )
 
@@ -65,12 +71,12 @@ def score_case(
 def summarise(scores: Sequence[CaseScore]) -> dict[str, Any]:
     """regions: mean, median, p10, minimum and n of Dice over all cases. tumour_free: false positive ml. cases: each one.
 
-    Raises ValueError without cases.
+    All cases are scored in the same regions. Raises ValueError without cases.
     """
     if not scores:
         raise ValueError("there is no case to summarise")
     regions: dict[str, dict[str, float | int]] = {}
-    for region in REGIONS:
+    for region in scores[0].regions:
         values = np.array([s.dice[region] for s in scores])
         filled = np.array([s.dice[region] for s in scores if s.truth_ml[region] > 0])
         regions[region] = {
@@ -82,7 +88,8 @@ def summarise(scores: Sequence[CaseScore]) -> dict[str, Any]:
             "n_with_region": len(filled),
             **({"mean_with_region": round(float(filled.mean()), 4)} if len(filled) else {}),
         }
-    false_ml = np.array([s.predicted_ml["WT"] for s in scores if s.tumour_free])
+    # The regions are nested: the outermost one holds whatever is false.
+    false_ml = np.array([s.predicted_ml[s.regions[-1]] for s in scores if s.tumour_free])
     tumour_free: dict[str, Any] = {"n": len(false_ml)}
     if len(false_ml):
         tumour_free |= {

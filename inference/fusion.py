@@ -1,7 +1,8 @@
 """From several experts' probabilities to one mask.
 
 Arrays are (z, y, x). Majority: with two experts the mean probability decides, because two votes can tie. STAPLE has a
-module of its own.
+module of its own. Where sequences are missing an expert answers for some regions only:
+fused are those that all of them answered for.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class Fused:
-    """The consensus. masks: nested {region: bool}. probability: nested mean (or posterior) {region: float16}.
+    """The consensus, of the regions that all experts answered for.
 
+    masks: nested {region: bool}. probability: nested mean (or posterior) {region: float16}.
     disagreement: float16 (z, y, x), 0 where all experts say the same, 1 where they contradict each other with certainty.
     performance: per region and expert what STAPLE estimated, empty for other methods.
     """
@@ -55,21 +57,24 @@ def _positive(p: NDArray[np.float16]) -> NDArray[np.bool_]:
 
 
 def masks_of(probabilities: Probabilities) -> dict[str, NDArray[np.bool_]]:
-    """Nested masks of one expert at probability 0.5."""
-    return nest_masks({r: _positive(np.asarray(probabilities[r], np.float16)) for r in REGIONS})
+    """Nested masks of one expert at probability 0.5, of the regions it answered for."""
+    return nest_masks({r: _positive(np.asarray(p, np.float16)) for r, p in probabilities.items()})
 
 
 def nest_masks(masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
     """ET within TC within WT: a voxel outside the outer region leaves the inner one."""
-    whole = masks["WT"]
-    core = masks["TC"] & whole
-    return {"ET": masks["ET"] & core, "TC": core, "WT": whole}
+    nested: dict[str, NDArray[np.bool_]] = {}
+    outer: NDArray[np.bool_] | None = None
+    for region in reversed(REGIONS):
+        if region in masks:
+            outer = nested[region] = masks[region] if outer is None else masks[region] & outer
+    return {region: nested[region] for region in REGIONS if region in nested}
 
 
 def disagreement_map(outputs: Sequence[Probabilities]) -> NDArray[np.float16]:
-    """Largest difference between any two experts' probabilities, over the regions; 0 with a single expert."""
+    """Largest difference between any two experts' probabilities, over the regions of all; 0 with a single expert."""
     worst: NDArray[np.float32] | None = None
-    for region in REGIONS:
+    for region in _common(outputs):
         low = high = _bits(np.asarray(outputs[0][region], np.float16))
         for output in outputs[1:]:
             bits = _bits(np.asarray(output[region], np.float16))
@@ -78,6 +83,11 @@ def disagreement_map(outputs: Sequence[Probabilities]) -> NDArray[np.float16]:
         worst = spread if worst is None else np.maximum(worst, spread, out=worst)
     assert worst is not None
     return worst.astype(np.float16)
+
+
+def _common(outputs: Sequence[Probabilities]) -> tuple[str, ...]:
+    """The regions that every expert answered for, innermost first."""
+    return tuple(region for region in REGIONS if all(region in one for one in outputs))
 
 
 def _mean(stack: Sequence[NDArray[np.float16]], weights: Sequence[float]) -> NDArray[np.float32]:
@@ -115,20 +125,23 @@ def fuse(
     """Fuse experts' nested probabilities {expert: {region: (z, y, x)}}.
 
     method: "auto" is majority for one or two experts and STAPLE for three or more; "weighted" takes `weights` per
-    expert, or per expert and region (for example their mean Dice). Raises ValueError for an unknown method, no expert, shapes that
-    differ or weights that are missing or not positive.
+    expert, or per expert and region (for example their mean Dice). Raises ValueError for an unknown method, no expert, no
+    region that all answered for, shapes that differ or weights that are missing or not positive.
     """
     if not outputs:
         raise ValueError("there is no expert to fuse")
     names = tuple(sorted(outputs))
-    shapes = {outputs[n][r].shape for n in names for r in REGIONS}
+    regions = _common([outputs[n] for n in names])
+    if not regions:
+        raise ValueError("there is no region that all experts answered for")
+    shapes = {outputs[n][r].shape for n in names for r in regions}
     if len(shapes) != 1:
         raise ValueError("the experts' arrays have different shapes")
     if method == "auto":
         method = "staple" if len(names) >= 3 else "majority"
     if method not in METHODS:
         raise ValueError(f"unknown fusion method {method!r}: one of {', '.join(METHODS)}")
-    by_region = {r: [_weight(weights or {}, n, r) for n in names] for r in REGIONS}
+    by_region = {r: [_weight(weights or {}, n, r) for n in names] for r in regions}
     if method == "weighted" and any(not weight > 0 for row in by_region.values() for weight in row):
         raise ValueError("weighted fusion needs a positive weight for every expert")
     masks: dict[str, NDArray[np.bool_]] = {}
@@ -136,10 +149,10 @@ def fuse(
     performance: dict[str, dict[str, dict[str, float]]] = {}
     equal = [1.0] * len(names)
     shape = next(iter(shapes))
-    # Probabilities are 0 outside the brain, and WT holds the other regions: outside its box there is nothing to fuse.
-    box = box_of_marked([_bits(np.asarray(outputs[n]["WT"], np.float16)) for n in names])
-    cut = [{r: np.asarray(outputs[n][r], np.float16)[box] for r in REGIONS} for n in names]
-    for region in REGIONS:
+    # Probabilities are 0 outside the brain, and the outermost region holds the others: outside its box there is nothing to fuse.
+    box = box_of_marked([_bits(np.asarray(outputs[n][regions[-1]], np.float16)) for n in names])
+    cut = [{r: np.asarray(outputs[n][r], np.float16)[box] for r in regions} for n in names]
+    for region in regions:
         stack = [one[region] for one in cut]
         if method == "staple":
             estimated = staple([_positive(p) for p in stack], unseen=int(np.prod(shape)) - stack[0].size)

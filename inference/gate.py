@@ -74,13 +74,15 @@ def decide(
     reasons: list[str] = []
     if not answered_voters and not answered_advisers:
         return GateDecision("manual", None, None, ("no expert gave an answer", *flags))
-    filled = [r for r in REGIONS if _filled(agreement, r, answered_voters or answered_advisers)]
+    assessed = [r for r in REGIONS if r in agreement.volume_mm3["consensus"]]
+    filled = [r for r in assessed if _filled(agreement, r, answered_voters or answered_advisers)]
     a: float | None = None
     region: str | None = None
     if not answered_voters:
         band = "hold"
         reasons.append("no expert has a vote: the consensus is the advisers' and is held for review")
     else:
+        # The consensus holds only regions that every voter answered for.
         scores = {r: float(np.mean([agreement.vs_consensus[v][r].dice for v in answered_voters])) for r in filled}
         if scores:
             region = min(scores, key=lambda r: scores[r])
@@ -99,7 +101,8 @@ def decide(
     lowered: list[str] = []
     if answered_voters:
         for name in answered_advisers:
-            low = [r for r in filled if agreement.vs_consensus[name][r].dice < limits["adviser_floor"]]
+            seen = agreement.vs_consensus[name]
+            low = [r for r in filled if r in seen and seen[r].dice < limits["adviser_floor"]]
             if low:
                 lowered.append(f"adviser {name} is below {limits['adviser_floor']:.2f} in {', '.join(low)}")
         if lowered:
@@ -113,9 +116,11 @@ def _filled(agreement: Agreement, region: str, names: Sequence[str]) -> bool:
 
 
 def votes_from_evaluation(
-    evaluation: Mapping[str, Any] | None, thresholds: Mapping[str, float] | None = None
+    evaluation: Mapping[str, Any] | None,
+    thresholds: Mapping[str, float] | None = None,
+    regions: Sequence[str] = REGIONS,
 ) -> VoteDecision:
-    """Voter when at least `cases` held-out cases were evaluated and every region reaches `mean_dice` and `p10_dice`.
+    """Voter when at least `cases` held-out cases were evaluated and every one of `regions` reaches `mean_dice` and `p10_dice`.
 
     `evaluation` is evaluation.json's content; None or an incomplete one makes an adviser. Whether an evaluation on
     simulated patients counts is the caller's decision.
@@ -125,7 +130,7 @@ def votes_from_evaluation(
         return VoteDecision("adviser", ("there is no evaluation on held-out cases",))
     failed: list[str] = []
     passed: list[str] = []
-    for region in REGIONS:
+    for region in regions:
         found = evaluation["regions"].get(region)
         if not isinstance(found, Mapping):
             failed.append(f"{region} was not evaluated")

@@ -31,11 +31,11 @@ def newest_panel(study: Study) -> PanelRun | None:
 def panel_summary(panel_run: PanelRun) -> dict[str, Any]:
     """What a report or a page tells about a panel (JSON-able).
 
-    Keys: ``state``; ``experts`` (name, version, sha256, architecture, role, state, runtime_s, device, environment,
-    dice_vs_consensus and volume_mm3 per region, error, notes, findings; None where not computed); ``fusion``;
-    ``agreement`` (a, region, pairwise); ``gate`` (band, a, region, reasons); ``thresholds``; ``demo``. Volumes are None
-    where the spacing is not known. A finding is ``text``, ``confidence`` and ``slice_z``: what an expert said in words,
-    verified by nobody.
+    Keys: ``state``; ``experts`` (name, version, sha256, architecture, role, state, sequences (what it was given, where some
+    are missing), runtime_s, device, environment, dice_vs_consensus and volume_mm3 per region, error, notes, findings; None
+    where not computed); ``fusion``; ``agreement`` (a, region, pairwise); ``gate`` (band, a, region, reasons);
+    ``thresholds``; ``demo``. Volumes are None where the spacing is not known. A finding is ``text``,
+    ``confidence`` and ``slice_z``: what an expert said in words, verified by nobody.
     """
     per_expert: dict[str, Any] = panel_run.agreement.get("experts", {})
     experts = []
@@ -50,6 +50,7 @@ def panel_summary(panel_run: PanelRun) -> dict[str, Any]:
                 "architecture": version.architecture if version else None,
                 "role": run.role,
                 "state": run.state,
+                "sequences": list(run.sequences),
                 "runtime_s": run.runtime_s,
                 "device": run.device,
                 "environment": dict(run.environment),

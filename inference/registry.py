@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,24 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from audit import services as audit
-from inference.experts.base import ExpertError, WeightsMissing, read_model_json, sha256_of, verify_weights
+from imaging.assessable import assessable
+from inference.experts.base import REGIONS, SEQUENCES, ExpertError, read_model_json, sha256_of, verify_weights
+from inference.experts.needs import read_evaluation, subset_of
 from inference.gate import votes_from_evaluation
 from inference.models import ModelStatus, ModelStatusChange, ModelVersion
 from oncoflow_site.foundation.errors import UserVisibleError
 
-__all__ = ["REGISTRY", "panel_specs", "register", "register_panel", "set_status", "standing", "verify", "warnings"]
+__all__ = [
+    "REGISTRY",
+    "panel_specs",
+    "register",
+    "register_panel",
+    "role_on",
+    "set_status",
+    "standing",
+    "verify",
+    "warnings",
+]
 
 REGISTRY = "registry"
 """Author of standings that follow from an evaluation."""
@@ -34,28 +46,17 @@ def panel_specs() -> list[dict[str, Any]]:
     return list(settings.ONCOFLOW_PANEL)
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """evaluation.json of a weights folder; empty when there is none."""
-    try:
-        data = json.loads((folder / "evaluation.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise WeightsMissing(f"{folder.name}: evaluation.json is unreadable") from error
-    return data if isinstance(data, dict) else {}
-
-
 def simulated_only(description: Mapping[str, Any]) -> bool:
     """Whether model.json says that the model has seen simulated patients only (or does not say what it has seen)."""
     trained_on = str(description.get("trained_on", "")).lower()
     return not trained_on or _SIMULATED in trained_on
 
 
-def standing(evaluation: Mapping[str, Any], *, simulated: bool) -> tuple[str, str]:
+def standing(evaluation: Mapping[str, Any], *, simulated: bool, regions: Sequence[str] = REGIONS) -> tuple[str, str]:
     """(status, reason) that an evaluation earns under the present settings."""
     if not evaluation:
         return ModelStatus.ADVISER, "No evaluation is recorded."
-    vote, reasons = votes_from_evaluation(evaluation, settings.ONCOFLOW_VOTE_THRESHOLDS)
+    vote, reasons = votes_from_evaluation(evaluation, settings.ONCOFLOW_VOTE_THRESHOLDS, regions)
     reason = " ".join(reasons)
     if vote != ModelStatus.VOTER:
         return ModelStatus.ADVISER, reason
@@ -67,6 +68,17 @@ def standing(evaluation: Mapping[str, Any], *, simulated: bool) -> tuple[str, st
     if simulated:
         return ModelStatus.VOTER, f"DEMO: the vote was earned on simulated patients. {reason}".strip()
     return ModelStatus.VOTER, reason
+
+
+def role_on(row: ModelVersion, sequences: Sequence[str]) -> str:
+    """A version's part in a panel over these sequences: its standing; where some are missing, a vote only if it was earned
+    on just this combination."""
+    if row.status != ModelStatus.VOTER or set(sequences) >= set(SEQUENCES):
+        return str(row.status)
+    earned, _ = standing(
+        subset_of(row.evaluation, sequences), simulated=row.demo_only, regions=assessable(sequences).regions
+    )
+    return earned
 
 
 def verify(folder: Path, pin: str | None = None) -> None:

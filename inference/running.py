@@ -9,11 +9,13 @@ from django.conf import settings
 
 from audit import services as audit
 from clinical.orders import cleaned_reason
+from imaging.assessable import assessable
 from imaging.segmentations import encode_probability, save_segmentation
 from imaging.volumes import PANEL_SEQUENCES, load_volumes
 from inference.convening import enqueue_conclusion
-from inference.experts.base import REGIONS, ExpertError, ExpertOutput, Volumes, labels_from_regions
+from inference.experts.base import ExpertError, ExpertOutput, Volumes, labels_from_regions
 from inference.models import EXPERT_MACHINE, PANEL_MACHINE, ExpertRun, ExpertState, ModelVersion, PanelRun
+from inference.registry import role_on
 from inference.supervisor.client import ExpertUnavailable, SupervisorClient, read_key
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fail_run", "run_expert"]
 
-ENDED = (ExpertState.DONE, ExpertState.FAILED, ExpertState.CANCELLED)
+ENDED = (ExpertState.DONE, ExpertState.FAILED, ExpertState.CANCELLED, ExpertState.NOT_RUN)
 
 
 def run_expert(ctx: JobContext, run: ExpertRun) -> None:
@@ -80,11 +82,12 @@ def _ask(ctx: JobContext, run: ExpertRun) -> ExpertOutput:
     panel = run.panel_run
     ctx.progress(0.02, f"Loading the volumes for {run.expert}")
     loaded = load_volumes(panel.study, volume_set=panel.volume_set)
-    missing = [name for name in PANEL_SEQUENCES if name not in loaded.images]
+    given = run.sequences or PANEL_SEQUENCES
+    missing = [name for name in given if name not in loaded.images]
     if missing:
         raise PermanentError(f"the volumes lack {', '.join(missing)}")
     volumes = Volumes(
-        images={name: loaded.images[name] for name in PANEL_SEQUENCES},
+        images={name: loaded.images[name] for name in given},
         spacing=loaded.grid.spacing_zyx(),
         brain_mask=loaded.brain_mask,
         indication=cleaned_reason(panel.study.order) if panel.study.order else "",
@@ -102,8 +105,11 @@ def _ask(ctx: JobContext, run: ExpertRun) -> ExpertOutput:
 
 def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
     panel = run.panel_run
-    labels = labels_from_regions({region: output.probabilities[region] >= 0.5 for region in REGIONS})
-    probability = encode_probability(output.probabilities)
+    # A network answers for every region; what its sequences do not show is not kept, so that nothing can be made of it.
+    shown = assessable(run.sequences or PANEL_SEQUENCES)
+    probabilities = {region: output.probabilities[region] for region in shown.regions}
+    labels = labels_from_regions({region: found >= 0.5 for region, found in probabilities.items()})
+    probability = encode_probability(probabilities)
     version = ModelVersion.objects.filter(name=output.model.name, sha256=output.model.sha256).first()
     notes = list(output.notes)
     if run.model_version is not None and version != run.model_version:
@@ -123,6 +129,7 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
             },
             probability=probability,
             reason=f"expert of panel {panel.pk}",
+            not_assessed=shown.not_assessed,
         )
         fields = {
             "segmentation": segmentation,
@@ -136,7 +143,7 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
         }
         if version is not None:
             # The vote goes with the weights that answered, not with those that were expected to.
-            fields |= {"model_version": version, "role": version.status}
+            fields |= {"model_version": version, "role": role_on(version, run.sequences or PANEL_SEQUENCES)}
         _move(run, "finish", **fields)
         audit.record(
             "expert.finish",

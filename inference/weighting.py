@@ -43,6 +43,7 @@ def reviewed_dice(
     :param limit: at most so many. :param since: only rows written after this time.
     """
     rows = CaseEvaluation.objects.filter(model_version=model, reference_kind=ReferenceKind.REVIEWED, region=region)
+    rows = rows.filter(reduced=False)  # with sequences missing a model does worse than its evaluation, and rightly so
     if since is not None:
         rows = rows.filter(at__gt=since)
     latest: dict[Any, CaseEvaluation] = {}

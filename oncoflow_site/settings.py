@@ -394,13 +394,14 @@ def panel_from(text: str | None) -> list[dict[str, Any]]:
     """The panel's experts of ``ONCOFLOW_PANEL`` (JSON; ``ONCOFLOW_PANEL_FILE`` names a file of it), else the demo panel.
 
     A list of objects: name, kind and weights_dir (relative to ``ONCOFLOW_WEIGHTS_DIR``), and where wanted device, threads,
-    sha256 (of its model.json) and factory ("module:callable", for an expert of one's own).
+    sha256 (of its model.json), factory ("module:callable", for an expert of one's own) and needs (the sequences without which
+    it cannot run, for example ["T1c"]; see `inference.experts.needs` for what holds without it).
     """
     try:
         entries = json.loads(text) if text else _DEMO_PANEL
     except ValueError as error:
         raise ImproperlyConfigured(f"ONCOFLOW_PANEL is no JSON: {error}") from error
-    needed, allowed = {"name", "kind", "weights_dir"}, {"device", "threads", "sha256", "factory"}
+    needed, allowed = {"name", "kind", "weights_dir"}, {"device", "threads", "sha256", "factory", "needs"}
     panel: list[dict[str, Any]] = []
     for entry in entries if isinstance(entries, list) else [None]:
         if not isinstance(entry, dict) or not needed <= entry.keys() <= needed | allowed:

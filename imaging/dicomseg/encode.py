@@ -24,7 +24,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from imaging.deidentification.study import shift_days
-from imaging.dicomseg.terms import AI, ALTERED_STRUCTURE, BRAIN, SEGMENTS
+from imaging.dicomseg.terms import AI, ALTERED_STRUCTURE, BRAIN, SEGMENTS, term_of
 from imaging.geometry import LPS_FROM_RAS
 from imaging.identity import map_uid
 from imaging.models import Instance, Segmentation, SegmentationKind, Volume
@@ -187,7 +187,7 @@ def _header(instance: Instance, identity: Identity) -> Dataset:
 
 
 def _description(segmentation: Segmentation, number: int, label: int, identity: Identity) -> hd.seg.SegmentDescription:
-    term = SEGMENTS[label]
+    term = term_of(label, segmentation.not_assessed)
     kind, algorithm = _maker(segmentation)
     return hd.seg.SegmentDescription(
         segment_number=number,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from highdicom.color import CIELabColor
 from highdicom.sr import CodedConcept
 
-__all__ = ["AI", "ALTERED_STRUCTURE", "BRAIN", "SEGMENTS", "SegmentTerm"]
+__all__ = ["AI", "ALTERED_STRUCTURE", "BRAIN", "SEGMENTS", "SegmentTerm", "term_of"]
 
 ALTERED_STRUCTURE = CodedConcept("49755003", "SCT", "Morphologically Altered Structure")
 BRAIN = CodedConcept("12738006", "SCT", "Brain")
@@ -41,3 +42,14 @@ SEGMENTS: dict[int, SegmentTerm] = {
     ),
 }
 """Label -> what it is. Labels as in `imaging.segmentations`."""
+
+_NEOPLASM = CodedConcept("108369006", "SCT", "Neoplasm")
+
+
+def term_of(label: int, not_assessed: Collection[str] = ()) -> SegmentTerm:
+    """What a label is where some regions are not assessed: without its core told apart, the whole tumour is no oedema."""
+    if label == 2 and "TC" in not_assessed:
+        return SegmentTerm("Whole tumour, core not assessed", _NEOPLASM, SEGMENTS[2].colour)
+    if label == 1 and "ET" in not_assessed:
+        return SegmentTerm("Tumour core, enhancement not assessed", _NEOPLASM, SEGMENTS[1].colour)
+    return SEGMENTS[label]

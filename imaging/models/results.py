@@ -76,6 +76,11 @@ class Segmentation(models.Model):
     probability = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="corrections")
     reason = models.CharField(max_length=300, blank=True, default="")
+    not_assessed = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Region -> why it says nothing about it; a region that is not named is assessed.",
+    )
     created_at = models.DateTimeField(default=now)
 
     class Meta:

@@ -231,18 +231,18 @@ def regions_from_labels(labels: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
 
 
 def labels_from_regions(masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
-    """Nested region masks -> label map (0, 1 NCR, 2 ED, 3 ET), uint8. Inner regions win."""
-    labels = np.zeros(masks["WT"].shape, np.uint8)
-    labels[masks["WT"]] = 2
-    labels[masks["TC"]] = 1
-    labels[masks["ET"]] = 3
+    """Nested region masks -> label map (0, 1 NCR, 2 ED, 3 ET), uint8. Inner regions win; one that is absent has no label."""
+    labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
+    for region, label in (("WT", 2), ("TC", 1), ("ET", 3)):
+        if region in masks:
+            labels[masks[region]] = label
     return labels
 
 
 def nest(
     probabilities: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None = None
 ) -> dict[str, NDArray[np.float16]]:
-    """Make ET <= TC <= WT by taking the smaller, and 0 outside `mask`.
+    """Make ET <= TC <= WT by taking the smaller, and 0 outside `mask`. Regions that are absent stay so.
 
     The inner region never exceeds the outer: a voxel is no enhancing tumour with more certainty than it is tumour.
     """
@@ -250,6 +250,8 @@ def nest(
     # In float32: numpy's float16 arithmetic is emulated and ten times as slow. Rounding at the end keeps the order.
     outer: NDArray[np.float32] | None = None
     for region in reversed(REGIONS):
+        if region not in probabilities:
+            continue
         p = np.clip(np.asarray(probabilities[region], np.float32), 0.0, 1.0)
         if mask is not None:
             p *= mask
@@ -257,7 +259,7 @@ def nest(
             np.minimum(p, outer, out=p)
         outer = p
         out[region] = p.astype(np.float16)
-    return {region: out[region] for region in REGIONS}
+    return {region: out[region] for region in REGIONS if region in out}
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .base import Expert, WeightsMissing, read_model_json
+from .base import SEQUENCES, Expert, WeightsMissing, read_model_json
 
 __all__ = ["KINDS", "ExpertSpec", "expert_for_folder", "heavy_modules", "make_expert"]
 
@@ -28,7 +28,8 @@ _HEAVY = {
 class ExpertSpec:
     """One expert of the panel. kind: one of KINDS. sha256: pins model.json. factory: "module:callable" for an
 
-    expert of one's own, called with the specification; kind is then free.
+    expert of one's own, called with the specification; kind is then free. needs: the sequences it cannot do without, for an
+    expert of which `needs` does not know that.
     """
 
     name: str
@@ -38,6 +39,13 @@ class ExpertSpec:
     device: str = "cpu"
     sha256: str | None = None
     factory: str | None = None
+    needs: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.needs is not None:
+            object.__setattr__(self, "needs", tuple(self.needs))
+            if not self.needs or not set(self.needs) <= set(SEQUENCES):
+                raise ValueError(f"needs names some of {', '.join(SEQUENCES)}")
 
 
 def heavy_modules(specs: Sequence[ExpertSpec]) -> list[str]:
@@ -57,7 +65,12 @@ def make_expert(spec: ExpertSpec) -> Expert:
     module, attribute = _CLASSES[spec.kind]
     make = getattr(importlib.import_module(module, __package__), attribute)
     expert: Expert = make(
-        spec.name, spec.weights_dir, pinned_sha256=spec.sha256, device=spec.device, threads=spec.threads
+        spec.name,
+        spec.weights_dir,
+        pinned_sha256=spec.sha256,
+        device=spec.device,
+        threads=spec.threads,
+        needs=spec.needs,
     )
     return expert
 

@@ -6,14 +6,16 @@ set the scale of the z-score that follows. Outside the brain stays exactly 0, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .base import SEQUENCES, MissingSequence, Volumes
+from .needs import NotRunnable, plan
 
-__all__ = ["CLIP_PERCENTILES", "clip_in_brain", "stack_channels", "zscore_in_brain"]
+__all__ = ["CLIP_PERCENTILES", "blank_channels", "clip_in_brain", "stack_channels", "zscore_in_brain"]
 
 CLIP_PERCENTILES: tuple[float, float] = (0.5, 99.5)
 
@@ -28,16 +30,35 @@ def clip_in_brain(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArra
     return out
 
 
-def stack_channels(volumes: Volumes, channels: Sequence[str] = SEQUENCES) -> NDArray[np.float32]:
+def stack_channels(
+    volumes: Volumes, channels: Sequence[str] = SEQUENCES, *, blank: Collection[str] = ()
+) -> NDArray[np.float32]:
     """(channel, z, y, x) float32 in the model's channel order, clipped, 0 outside the brain.
 
-    An image that is 0 everywhere is passed on as such: models are trained with now and then a blank channel.
-    Raises MissingSequence when one is absent.
+    An image that is 0 everywhere is passed on as such: models are trained with now and then a blank channel. One of `blank`
+    that is absent becomes such a channel. Raises MissingSequence when another one is absent.
     """
-    missing = [c for c in channels if c not in volumes.images]
+    missing = [c for c in channels if c not in volumes.images and c not in blank]
     if missing:
         raise MissingSequence("missing sequence: " + ", ".join(missing))
-    return np.stack([clip_in_brain(np.asarray(volumes.images[c], np.float32), volumes.brain_mask) for c in channels])
+    nothing = np.zeros(volumes.shape, np.float32)
+    return np.stack(
+        [clip_in_brain(np.asarray(volumes.images.get(c, nothing), np.float32), volumes.brain_mask) for c in channels]
+    )
+
+
+def blank_channels(
+    volumes: Volumes, kind: str, evaluation: Mapping[str, Any], needs: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The sequences that an expert may take blank on this study (see `needs.plan`).
+
+    Raises MissingSequence when it cannot run on what is there.
+    """
+    try:
+        given = plan(volumes.images.keys(), kind, evaluation, needs).sequences
+    except NotRunnable as error:
+        raise MissingSequence(f"missing sequence: the expert {error}") from None
+    return tuple(name for name in SEQUENCES if name not in given)
 
 
 def zscore_in_brain(stack: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:

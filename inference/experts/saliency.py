@@ -14,10 +14,11 @@ from scipy import ndimage
 from .base import Volumes
 from .prepare import stack_channels, zscore_in_brain
 
-__all__ = ["FLAIR_Z", "largest_component", "rule_regions", "salient_tumour", "suggested_regions"]
+__all__ = ["FLAIR_Z", "RULE_SEQUENCES", "largest_component", "rule_regions", "salient_tumour", "suggested_regions"]
 
 FLAIR_Z = 1.2
 ENHANCEMENT_Z = 0.3
+RULE_SEQUENCES = ("T1", "T1c", "FLAIR")
 
 
 def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -62,6 +63,6 @@ def suggested_regions(
 def rule_regions(volumes: Volumes) -> dict[str, NDArray[np.bool_]]:
     """The rule's nested masks {ET, TC, WT} on the grid of `volumes`. Raises MissingSequence."""
     brain = volumes.brain_mask
-    t1, t1c, flair = zscore_in_brain(stack_channels(volumes, ("T1", "T1c", "FLAIR")), brain)
+    t1, t1c, flair = zscore_in_brain(stack_channels(volumes, RULE_SEQUENCES), brain)
     sigma = tuple(1.0 / s for s in volumes.spacing)
     return suggested_regions(flair, t1c, t1, brain, (sigma[0], sigma[1], sigma[2]))

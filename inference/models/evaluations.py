@@ -41,6 +41,9 @@ class CaseEvaluation(models.Model):
     volume_mm3 = models.FloatField(null=True, blank=True)
     reference_mm3 = models.FloatField(null=True, blank=True)
     runtime_s = models.FloatField(null=True, blank=True)
+    reduced = models.BooleanField(
+        default=False, help_text="Sequences were missing: such a case says nothing about the model's standing."
+    )
     at = models.DateTimeField(default=now)
 
     class Meta:

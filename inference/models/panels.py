@@ -41,6 +41,7 @@ class ExpertState(models.TextChoices):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    NOT_RUN = "not_run", "not run"
 
 
 class FusionChoiceState(models.TextChoices):
@@ -133,7 +134,10 @@ class PanelRun(models.Model):
 
 
 class ExpertRun(models.Model):
-    """One expert's part in a panel. It ends in a Segmentation of kind ``expert``, or in ``error``."""
+    """One expert's part in a panel. It ends in a Segmentation of kind ``expert``, or in ``error``.
+
+    ``not_run`` from the start, where the study lacks a sequence that it needs; ``error`` says which.
+    """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     panel_run = models.ForeignKey(PanelRun, on_delete=models.CASCADE, related_name="expert_runs")
@@ -155,6 +159,9 @@ class ExpertRun(models.Model):
         default=dict, blank=True, help_text="What must be equal for the same mask: versions, device, threads, seed."
     )
     notes = models.JSONField(default=list, blank=True)
+    sequences = models.JSONField(
+        default=list, blank=True, help_text="What it is given, where sequences are missing; empty: all four."
+    )
     findings = models.JSONField(default=list, blank=True, help_text="What it said: text, confidence, slice_z.")
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)

@@ -1,9 +1,13 @@
 """Evaluate a weights folder on a dataset's held-out cases, through the same interface as the service uses.
 
     python -m inference.training.evaluate --model inference/weights/nnunet-plain --dataset DIR
+    python -m inference.training.evaluate --model inference/weights/nnunet-plain --dataset DIR --sequences T1c,FLAIR
 
-Writes evaluation.json and MODEL_CARD.md into the weights folder. The trivial rule of experts/saliency.py is scored on
-the same cases: a model's Dice says something only beside it.
+Writes evaluation.json and MODEL_CARD.md into the weights folder. With --sequences the model is given these alone, the other
+channels blank; only the regions that they show are scored, and the result stands under "subsets" of the evaluation that is
+there. It is this record that lets a model run on a study with missing sequences, and vote on it.
+
+The trivial rule of experts/saliency.py is scored on the same cases: a model's Dice says something only beside it.
 """
 
 from __future__ import annotations
@@ -12,39 +16,58 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imaging.assessable import assessable
 from inference.evaluation import CaseScore, score_case, summarise
-from inference.experts.base import REGIONS, Expert, read_model_json, regions_from_labels
+from inference.experts.base import SEQUENCES, Expert, Volumes, read_model_json, regions_from_labels
 from inference.experts.factory import expert_for_folder
-from inference.experts.saliency import rule_regions
+from inference.experts.needs import read_evaluation, subset_key
+from inference.experts.saliency import RULE_SEQUENCES, rule_regions
 from inference.fusion import masks_of
 
 from .common import set_threads
 from .dataset import RawDataset
 
-__all__ = ["evaluate", "main", "model_card"]
+__all__ = ["evaluate", "main", "model_card", "with_subset"]
 
 
-def evaluate(expert: Expert, dataset: RawDataset, split: str = "test", limit: int | None = None) -> dict[str, Any]:
-    """The content of evaluation.json for one expert, the rule's figures under "baseline"."""
+def evaluate(
+    expert: Expert,
+    dataset: RawDataset,
+    split: str = "test",
+    limit: int | None = None,
+    sequences: Sequence[str] = SEQUENCES,
+) -> dict[str, Any]:
+    """The content of evaluation.json for one expert, the rule's figures under "baseline" where it can be applied.
+
+    :param sequences: what the expert is given; the other channels are blank, the brain mask is that of all sequences.
+    """
     expert.load()
     scores: list[CaseScore] = []
     baseline: list[CaseScore] = []
+    regions = assessable(sequences).regions
+    with_rule = set(RULE_SEQUENCES) <= set(sequences)
     for name in dataset.names(split)[:limit]:
         case = dataset.load(split, name)
-        volumes, truth = case.volumes(), regions_from_labels(case.labels)
+        whole, truth = case.volumes(), regions_from_labels(case.labels)
+        images = {s: image if s in sequences else np.zeros_like(image) for s, image in whole.images.items()}
+        volumes = Volumes(images, whole.spacing, whole.brain_mask)
         output = expert.predict(volumes)
-        scores.append(score_case(name, masks_of(output.probabilities), truth, case.spacing, output.runtime_s))
-        baseline.append(score_case(name, rule_regions(volumes), truth, case.spacing))
-        dice = " ".join(f"{r} {scores[-1].dice[r]:.3f}" for r in REGIONS)
+        masks = masks_of(output.probabilities)
+        scores.append(score_case(name, {r: masks[r] for r in regions}, truth, case.spacing, output.runtime_s))
+        if with_rule:
+            baseline.append(score_case(name, rule_regions(volumes), truth, case.spacing))
+        dice = " ".join(f"{r} {scores[-1].dice[r]:.3f}" for r in regions)
         print(f"{name}: {dice} ({output.runtime_s:.1f} s)", flush=True)
     summary = summarise(scores)
-    rule = summarise(baseline)
-    del rule["cases"]
+    rule = summarise(baseline) if baseline else {}
+    rule.pop("cases", None)
+    named = {"name": "trivial rule: FLAIR z > 1.2, largest component; ET where T1c - T1 z > 0.3", **rule}
     return {
         "dataset": str(dataset.json.get("name", dataset.folder.name)),
         "split": "held out, never used in training or selection",
@@ -52,8 +75,14 @@ def evaluate(expert: Expert, dataset: RawDataset, split: str = "test", limit: in
         "threshold": 0.5,
         "runtime_s_median": round(float(np.median([s.runtime_s or 0.0 for s in scores])), 2),
         **summary,
-        "baseline": {"name": "trivial rule: FLAIR z > 1.2, largest component; ET where T1c - T1 z > 0.3", **rule},
+        **({"baseline": named} if rule else {}),
     }
+
+
+def with_subset(evaluation: dict[str, Any], sequences: Sequence[str], result: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation with `result` under its subset of sequences."""
+    subsets = {**evaluation.get("subsets", {}), subset_key(sequences): {**result, "sequences": list(sequences)}}
+    return {**evaluation, "subsets": dict(sorted(subsets.items()))}
 
 
 def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
@@ -99,7 +128,9 @@ def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
                 f"{free['false_positive_ml_maximum']:.2f} ml; {free['cases_over_1_ml']} of {free['n']} above 1 ml."
             ),
         ]
-    lines += ["", f"Median run time {evaluation['runtime_s_median']:.1f} s a case at 2 mm.", "", "## Limits", ""]
+    lines += ["", f"Median run time {evaluation['runtime_s_median']:.1f} s a case at 2 mm."]
+    lines += _subset_lines(evaluation)
+    lines += ["", "## Limits", ""]
     if "simulated" in str(training["trained_on"]):
         lines += [
             "These are demonstration weights. They have seen simulated patients only, and the figures above are on simulated",
@@ -109,6 +140,29 @@ def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
     else:
         lines += ["The figures hold for cases like those of the evaluation, and for no others."]
     return "\n".join(lines) + "\n"
+
+
+def _subset_lines(evaluation: dict[str, Any]) -> list[str]:
+    """A table of what the model does with missing sequences."""
+    if not evaluation.get("subsets"):
+        return []
+    lines = [
+        "",
+        "## Missing sequences",
+        "",
+        "The other channels blank; the regions that these sequences do not show are not assessed.",
+        "",
+        "| sequences | region | cases | mean | 10th percentile | false tumour in tumour-free cases, at most |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for found in evaluation["subsets"].values():
+        worst = found["tumour_free"].get("false_positive_ml_maximum")
+        false = "-" if worst is None else f"{worst:.2f} ml"
+        lines += [
+            f"| {', '.join(found['sequences'])} | {region} | {own['n']} | {own['mean']:.3f} | {own['p10']:.3f} | {false} |"
+            for region, own in found["regions"].items()
+        ]
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,17 +175,31 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--limit", type=int, default=None, help="only the first N cases")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--out", type=Path, default=None, help="folder for the result; the model's own if not given")
+    p.add_argument(
+        "--sequences", default=",".join(SEQUENCES), help="what the model is given, as T1c,FLAIR; all four if not said"
+    )
     arguments = p.parse_args(argv)
+    sequences = [s for s in SEQUENCES if s in arguments.sequences.split(",")]
+    if set(arguments.sequences.split(",")) - set(SEQUENCES) or not assessable(sequences).regions:
+        p.error("--sequences: some of T1, T1c, T2, FLAIR; at least T1c, FLAIR or T2")
     set_threads(arguments.threads)
     dataset = RawDataset(arguments.dataset)
     if not dataset.names(arguments.split):
         p.error("the dataset has no such cases")
-    result = evaluate(expert_for_folder(arguments.model, arguments.threads), dataset, arguments.split, arguments.limit)
+    expert = expert_for_folder(arguments.model, arguments.threads)
+    result = shown = evaluate(expert, dataset, arguments.split, arguments.limit, sequences)
     out = arguments.out or arguments.model
     out.mkdir(parents=True, exist_ok=True)
+    earlier = read_evaluation(out) or read_evaluation(arguments.model)
+    if sequences != list(SEQUENCES):
+        if not earlier:
+            p.error("evaluate the model with all sequences first")
+        result = with_subset(earlier, sequences, result)
+    elif earlier.get("subsets"):
+        result["subsets"] = earlier["subsets"]
     (out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (out / "MODEL_CARD.md").write_text(model_card(read_model_json(arguments.model), result), "utf-8")
-    print(json.dumps({"regions": result["regions"], "tumour_free": result["tumour_free"]}, indent=1))
+    print(json.dumps({"regions": shown["regions"], "tumour_free": shown["tumour_free"]}, indent=1))
     return 0
 
 

@@ -57,7 +57,14 @@ def nifti_study(
 ) -> Study:
     """A complete study with one NIfTI series a sequence."""
     study = study_row(person, performed_at=performed_at, **fields)
-    for number, (sequence, (array, grid)) in enumerate(images.items(), start=1):
+    add_nifti(study, images)
+    return study
+
+
+def add_nifti(study: Study, images: dict[str, tuple[NDArray[Any], Grid]]) -> None:
+    """One more NIfTI series a sequence."""
+    person = study.patient
+    for number, (sequence, (array, grid)) in enumerate(images.items(), start=study.series.count() + 1):
         uid = new_uid()
         with transaction.atomic():
             stored = objects.put(write_nifti(array, grid), subject=person.key_subject, kind="nifti")
@@ -71,7 +78,6 @@ def nifti_study(
                 ciphertext=seal(person.key_subject, SeriesIdentity(uid), context="series"),
                 nifti=stored,
             )
-    return study
 
 
 def ready_study(
@@ -94,10 +100,15 @@ def ready_study(
 
 
 def segment(
-    study: Study, volume_set: VolumeSet, labels: NDArray[np.uint8], kind: str = "consensus", author: str = "panel"
+    study: Study,
+    volume_set: VolumeSet,
+    labels: NDArray[np.uint8],
+    kind: str = "consensus",
+    author: str = "panel",
+    not_assessed: dict[str, str] | None = None,
 ) -> Segmentation:
     with transaction.atomic():
-        return save_segmentation(study, volume_set, labels, kind=kind, author=author)
+        return save_segmentation(study, volume_set, labels, kind=kind, author=author, not_assessed=not_assessed)
 
 
 def tumour(grid: Grid, *lesions: tuple[tuple[float, float, float], float, float, float]) -> NDArray[np.uint8]:

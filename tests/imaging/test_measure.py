@@ -9,7 +9,7 @@ import pytest
 
 from imaging.geometry import Grid
 from imaging.lesions import find_lesions, match_lesions, next_number
-from imaging.measurement import axial_diameters, measure_regions, volume_mm3
+from imaging.measurement import axial_diameters, measure_regions, region_masks, volume_mm3
 from imaging.render import best_slices, render_slice
 from imaging.response import TimePoint, assess_response, change
 from tests.imaging.phantoms import rigid, sphere
@@ -100,7 +100,7 @@ def test_unknown_spacing_leaves_millimetres_unassessed():
 def test_the_experts_spread_is_the_uncertainty():
     labels = tumour(FINE, ((45, 40, 36), 8, 12, 18))
     small, large = tumour(FINE, ((45, 40, 36), 8, 11, 16)), tumour(FINE, ((45, 40, 36), 8, 13, 20))
-    spread = measure_regions(labels, FINE, expert_labels=[small, large])["WT"]["uncertainty_mm3"]
+    spread = measure_regions(labels, FINE, experts=[region_masks(small), region_masks(large)])["WT"]["uncertainty_mm3"]
     assert spread["low"] == pytest.approx(np.count_nonzero(small) * 1.2)
     assert spread["high"] == pytest.approx(np.count_nonzero(large) * 1.2)
 

@@ -21,8 +21,7 @@ from imaging.geometry import (
 )
 from imaging.models import Study, StudyState, Volume, VolumeSet
 from imaging.normalise import NotAligned, normalise_study, reference_grid
-from imaging.prepare import missing_sentence
-from imaging.volumes import load_volumes
+from imaging.volumes import assessable_of, load_volumes
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
 from oncoflow_site.foundation.models import Event, JobState
@@ -204,17 +203,56 @@ def test_preparing_twice_makes_one_volume_set_and_one_event():
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("present", [("T1c",), ("T1", "T1c", "T2")])
-def test_a_missing_sequence_is_flagged_and_the_study_stays_visible(present):
+@pytest.mark.parametrize(
+    ("present", "left_out"),
+    [
+        (("T1c",), {"WT"}),
+        (("T1", "T1c"), {"WT"}),
+        (("T1c", "FLAIR"), set()),
+        (("T1", "T1c", "T2"), set()),
+        (("FLAIR",), {"ET", "TC"}),
+        (("T2",), {"ET", "TC"}),
+    ],
+)
+def test_with_sequences_missing_a_study_is_ready_and_says_what_it_can_show(present, left_out):
     study = studies.nifti_study(studies.patient(), stripped(sequences=present))
+    job = studies.run("imaging.prepare_study", study)
+    assert (job.state, study.state) == (JobState.DONE, StudyState.READY)
+    assert study.flag_code == "reduced"
+    assert "always held for review" in study.flag_message
+    assert ("Not assessed" in study.flag_message) == bool(left_out)
+    assert set(load_volumes(study).images) == set(present)
+    found = assessable_of(study.volume_sets.get())
+    assert set(found.not_assessed) == left_out
+    assert study.volume_sets.get().parameters["reference"] == ("T1c" if "T1c" in present else present[0])
+    assert Event.objects.filter(kind="volumes.ready").count() == 1
+    assert not Event.objects.filter(kind="study.flagged").exists()
+
+
+@pytest.mark.django_db
+def test_t1_alone_shows_no_region_and_is_flagged_and_stays_visible():
+    study = studies.nifti_study(studies.patient(), stripped(sequences=("T1",)))
     job = studies.run("imaging.prepare_study", study)
     assert (job.state, study.state) == (JobState.DONE, StudyState.FLAGGED)
     assert study.flag_code == "missing-sequence"
     assert "FLAIR" in study.flag_message
     assert "not segmented" in study.flag_message
-    assert set(load_volumes(study).images) == set(present)
+    assert set(load_volumes(study).images) == {"T1"}
     assert not Event.objects.filter(kind="volumes.ready").exists()
     assert Event.objects.filter(kind="study.flagged").count() == 1
+
+
+@pytest.mark.django_db
+def test_the_missing_series_comes_later_and_the_study_is_prepared_whole():
+    images = stripped()
+    study = studies.nifti_study(studies.patient(), {name: images[name] for name in ("T1", "T1c", "T2")})
+    studies.run("imaging.prepare_study", study)
+    assert study.flag_code == "reduced"
+    studies.add_nifti(study, {"FLAIR": images["FLAIR"]})
+    studies.run("imaging.prepare_study", study)
+    assert (study.state, study.flag_code) == (StudyState.READY, "")
+    assert not assessable_of(study.volume_sets.order_by("-version").first()).reduced
+    assert Event.objects.filter(kind="volumes.ready").count() == 2
 
 
 @pytest.mark.django_db
@@ -273,9 +311,3 @@ def test_stored_volumes_are_encrypted_under_the_patients_key():
     for volume in Volume.objects.filter(volume_set__study=study).select_related("object"):
         assert volume.object.subject == person.key_subject
         assert objects.get(volume.object)[:2] == b"\x1f\x8b"
-
-
-def test_the_sentence_about_missing_sequences():
-    assert missing_sentence(set(FOUR)) == ""
-    assert missing_sentence({"T1", "T1c", "T2"}).startswith("This study has no FLAIR series.")
-    assert "no T1, no T2 and no FLAIR series" in missing_sentence({"T1c"})

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ from inference.experts.base import (
     verify_weights,
 )
 from inference.experts.memory import MemoryFallback
+from inference.experts.needs import read_evaluation
 from inference.experts.nnunet.labels import channel_order, region_channels
 from inference.experts.postprocess import minimum_volumes, suppress_small
-from inference.experts.prepare import stack_channels
+from inference.experts.prepare import blank_channels, stack_channels
 
 __all__ = ["CHECKPOINT", "CHECKPOINT_NAME", "NnUNetExpert", "checkpoints"]
 
@@ -80,7 +81,8 @@ class NnUNetExpert:
     """One nnU-Net model, loaded once and kept.
 
     `pinned_sha256`: SHA-256 of model.json, where the caller pins it. `mirroring`: flips at test time (eight times the
-    work for about 0.01 Dice); None as model.json says. `threads`: torch threads of this process.
+    work for about 0.01 Dice); None as model.json says. `threads`: torch threads of this process. `needs`: the sequences it
+    cannot do without; None: it takes the combinations that its evaluation.json holds (see `experts.needs`).
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class NnUNetExpert:
         threads: int = 1,
         mirroring: bool | None = None,
         step_size: float = 0.5,
+        needs: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.folder = Path(weights_dir)
@@ -101,6 +104,8 @@ class NnUNetExpert:
         self.threads = threads
         self.mirroring = mirroring
         self.step_size = step_size
+        self.needs = needs
+        self._evaluation: dict[str, Any] = {}
         self.model: ModelVersion | None = None
         self._predictor: Any = None
         self._memory: MemoryFallback
@@ -115,6 +120,7 @@ class NnUNetExpert:
         model = verify_weights(self.folder, self.pinned_sha256)
         description = read_model_json(self.folder)
         self._minimum = minimum_volumes(description)
+        self._evaluation = read_evaluation(self.folder)
         if self.mirroring is None:
             self.mirroring = bool(description.get("mirroring", False))
         try:
@@ -205,7 +211,8 @@ class NnUNetExpert:
         tell = progress or (lambda fraction, text: None)
         notes: tuple[str, ...] = ("the prompt was ignored: this model takes none",) if prompt is not None else ()
         started = time.perf_counter()
-        stack = stack_channels(volumes, self._channels)
+        blank = blank_channels(volumes, "nnunet", self._evaluation, self.needs)
+        stack = stack_channels(volumes, self._channels, blank=blank)
         notes += tuple(f"{name} holds no signal" for i, name in enumerate(self._channels) if not stack[i].any())
         tell(0.02, "preparing")
         try:

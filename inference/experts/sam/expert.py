@@ -1,7 +1,8 @@
 """Segment-anything networks as an expert on brain MRI: SAM 2 by its own package, SAM 2 and SAM 3 by transformers.
 
 Automatic: image evidence alone, or words where the network reads them, prompts slices in all three directions (automatic.py).
-It never sees another expert's mask, so its vote is its own. Interactive: a person's box or clicks for one region are
+Both start from bright FLAIR: it is the one sequence that is needed, the others may be blank. It never sees another expert's
+mask, so its vote is its own. Interactive: a person's box or clicks for one region are
 answered on their slice and, where asked for, carried to its neighbours (interactive.py); what the encoder made of a slice is
 kept. Method: Ravi et al., SAM 2, arXiv 2408.00714.
 """
@@ -9,6 +10,7 @@ kept. Method: Ravi et al., SAM 2, arXiv 2408.00714.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from inference.experts.base import (
     ExpertFailed,
     ExpertOutput,
     InvalidVolumes,
+    MissingSequence,
     ModelVersion,
     Progress,
     Prompt,
@@ -35,7 +38,7 @@ from inference.experts.base import (
 from inference.experts.lru import ByteLru
 from inference.experts.memory import MemoryFallback
 from inference.experts.postprocess import minimum_volumes, suppress_small
-from inference.experts.prepare import stack_channels, zscore_in_brain
+from inference.experts.prepare import blank_channels, stack_channels, zscore_in_brain
 from inference.experts.saliency import salient_tumour, suggested_regions
 from inference.experts.slices import CHANNELS, resize, to_unit, working_grid
 
@@ -62,6 +65,7 @@ class SamExpert:
         device: str = "cpu",
         threads: int = 1,
         batch: int | None = None,
+        needs: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.folder = Path(weights_dir)
@@ -69,6 +73,7 @@ class SamExpert:
         self.device = device
         self.threads = threads
         self.batch = batch or (GPU_BATCH if device.startswith("cuda") else 1)
+        self.needs = needs
         self.model: ModelVersion | None = None
         self._backend: Backend
         self._memory: MemoryFallback
@@ -110,7 +115,7 @@ class SamExpert:
         model = self.load()
         tell = progress or (lambda fraction, text: None)
         started = time.perf_counter()
-        stack = stack_channels(volumes, CHANNELS)
+        stack = stack_channels(volumes, CHANNELS, blank=blank_channels(volumes, "sam", {}, self.needs))
         tell(0.02, "preparing")
         try:
             self._memory.begin()
@@ -160,7 +165,11 @@ class SamExpert:
         return Refined(prompt.region, origin, mask, model, time.perf_counter() - started, self._memory.device, notes)
 
     def _prepared(self, volumes: Volumes) -> Prepared:
-        z, brain = working_grid(zscore_in_brain(stack_channels(volumes, CHANNELS), volumes.brain_mask), volumes)
+        # A person points at what they see: here no image is needed to find a place to begin.
+        stack = stack_channels(volumes, CHANNELS, blank=CHANNELS)
+        if not stack.any():
+            raise MissingSequence("missing sequence: " + ", ".join(CHANNELS))
+        z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
         return Prepared(to_unit(z, brain), np.array(volumes.brain_mask, bool), volumes.spacing)
 
     def _run(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from inference.experts.base import (
     verify_weights,
 )
 from inference.experts.postprocess import minimum_volumes, suppress_small
-from inference.experts.prepare import stack_channels, zscore_in_brain
+from inference.experts.prepare import blank_channels, stack_channels, zscore_in_brain
 from inference.experts.slices import CHANNELS, resize, to_unit, working_grid
 
 from .answer import QUESTION, Answer, BadAnswer, parse, question
@@ -57,12 +58,14 @@ class VlmExpert:
         pinned_sha256: str | None = None,
         device: str = "cpu",
         threads: int = 1,
+        needs: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.folder = Path(weights_dir)
         self.pinned_sha256 = pinned_sha256
         self.device = device
         self.threads = threads
+        self.needs = needs
         self.model: ModelVersion | None = None
         self._backend: Backend | None = None
         self._minimum: dict[str, float] = {}
@@ -110,7 +113,7 @@ class VlmExpert:
         model = self.load()
         tell = progress or (lambda fraction, text: None)
         started = time.perf_counter()
-        stack = stack_channels(volumes, CHANNELS)
+        stack = stack_channels(volumes, CHANNELS, blank=blank_channels(volumes, "vlm", {}, self.needs))
         tell(0.02, "preparing")
         try:
             probabilities, findings, notes = self._run(stack, volumes, tell)
