@@ -44,15 +44,25 @@ class Assessable:
     @property
     def reason(self) -> str:
         """Sentences for people: what is missing and what follows from it. Empty where nothing is missing."""
+        return self.told(self.not_assessed)
+
+    @property
+    def short(self) -> str:
+        """The same in one clause, as a reason of the gate."""
+        return f"no {in_words(self.missing, 'and no')} series: a reduced result is always held" if self.missing else ""
+
+    def told(self, not_assessed: Iterable[str]) -> str:
+        """As `reason`, for an outline that says nothing about these regions: a person may have assessed more."""
         if not self.missing:
             return ""
+        left_out = tuple(not_assessed)
         said = [f"This study has no {in_words(self.missing, 'and no')} series."]
         if not self.regions:
             what = in_words(self.sequences) or "what there is"
             return f"{said[0]} No region of a tumour can be told from {what} alone, so it was not segmented."
         said.append(f"It is assessed from {in_words(self.sequences)} alone and always held for review.")
-        if self.not_assessed:
-            said.append(f"Not assessed: {listed(tuple(self.not_assessed))}.")
+        if left_out:
+            said.append(f"Not assessed: {listed(left_out)}.")
         return " ".join(said)
 
 

@@ -7,7 +7,6 @@ measurement of the current segmentation compared with the current measurement of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from audit import services as audit
 from imaging import followup
-from imaging.assessable import in_words
+from imaging.comparisons import Dated, write_comparisons
 from imaging.events import COMPARISON_READY
 from imaging.geometry import Grid, crop_box, crop_to_box
 from imaging.lesions import Found, find_lesions
@@ -25,10 +24,9 @@ from imaging.location import locate, midline_entry
 from imaging.machines import StudyState
 from imaging.measurement import SPACING_UNKNOWN, measure_regions, region_masks
 from imaging.midline import find_midline
-from imaging.models import Comparison, Measurement, Segmentation, SegmentationKind, Study
+from imaging.models import Measurement, Segmentation, SegmentationKind, Study
 from imaging.registration import Registration, centroid_ras, register_rigid
-from imaging.response import TimePoint, assess_response, change
-from imaging.segmentations import REGIONS, assessed_regions, current_segmentation, grid_of, load_labels
+from imaging.segmentations import assessed_regions, current_segmentation, grid_of, load_labels
 from imaging.volumes import assessable_of, latest_volume_set, load_volume, load_volumes
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
@@ -44,14 +42,6 @@ JOB = "imaging.measure_and_compare"
 WAIT_FOR_EARLIER = timedelta(minutes=10)
 LOOK_AGAIN = timedelta(seconds=3)
 _MARGIN_MM = 12.0
-
-
-@dataclass(frozen=True)
-class _Dated:
-    """Another study of the patient with its current measurement."""
-
-    study: Study
-    measurement: Measurement
 
 
 def earlier_studies(study: Study) -> QuerySet[Study]:
@@ -83,7 +73,7 @@ def measure_and_compare(ctx: JobContext, study: Study) -> None:
     segmentation = current_segmentation(study)
     if segmentation is None or _wait_for_earlier(study, segmentation):
         return
-    priors = [_Dated(one, found) for one in earlier_studies(study) if (found := current_measurement(one))]
+    priors = [Dated(one, found) for one in earlier_studies(study) if (found := current_measurement(one))]
     if _is_done(segmentation, priors):
         return
     ctx.progress(0.05, "Measuring")
@@ -117,7 +107,7 @@ def measure_and_compare(ctx: JobContext, study: Study) -> None:
         measurement = Measurement.objects.create(
             study=study, segmentation=segmentation, regions=regions, lesions=lesions, anatomy=anatomy
         )
-        _write_comparisons(study, measurement, priors, registrations)
+        write_comparisons(study, measurement, priors, registrations)
         emit(COMPARISON_READY, subject=study.subject, study_id=str(study.pk), measurement_id=str(measurement.pk))
         audit.record(
             "study.measure",
@@ -151,7 +141,7 @@ def _wait_for_earlier(study: Study, segmentation: Segmentation) -> bool:
     return True
 
 
-def _is_done(segmentation: Segmentation, priors: list[_Dated]) -> bool:
+def _is_done(segmentation: Segmentation, priors: list[Dated]) -> bool:
     latest = Measurement.objects.filter(segmentation=segmentation).order_by("-created_at", "-pk").first()
     if latest is None:
         return False
@@ -217,7 +207,7 @@ def _cut(labels: NDArray[np.uint8], grid: Grid) -> tuple[NDArray[np.uint8], Grid
     return np.ascontiguousarray(labels[box]), crop_to_box(grid, box)
 
 
-def _known(dated: _Dated, registration: Registration | None) -> followup.Known:
+def _known(dated: Dated, registration: Registration | None) -> followup.Known:
     segmentation = dated.measurement.segmentation
     labels, grid = _cut(load_labels(segmentation), grid_of(segmentation.volume_set))
     matrix = registration.matrix if registration is not None and registration.converged else None
@@ -252,13 +242,13 @@ def _lesions(work: _Work, priors: list[followup.Known], current: list[Found]) ->
     own = others.filter(study=study).order_by("-created_at", "-pk").first()
     same_study = None
     if own is not None:
-        same_study = _known(_Dated(study, own), Registration.identity("the same study"))
+        same_study = _known(Dated(study, own), Registration.identity("the same study"))
     later: list[followup.Known] = []
     if current:
         for one in later_studies(study):
             found = current_measurement(one)
             if found is not None:
-                dated = _Dated(one, found)
+                dated = Dated(one, found)
                 later.append(_known(dated, work.register(one)))
                 break
     named = followup.name_lesions(
@@ -274,106 +264,3 @@ def _lesions(work: _Work, priors: list[followup.Known], current: list[Found]) ->
         spacing_known=study.spacing_known,
         not_assessed=tuple(work.segmentation.not_assessed),
     )
-
-
-def _time_point(study: Study, measurement: Measurement) -> TimePoint:
-    regions = measurement.regions
-    return TimePoint(
-        study_id=str(study.pk),
-        performed_at=study.performed_at,
-        volumes={name: regions[name]["volume_mm3"] for name in REGIONS},
-        measurable=regions["ET"]["measurable"],
-        lacking=str(measurement.segmentation.not_assessed.get("ET", "")),
-    )
-
-
-def _like_for_like(current: Segmentation, prior: Segmentation, region: str) -> str:
-    """Why a region cannot be compared between two outlines; empty where both assessed it."""
-    now_lacks, then_lacked = current.not_assessed.get(region), prior.not_assessed.get(region)
-    if now_lacks and then_lacked:
-        return f"Not assessed at either date. {now_lacks}"
-    if now_lacks:
-        return f"Not assessed on this study, so not compared. {now_lacks}"
-    return f"Not assessed on the earlier study, so not compared. {then_lacked}" if then_lacked else ""
-
-
-def _sequences(current: Segmentation, prior: Segmentation) -> dict[str, Any]:
-    """What both outlines stand on, with a sentence where that differs."""
-    now_from, then_from = assessable_of(current.volume_set).sequences, assessable_of(prior.volume_set).sequences
-    note = ""
-    if now_from != then_from:
-        note = (
-            f"The two studies do not have the same sequences: this one {in_words(now_from)}, the earlier one "
-            f"{in_words(then_from)}. A change may come from that alone."
-        )
-    return {"current": list(now_from), "prior": list(then_from), "note": note}
-
-
-def _write_comparisons(
-    study: Study, measurement: Measurement, priors: list[_Dated], registrations: list[Registration]
-) -> None:
-    points = [_time_point(one.study, one.measurement) for one in priors]
-    aligned = bool(registrations) and registrations[0].converged
-    # What was not looked for before cannot be new.
-    looked_for = aligned and not any(
-        "ET" in one.segmentation.not_assessed for one in (measurement, priors[0].measurement)
-    )
-    count = followup.new_measurable(measurement.lesions) if looked_for else None
-    current = _time_point(study, measurement)
-    response = assess_response(current, points, new_measurable_lesions=count)
-    history = [
-        {"study_id": one.study_id, "performed_at": one.performed_at.isoformat(), **one.volumes}
-        for one in [*reversed(points), current]
-    ]
-    common: dict[str, Any] = {"response": response, "history": history}
-    if not priors:
-        result = {
-            "prior_study_id": None,
-            "interval_days": None,
-            "latest_prior": False,
-            "regions": {},
-            "lesions": [],
-            "registration": None,
-            "sequences": {"current": list(assessable_of(measurement.segmentation.volume_set).sequences)},
-            **common,
-        }
-        Comparison.objects.create(study=study, measurement=measurement, result=result)
-        return
-    for number, (prior, registration) in enumerate(zip(priors, registrations, strict=True)):
-        before, after = prior.measurement.regions, measurement.regions
-        outlines = measurement.segmentation, prior.measurement.segmentation
-        regions = {
-            name: change(
-                after[name]["volume_mm3"],
-                before[name]["volume_mm3"],
-                after[name]["voxels"],
-                before[name]["voxels"],
-                not_assessed=_like_for_like(*outlines, name),
-            )
-            for name in REGIONS
-        }
-        shared = [name for name in REGIONS if not any(name in one.not_assessed for one in outlines)]
-        result = {
-            "prior_study_id": str(prior.study.pk),
-            "interval_days": (study.performed_at.date() - prior.study.performed_at.date()).days,
-            "latest_prior": number == 0,
-            "regions": regions,
-            "lesions": followup.versus_prior(
-                measurement.lesions, prior.measurement.lesions, aligned=registration.converged, shared=shared
-            ),
-            "sequences": _sequences(*outlines),
-            "registration": {
-                "method": registration.method,
-                "quality": registration.quality,
-                "converged": registration.converged,
-                "reason": registration.reason,
-            },
-            **common,
-        }
-        Comparison.objects.create(
-            study=study,
-            measurement=measurement,
-            prior_study=prior.study,
-            prior_measurement=prior.measurement,
-            result=result,
-        )

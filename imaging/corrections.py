@@ -7,7 +7,7 @@ in C order (z slowest, x fastest). That is COCO's uncompressed RLE, in rows inst
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,10 +70,14 @@ def decode_runs(runs: Sequence[int], shape: tuple[int, int, int]) -> NDArray[np.
     return np.repeat(values, lengths).reshape(shape)
 
 
-def apply_corrections(labels: NDArray[np.uint8], corrections: Sequence[Correction]) -> NDArray[np.uint8]:
+def apply_corrections(
+    labels: NDArray[np.uint8], corrections: Sequence[Correction], not_assessed: Collection[str] = ()
+) -> NDArray[np.uint8]:
     """The label map after the corrections, in their order. Regions stay nested: what joins a region joins those around it,
     what leaves a region leaves those within it.
 
+    :param not_assessed: regions that ``labels`` say nothing about. Unless a correction outlines the whole tumour, what leaves
+        its core leaves it too: nobody has said that there is oedema.
     :raises UserVisibleError: a part that does not lie on the grid.
     """
     masks = {region: region_mask(labels, region) for region in REGIONS}
@@ -90,6 +94,8 @@ def apply_corrections(labels: NDArray[np.uint8], corrections: Sequence[Correctio
         masks[one.region][part] = wanted
         for outer in REGIONS[index + 1 :]:
             masks[outer][part] |= wanted
+    if "WT" in not_assessed and not any(one.region == "WT" and one.how != "remove" for one in corrections):
+        masks["WT"] = masks["TC"]
     return labels_from_regions(masks)
 
 
@@ -120,13 +126,12 @@ def save_corrections(
             code="old-volumes",
         )
     before = load_labels(parent) if parent is not None else np.zeros(grid_of(volume_set).shape_zyx, np.uint8)
-    labels = apply_corrections(before, corrections)
+    lacking = parent.not_assessed if parent is not None else assessable_of(volume_set).not_assessed
+    labels = apply_corrections(before, corrections, lacking)
     if np.array_equal(labels, before):
         raise UserVisibleError("Nothing would change.", code="unchanged")
     # What a person outlines is assessed by it, also where the sequences do not show it to a model.
-    left_out = left_unassessed(
-        assessable_of(volume_set), np.unique(labels).tolist(), before=parent.not_assessed if parent else None
-    )
+    left_out = left_unassessed(assessable_of(volume_set), np.unique(labels).tolist(), before=lacking)
     with transaction.atomic():
         Study.objects.select_for_update().get(pk=study.pk)
         current = current_segmentation(study)

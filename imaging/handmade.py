@@ -83,7 +83,8 @@ def put_in_force(
 ) -> Segmentation:
     """Store a person's labels as the outline in force, tell those who measure and draft, and record it.
 
-    Call it in a transaction that holds the study's row. not_assessed: regions it says nothing about, with why. detail: more for the record, free of identity.
+    Call it in a transaction that holds the study's row. not_assessed: regions it says nothing about, with why.
+    detail: more for the record, free of identity.
     """
     made = save_segmentation(
         study,

@@ -34,6 +34,7 @@ COLUMNS = (
     "volume_mm3",
     "reference_mm3",
     "runtime_s",
+    "reduced",
 )
 # Told apart without colour by their dashes, too.
 _COLOURS = ("#0b62a4", "#b3441e", "#2d7d46", "#7b3fa0", "#8a6d00", "#3c6e71")
@@ -59,10 +60,15 @@ class Series:
 
 
 def series_of(rows: QuerySet[CaseEvaluation]) -> list[Series]:
-    """Mean Dice per model version and month, each study once a month (its newest row). Names in order."""
+    """Mean Dice per model version and month, each study once a month (its newest row). Names in order.
+
+    Studies with sequences missing are left out: they would look like a model that grows worse.
+    """
     newest: dict[tuple[str, str, str], float] = {}
     fields = ("model_version__name", "model_version__version", "expert", "study_id", "at", "dice", "region")
-    for name, version, expert, study, at, dice, region in rows.order_by("at", "id").values_list(*fields).iterator():
+    for name, version, expert, study, at, dice, region in (
+        rows.filter(reduced=False).order_by("at", "id").values_list(*fields).iterator()
+    ):
         label = f"{name} {version}" if name else expert
         newest[label, f"{at:%Y-%m}", f"{study}/{region}"] = dice
     grouped: dict[str, dict[str, list[float]]] = {}
@@ -161,6 +167,7 @@ def csv_lines(rows: QuerySet[CaseEvaluation]) -> Iterator[str]:
                 row.volume_mm3,
                 row.reference_mm3,
                 row.runtime_s,
+                "yes" if row.reduced else "no",
             )
         )
 

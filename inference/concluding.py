@@ -79,7 +79,7 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
     )
     what = assessable_of(panel.volume_set)
     flags = [
-        *([what.reason] if what.reduced else []),
+        *([what.short] if what.reduced else []),
         *(_no_answer(run) for run in runs if run not in done),
         *study_flags(
             loaded.images,

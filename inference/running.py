@@ -12,7 +12,7 @@ from clinical.orders import cleaned_reason
 from imaging.assessable import assessable
 from imaging.segmentations import encode_probability, save_segmentation
 from imaging.volumes import PANEL_SEQUENCES, load_volumes
-from inference.convening import enqueue_conclusion
+from inference.convening import enqueue_conclusion, job_priority
 from inference.experts.base import ExpertError, ExpertOutput, Volumes, labels_from_regions
 from inference.models import EXPERT_MACHINE, PANEL_MACHINE, ExpertRun, ExpertState, ModelVersion, PanelRun
 from inference.registry import role_on
@@ -98,6 +98,7 @@ def _ask(ctx: JobContext, run: ExpertRun) -> ExpertOutput:
         run.expert,
         volumes,
         key=str(panel.volume_set_id),
+        priority=job_priority(panel.study),
         deadline_s=float(settings.ONCOFLOW_EXPERT_DEADLINE_S),
         on_progress=lambda fraction, text: ctx.progress(0.05 + 0.9 * fraction, f"{run.expert}: {text}"),
     )

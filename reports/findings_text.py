@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from reports.figures import REGION_NAMES, date_text, dice_text, millilitres, millimetres, percent, resolve
-from reports.narrative import Kind, Sentence
+from reports.narrative import Kind, Sentence, has_number
 
 __all__ = ["CATEGORY_NAMES", "finding_sentences", "impression", "limitation_sentences"]
 
@@ -85,7 +85,7 @@ def _region_sentences(facts: Facts, region: str) -> list[Sentence]:
         reason = _get(facts, f"{base}.reason") or "no volume was computed"
         # The reason may carry digits of its own; it is shown in the table, cited here by its place.
         write.word(f"{base}.volume_mm3", "not assessed")
-        hint = "" if any(char.isdigit() for char in str(reason)) else f": {reason}"
+        hint = "" if has_number(str(reason)) else f": {str(reason).rstrip('.')}"
         return [write.sentence(f"The volume of the {name} ({region}) was not assessed{hint}.", "limitation")]
     if volume == 0:
         write.word(f"{base}.volume_mm3", "No")
@@ -188,9 +188,23 @@ def _agreement_sentences(facts: Facts) -> list[Sentence]:
     ]
 
 
+def _said(facts: Facts, path: str) -> list[Sentence]:
+    """The sentences that the facts have at ``path``, cited to their place; none where there are none."""
+    text = _get(facts, path)
+    if not text:
+        return []
+    write = _Writer(facts)
+    return [write.sentence(write.word(path, str(text)), "limitation")]
+
+
 def limitation_sentences(facts: Facts) -> list[Sentence]:
     """What the reader must know that was not done."""
-    sentences = []
+    sentences = [*_said(facts, "study.reduced.reason"), *_said(facts, "comparison.sequences.note")]
+    for region in REGION_NAMES:
+        sentences += [
+            Sentence(f"{REGION_NAMES[region].capitalize()} ({region}): {one.text}", one.kind, one.citations)
+            for one in _said(facts, f"findings.regions.{region}.basis")
+        ]
     write = _Writer(facts)
     if _get(facts, "study.spacing_known") is False:
         write.word("study.spacing_known", "not known")
@@ -237,13 +251,19 @@ def limitation_sentences(facts: Facts) -> list[Sentence]:
 
 def impression(facts: Facts) -> str:
     """Two or three hedged sentences without figures; the figures stand in the table beside them."""
-    parts = []
+    parts = [str(reduced)] if (reduced := _get(facts, "study.reduced.reason")) else []
     volumes = {region: _get(facts, f"findings.regions.{region}.volume_mm3") for region in REGION_NAMES}
     relative = {region: _get(facts, f"comparison.regions.{region}.change_percent") for region in REGION_NAMES}
     if all(volume is None for volume in volumes.values()) and all(change is None for change in relative.values()):
         parts.append("Volumes were not assessed on this study.")
     elif volumes["ET"]:
         parts.append("Enhancing tumour is outlined on this study.")
+    elif volumes["ET"] is None and volumes["WT"]:
+        parts.append("Tumour is outlined on this study; whether it enhances was not assessed.")
+    elif volumes["WT"] is None and volumes["TC"]:
+        parts.append("Tumour core without enhancement is outlined on this study.")
+    elif volumes["WT"] is None and volumes["TC"] == 0:
+        parts.append("No tumour core is outlined on this study; this does not exclude disease.")
     elif volumes["WT"]:
         parts.append("No enhancing tumour is outlined on this study; non-enhancing signal change is.")
     elif volumes["WT"] == 0:

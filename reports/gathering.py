@@ -13,6 +13,7 @@ from clinical.models.documents import DocumentState
 from clinical.registry import current_patient, identity_for_cleaning
 from clinical.retrieval import read_text, retrieve
 from imaging.models import Comparison, Measurement, SegmentationKind, Study
+from imaging.volumes import assessable_of
 from inference.models import PanelRun
 from inference.panel import latest_panel, panel_summary
 from reports.extractive import QUERIES, split_sentences
@@ -57,6 +58,7 @@ def gather_facts(measurement: Measurement) -> dict[str, Any]:
             "performed_at": study.performed_at.isoformat(),
             "modality": study.modality,
             "spacing_known": study.spacing_known,
+            **_reduced(measurement),
         },
         "findings": {
             "measurement_id": str(measurement.id),
@@ -74,6 +76,21 @@ def gather_facts(measurement: Measurement) -> dict[str, Any]:
         "panel": summary,
         "history": _history(measurement),
         "demo": bool(settings.ONCOFLOW_DEMO_MODE or (summary or {}).get("demo")),
+    }
+
+
+def _reduced(measurement: Measurement) -> dict[str, Any]:
+    """``reduced`` of a study with missing sequences: what it has, what it lacks, and what follows, in words."""
+    segmentation = measurement.segmentation
+    what = assessable_of(segmentation.volume_set)
+    if not what.reduced:
+        return {}
+    return {
+        "reduced": {
+            "sequences": list(what.sequences),
+            "missing": list(what.missing),
+            "reason": what.told(segmentation.not_assessed),
+        }
     }
 
 

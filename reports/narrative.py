@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 from oncoflow_site.foundation.errors import PermanentError
 from reports.figures import resolve
 
-__all__ = ["Narrator", "Sentence", "SourceText", "UnsupportedNumber", "check_sentence", "check_sentences"]
+__all__ = ["Narrator", "Sentence", "SourceText", "UnsupportedNumber", "check_sentence", "check_sentences", "has_number"]
 
 Kind = Literal["finding", "context", "limitation"]
 
@@ -62,6 +62,11 @@ class Sentence:
     def to_json(self) -> dict[str, Any]:
         """Plain values for the content."""
         return {"text": self.text, "kind": self.kind, "citations": [dict(one) for one in self.citations]}
+
+
+def has_number(text: str) -> bool:
+    """Whether a text holds a digit that is not part of a name (T1, T2, L3)."""
+    return bool(_NUMBER.search(_NAMES.sub(" ", text)))
 
 
 class Narrator(Protocol):
@@ -108,7 +113,7 @@ def check_sentence(sentence: Sentence, facts: Mapping[str, Any], texts: Mapping[
         if part not in quoted:
             raise PermanentError("the narrative quotes words that no citation holds")
         rest = rest.replace(f"{opened}{part}{closed}", " ")
-    if _NUMBER.search(_NAMES.sub(" ", rest)):
+    if has_number(rest):
         raise UnsupportedNumber("a number in the narrative is neither in the findings nor in a cited source")
 
 

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from audit.services import record
 from imaging.models import SegmentationKind
+from imaging.volumes import assessable_of
 from inference.models import Band
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
@@ -40,7 +41,16 @@ class Decision:
 
 
 def decide(version: ReportVersion) -> Decision:
-    """The gate's band, made stricter where a person has had, or must have, a hand in it."""
+    """The gate's band, made stricter where a person has had, or must have, a hand in it, or where sequences are missing."""
+    decision = _by_gate(version)
+    reduced = assessable_of(version.measurement.segmentation.volume_set).short if version.measurement else ""
+    if not reduced:
+        return decision
+    reasons = decision.reasons if reduced in decision.reasons else (*decision.reasons, reduced)
+    return Decision(Band.HOLD if decision.band == Band.ISSUE else decision.band, reasons)
+
+
+def _by_gate(version: ReportVersion) -> Decision:
     panel = version.panel_run
     kind = version.measurement.segmentation.kind if version.measurement else ""
     gate = [str(reason) for reason in ((panel.gate or {}).get("reasons") or panel.reasons or ())] if panel else []

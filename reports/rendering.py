@@ -15,7 +15,7 @@ from clinical.services import reveal_identity, reveal_order
 from imaging.models import Measurement, Sequence
 from imaging.render import PLANES, best_slices, render_slice, slice_count
 from imaging.segmentations import load_labels
-from imaging.volumes import load_volume
+from imaging.volumes import assessable_of, load_volume
 from oncoflow_site.foundation.errors import UserVisibleError
 from reports.models import Report
 from reports.pdf import HeaderData, Picture, RenderedPdf, RenderInput, SignatureText, render
@@ -69,7 +69,7 @@ def _number(identity: IdentityData) -> str:
 def pictures_for(measurement: Measurement) -> tuple[list[Picture], str]:
     """(pictures, note): T1c and FLAIR in three planes with the outlines that were measured.
 
-    A study without one of the two sequences has a row less.
+    A study without FLAIR shows T2 in its place; one without either of the two rows has a row less.
 
     :raises PermanentError: a stored volume or mask is not what was stored; a report must not be made over that.
     """
@@ -78,7 +78,9 @@ def pictures_for(measurement: Measurement) -> tuple[list[Picture], str]:
     slices = best_slices(labels)
     pictures: list[Picture] = []
     missing: list[str] = []
-    for sequence in _PICTURE_ROWS:
+    there = assessable_of(segmentation.volume_set).sequences
+    rows = [Sequence.T2.value if one not in there and one == Sequence.FLAIR else one for one in _PICTURE_ROWS]
+    for sequence in rows:
         try:
             volume, grid = load_volume(measurement.study, sequence, volume_set=segmentation.volume_set)
         except UserVisibleError:
@@ -89,7 +91,7 @@ def pictures_for(measurement: Measurement) -> tuple[list[Picture], str]:
             png = render_slice(volume, grid, plane, index, labels=labels, size=440)
             text = f"{plane}, slice {index + 1} of {slice_count(grid, plane)}"
             pictures.append(Picture(row=sequence, plane=plane, png=png, text=text))
-    note = _CONVENTION if pictures else "No pictures: this study has neither a T1c nor a FLAIR volume."
+    note = _CONVENTION if pictures else "No pictures: this study has neither a T1c nor a FLAIR or T2 volume."
     if pictures and missing:
         note += f" No {' and no '.join(missing)} volume."
     return pictures, note

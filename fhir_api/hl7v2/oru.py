@@ -22,7 +22,7 @@ from fhir_api.facts import ReportFacts, read_facts
 from fhir_api.hl7v2.er7 import charset_codec, escape
 from fhir_api.models import Endpoint
 from fhir_api.r4.codes import REGION_NAMES, RESPONSE, RESPONSE_NAMES
-from fhir_api.r4.observations import millilitres
+from fhir_api.r4.observations import left_out, millilitres
 from oncoflow_site.foundation.errors import PermanentError
 from reports.models import ReportVersion
 
@@ -229,9 +229,10 @@ def _rows(facts: ReportFacts) -> Iterator[_Row]:
     for lesion in findings.get("lesions") or ():
         label = str(lesion.get("id", ""))
         for region, mm3 in (lesion.get("regions") or {}).items():
-            if mm3 is not None and region in REGION_NAMES:
+            absent = left_out(regions.get(region) or {})
+            if region in REGION_NAMES and (mm3 is not None or absent):
                 code = f"lesion-{region}-volume^{REGION_NAMES[region]} volume of the lesion^L"
-                yield _number(code, label, millilitres(mm3), "mL^mL^UCUM", "")
+                yield _number(code, label, millilitres(mm3), "mL^mL^UCUM", absent)
         yield _Row("ST", "lesion-status^Status of the lesion^L", label, escape(str(lesion.get("status", ""))))
     yield _response(comparison.get("response") or {})
     impression = str(facts.content.get("impression") or "")

@@ -10,7 +10,7 @@ from fhir_api.facts import ReportFacts
 from fhir_api.r4 import codes
 from fhir_api.systems import own
 
-__all__ = ["Links", "observation_id", "observations"]
+__all__ = ["Links", "left_out", "observation_id", "observations"]
 
 Resource = dict[str, Any]
 
@@ -58,7 +58,7 @@ def observations(facts: ReportFacts, links: Links) -> list[Resource]:
         for region in codes.REGION_NAMES:
             made.append(_change(facts, links, region, (comparison.get("regions") or {}).get(region) or {}))
     for lesion in findings.get("lesions") or ():
-        made.append(_lesion(facts, links, lesion))
+        made.append(_lesion(facts, links, lesion, regions))
     made.append(_response(facts, links, comparison.get("response") or {}))
     agreement = ((facts.content.get("panel") or {}).get("agreement")) or {}
     if agreement.get("a") is not None:
@@ -99,6 +99,8 @@ def _volume(facts: ReportFacts, links: Links, region: str, values: Mapping[str, 
     if volume is None:
         return resource | _absent(str(values.get("reason") or ""))
     resource["valueQuantity"] = codes.quantity(volume, "mL")
+    if values.get("basis"):
+        resource["note"] = [{"text": str(values["basis"])}]
     spread = values.get("uncertainty_mm3") or {}
     if spread.get("low") is not None and spread.get("high") is not None:
         resource["component"] = [
@@ -156,7 +158,12 @@ def _change(facts: ReportFacts, links: Links, region: str, values: Mapping[str, 
     return resource
 
 
-def _lesion(facts: ReportFacts, links: Links, lesion: Mapping[str, Any]) -> Resource:
+def left_out(values: Mapping[str, Any]) -> str:
+    """Why a region was not assessed for want of a sequence; empty where it was."""
+    return str(values.get("reason") or "not assessed") if values and values.get("voxels", 0) is None else ""
+
+
+def _lesion(facts: ReportFacts, links: Links, lesion: Mapping[str, Any], regions: Mapping[str, Any]) -> Resource:
     label = str(lesion.get("id", ""))
     name = f"Lesion {label}"
     resource = _base(facts, links, f"lesion-{label}", codes.concept(_local("lesion", "Followed lesion"), text=name))
@@ -169,14 +176,12 @@ def _lesion(facts: ReportFacts, links: Links, lesion: Mapping[str, Any]) -> Reso
     ]
     for region in codes.REGION_NAMES:
         volume = millilitres((lesion.get("regions") or {}).get(region))
+        text = f"{codes.REGION_NAMES[region]} volume of the lesion"
+        code = codes.concept(_local(f"{region}-volume", text), text=text)
         if volume is not None:
-            text = f"{codes.REGION_NAMES[region]} volume of the lesion"
-            components.append(
-                {
-                    "code": codes.concept(_local(f"{region}-volume", text), text=text),
-                    "valueQuantity": codes.quantity(volume, "mL"),
-                }
-            )
+            components.append({"code": code, "valueQuantity": codes.quantity(volume, "mL")})
+        elif reason := left_out(regions.get(region) or {}):
+            components.append({"code": code, **_absent(reason)})
     resource["component"] = components
     return resource
 

@@ -114,7 +114,7 @@ def plan(
     for one in evaluated_sets(evaluation):
         if set(one) <= set(there):
             return Plan(one, assessable(one).regions)
-    missing = in_words([name for name in SEQUENCES if name not in there])
+    lacking = in_words([name for name in SEQUENCES if name not in there])
     if subset_of(evaluation, there):
-        raise NotRunnable(f"needs {missing}: without, it did too badly on held-out cases")
-    raise NotRunnable(f"needs {missing}: it was not evaluated without")
+        raise NotRunnable(f"needs {lacking}: without, it did too badly on held-out cases")
+    raise NotRunnable(f"needs {lacking}: it was not evaluated without")

@@ -131,12 +131,14 @@ class SupervisorClient:
         on_progress: Progress | None = None,
         prompt: Prompt | None = None,
         key: str = "",
+        priority: int = 0,
     ) -> ExpertOutput:
         """Segment one study with one expert.
 
         deadline_s counts from the moment the expert starts, not while the request queues. A request with a prompt
-        overtakes those without. key: names the volumes for good; with one, they travel only where the supervisor does
-        not have them. Exceptions from `on_progress` end the wait and are passed on; the supervisor then drops the request.
+        overtakes those without, and among those one of higher `priority` (as that of jobs: STAT 20). key: names the volumes
+        for good; with one, they travel only where the supervisor does not have them. Exceptions from
+        `on_progress` end the wait and are passed on; the supervisor then drops the request.
         Raises ExpertFailed, ExpertTimeout, ExpertUnavailable, MissingSequence, InvalidVolumes.
         """
         values = {
@@ -147,6 +149,7 @@ class SupervisorClient:
             "sequences": list(volumes.images),
             "indication": volumes.indication,
             "prompt": _prompt_values(prompt),
+            "priority": int(priority),
         }
         request = Message("run", values, {} if key else _arrays(volumes))
         answer = self._converse(request, lambda: volumes, on_progress)

@@ -216,7 +216,9 @@ class Supervisor:
                 channel.send(answer)
                 last = time.monotonic()
 
-        request = Request(message, deadline, tell, interactive=interactive)
+        asked = message.values.get("priority", 0)
+        urgent = asked if isinstance(asked, int) else 0
+        request = Request(message, deadline, tell, interactive=interactive, priority=urgent)
         worker.submit(request)
         while not request.done.wait(1.0):
             if time.monotonic() - last > BEAT_S and not request.cancelled:

@@ -35,6 +35,7 @@ class Request:
     deadline_s: float
     tell: Callable[[Message], None]
     interactive: bool = False
+    priority: int = 0
     cancelled: bool = False
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -70,7 +71,7 @@ def warm_up(specs: Sequence[ExpertSpec]) -> None:
 
 
 class Worker:
-    """Runs requests one at a time, those of people first; kills a child that is late, restarts one that is gone.
+    """Runs requests one at a time, those of people first, then the urgent; kills a child that is late, restarts one that is gone.
 
     idle_s: the child starts with the first request and ends after so many seconds without one; None: it is always there.
     """
@@ -83,7 +84,7 @@ class Worker:
         self.error = ""
         self.model: dict[str, Any] | None = None
         self.restarts = -1
-        self._queue: list[tuple[int, int, Request]] = []
+        self._queue: list[tuple[int, int, int, Request]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._stopping = False
@@ -105,14 +106,14 @@ class Worker:
                 request.finish(failure("unavailable", "the supervisor is stopping"))
                 return
             rank = INTERACTIVE if request.interactive else ROUTINE
-            heapq.heappush(self._queue, (rank, next(self._order), request))
+            heapq.heappush(self._queue, (rank, -request.priority, next(self._order), request))
             self._changed.notify()
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Refuse what waits, end the child, join the thread."""
         with self._changed:
             self._stopping = True
-            waiting = [r for _, _, r in self._queue]
+            waiting = [entry[-1] for entry in self._queue]
             self._queue.clear()
             self._changed.notify()
         for request in waiting:
@@ -155,7 +156,7 @@ class Worker:
                     self._end_child()
                     self.state, self.restarts = "asleep", self.restarts - 1
                 continue
-            self._serve(entry[2])
+            self._serve(entry[-1])
             self._served = time.monotonic()
         self._end_child()
 
@@ -197,7 +198,7 @@ class Worker:
 
     def _refuse_waiting(self) -> None:
         with self._changed:
-            waiting = [r for _, _, r in self._queue]
+            waiting = [entry[-1] for entry in self._queue]
             self._queue.clear()
         for request in waiting:
             request.finish(failure("unavailable", f"{self.spec.name} is not available: {self.error}"))

@@ -137,7 +137,7 @@ def train(arguments: argparse.Namespace) -> None:
     is_late = torch.zeros(1, dtype=torch.int8).share_memory_()
 
     def make(seed: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
-        sampler = PatchSampler(training, tuple(late), seed)
+        sampler = PatchSampler(training, tuple(late), seed, reduced_share=arguments.reduced_share)
 
         def draw() -> tuple[torch.Tensor, torch.Tensor]:
             sampler.patch = late if is_late[0] else early
@@ -201,6 +201,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--early-share", type=float, default=0.6, help="share of the time with the early patch")
     p.add_argument("--batch-size", type=int, default=2)
     p.add_argument("--rate", type=float, default=2e-3)
+    p.add_argument(
+        "--reduced-share",
+        type=float,
+        default=0.0,
+        help="share of the patches with sequences missing: 0.3 for a model that is to run on such studies",
+    )
     p.add_argument("--name", default="", help="model name; nnunet-ARCHITECTURE if not given")
     return p
 

@@ -9,9 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
+from inference.experts.base import SEQUENCES
+
 from .preprocess import PreparedCase
 
-__all__ = ["PatchSampler", "region_targets"]
+__all__ = ["REDUCED", "PatchSampler", "region_targets"]
+
+REDUCED: tuple[tuple[str, ...], ...] = (
+    ("T1c",),
+    ("T1", "T1c"),
+    ("T1c", "FLAIR"),
+    ("T1", "T1c", "FLAIR"),
+    ("T1c", "T2", "FLAIR"),
+    ("FLAIR",),
+    ("T2", "FLAIR"),
+)
+"""What is left of studies with missing sequences, the usual ones."""
 
 
 def region_targets(labels: torch.Tensor) -> torch.Tensor:
@@ -24,6 +37,8 @@ class PatchSampler:
 
     empty_share of the patches come from tumour-free cases, background_share of the others from anywhere in the brain,
     the rest is centred near a voxel of a region picked at random, so that small regions are seen as often as large.
+    drop_channel of them lose one channel; reduced_share keep only the sequences of one of REDUCED, as studies with missing
+    sequences have them.
     """
 
     def __init__(
@@ -35,6 +50,7 @@ class PatchSampler:
         empty_share: float = 0.30,
         background_share: float = 1 / 3,
         drop_channel: float = 0.06,
+        reduced_share: float = 0.0,
     ) -> None:
         self.with_tumour = [c for c in cases if not c.empty]
         self.without = [c for c in cases if c.empty]
@@ -45,6 +61,7 @@ class PatchSampler:
         self.empty_share = empty_share if self.without else 0.0
         self.background_share = background_share
         self.drop_channel = drop_channel
+        self.reduced_share = reduced_share
 
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch. Its order of empty and tumour cases is random."""
@@ -132,5 +149,9 @@ class PatchSampler:
             data[channel] = image
         if rng.random() < self.drop_channel:
             data[int(rng.integers(data.shape[0]))] = 0
+        # Nothing is drawn where it is not asked for: earlier trainings can be repeated with their seeds.
+        if self.reduced_share and rng.random() < self.reduced_share:
+            kept = REDUCED[int(rng.integers(len(REDUCED)))]
+            data[[index for index, name in enumerate(SEQUENCES) if name not in kept]] = 0
         data[:, ~inside] = 0
         return data

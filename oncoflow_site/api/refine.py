@@ -119,6 +119,11 @@ class Segmentations(Base):
                 "properties": {
                     "file": {"type": "string", "format": "binary", "description": "NIfTI: 0, 1 NCR, 2 ED, 3 ET"},
                     "reason": {"type": "string", "maxLength": 300},
+                    "assessed": {
+                        "type": "array",
+                        "items": {"type": "string", "enum": ["ET", "TC", "WT"]},
+                        "description": "Where sequences are missing: regions that were looked for though none is outlined",
+                    },
                 },
             },
             "application/json": CorrectionsForm,
@@ -131,7 +136,8 @@ class Segmentations(Base):
             by_json = request.content_type.startswith("application/json")
             made = save_from_form(request, study) if by_json else bring_in_outline(request, study)
         parent = str(made.parent_id) if made.parent_id else None
-        return Response({"id": str(made.id), "version": made.version, "kind": made.kind, "parent": parent}, status=201)
+        body = {"id": str(made.id), "version": made.version, "kind": made.kind, "parent": parent}
+        return Response(body | {"not_assessed": made.not_assessed}, status=201)
 
 
 def save_from_form(request: Request, study: Study) -> Segmentation:

@@ -27,7 +27,7 @@ from imaging.handmade import MAX_BYTES, accept_label_map
 from imaging.models import Comparison, Measurement, Segmentation, Sequence, Study
 from imaging.render import PLANES, best_slices, render_slice, slice_count
 from imaging.segmentations import current_segmentation, grid_of, load_labels
-from imaging.volumes import latest_volume_set, load_volume
+from imaging.volumes import assessable_of, latest_volume_set, load_volume
 from inference.panel import latest_panel, panel_summary
 from oncoflow_site.api.problems import ProblemRenderer, handle
 from oncoflow_site.foundation import objects
@@ -100,7 +100,13 @@ def bring_in_outline(request: HttpRequest, study: Study) -> Segmentation:
     if sent is None or not reason:
         raise exceptions.ParseError("Send 'file' (NIfTI) and 'reason'.")
     # One byte more than is taken tells what is too large without reading all of it.
-    return accept_label_map(study, sent.read(MAX_BYTES + 1), author=user.get_username(), reason=reason)
+    return accept_label_map(
+        study,
+        sent.read(MAX_BYTES + 1),
+        author=user.get_username(),
+        reason=reason,
+        assessed=request.POST.getlist("assessed"),
+    )
 
 
 def study_row(study: Study) -> dict[str, Any]:
@@ -201,6 +207,7 @@ class StudyDetail(Base):
                     "shape": volume_set.shape,
                     "spacing_mm": volume_set.spacing,
                     "sequences": {one.sequence: {"quality": one.quality} for one in volume_set.volumes.all()},
+                    "not_assessed": assessable_of(volume_set).not_assessed,
                 },
                 "segmentations": [
                     {
@@ -209,6 +216,7 @@ class StudyDetail(Base):
                         "version": one.version,
                         "author": one.author,
                         "model": one.model,
+                        "not_assessed": one.not_assessed,
                         "created_at": one.created_at.isoformat(),
                     }
                     for one in study.segmentations.order_by("version")

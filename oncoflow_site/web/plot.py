@@ -99,8 +99,15 @@ def volume_plot(points: list[Point]) -> SafeString:
     groups = []
     for number, region in enumerate(MARKERS):
         known = [(one.when, x_of(one.when), y_of(v), v) for one in measured if (v := one.mm3.get(region)) is not None]
-        path = " ".join(f"{x:.1f},{y:.1f}" for _, x, y, _ in known)
-        parts = [format_html('<polyline points="{}"/>', path)]
+        # No line is drawn over a date at which the region was not assessed.
+        runs: list[list[str]] = [[]]
+        for one in measured:
+            value = one.mm3.get(region)
+            if value is not None:
+                runs[-1].append(f"{x_of(one.when):.1f},{y_of(value):.1f}")
+            elif runs[-1]:
+                runs.append([])
+        parts = [format_html('<polyline points="{}"/>', " ".join(run)) for run in runs if run]
         parts += [_marker(region, x, y, f"{region} {v / 1000:.2f} ml on {when:%-d %b %Y}") for when, x, y, v in known]
         legend = LEFT + 5 + 76 * number
         parts.append(_marker(region, legend, 16, region))

@@ -25,7 +25,7 @@ from imaging.deidentification.report import faces_of, readable
 from imaging.models import Comparison, Measurement, Segmentation, Study
 from imaging.render import PLANES, slice_count
 from imaging.segmentations import current_segmentation, grid_of
-from imaging.volumes import latest_volume_set
+from imaging.volumes import assessable_of, latest_volume_set
 from inference.panel import latest_panel, panel_summary
 from inference.refine import promptable_expert
 from oncoflow_site.api.steps import current_steps
@@ -145,6 +145,7 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
         steps = current_steps(study)
         segmentation = current_segmentation(study)
         available = {one.sequence for one in volume_set.volumes.all()} if volume_set else set()
+        lacking = assessable_of(volume_set).not_assessed if volume_set else {}
         context = {
             "study": study,
             "patient": study.patient,
@@ -163,6 +164,10 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
                 if grid is not None and plane in slices
             ],
             "segmentation": segmentation,
+            "drawn": [
+                (key, title) for key, title in REGIONS if not segmentation or key not in segmentation.not_assessed
+            ],
+            "lacking": [(key, title, lacking[key]) for key, title in REGIONS if key in lacking],
             "segmentation_by": made_by([segmentation])[segmentation.pk] if segmentation else "",
             "measured_by": made_by([measurement.segmentation])[measurement.segmentation_id] if measurement else "",
             "panel": panel_summary(panel) if panel else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from reportlab.graphics.shapes import Circle, Drawing, Group, Line, Polygon, PolyLine, Rect, String
@@ -57,11 +58,14 @@ def volume_chart(history: Sequence[Mapping[str, Any]], width: float, height: flo
     :param history: entries of the content's ``history``, oldest first.
     """
     points: dict[str, list[tuple[datetime, float]]] = {region: [] for region in ("WT", "TC", "ET")}
+    gaps: dict[str, set[int]] = {region: set() for region in points}
     for entry in history:
         moment = datetime.fromisoformat(entry["performed_at"])
         for region, line in points.items():
             if entry.get(region) is not None:
                 line.append((moment, entry[region] / 1000.0))
+            elif line:
+                gaps[region].add(len(line))  # no line is drawn over a date that was not assessed
     values = [value for line in points.values() for _, value in line]
     if not values:
         return None
@@ -87,9 +91,11 @@ def volume_chart(history: Sequence[Mapping[str, Any]], width: float, height: flo
         if not line:
             continue
         colour = _COLOURS[region]
-        path = [coordinate for moment, value in line for coordinate in (x_of(moment), y_of(value))]
-        if len(line) > 1:
-            drawing.add(PolyLine(path, strokeColor=colour, strokeWidth=1.4, strokeDashArray=_DASHES[region]))
+        ends = [0, *sorted(gaps[region]), len(line)]
+        for part in (line[first:last] for first, last in pairwise(ends)):
+            path = [coordinate for moment, value in part for coordinate in (x_of(moment), y_of(value))]
+            if len(part) > 1:
+                drawing.add(PolyLine(path, strokeColor=colour, strokeWidth=1.4, strokeDashArray=_DASHES[region]))
         for moment, value in line:
             drawing.add(_marker(region, x_of(moment), y_of(value), colour))
         end = width - _RIGHT + 14

@@ -12,18 +12,20 @@ from reportlab.platypus import CondPageBreak, Flowable, Image, KeepTogether, Par
 from reports.figures import date_text, moment_text
 from reports.pdf.chart import volume_chart
 from reports.pdf.data import RenderInput, SignatureText
-from reports.pdf.style import AMBER, BOLD, FONT, GREEN, INK, MUTED, PALE, RED, RULE, TEAL, printable, safe, styles
+from reports.pdf.signature import SignatureBlock
+from reports.pdf.style import AMBER, FONT, GREEN, PALE, RED, RULE, safe, styles
 from reports.pdf.tables import (
     SWATCHES,
     WIDTH,
     agreement_table,
     findings_table,
+    left_out,
     lesions_table,
     midline_text,
     model_table,
 )
 
-__all__ = ["SignatureBlock", "build_story", "status_line"]
+__all__ = ["build_story", "status_line"]
 
 
 def status_line(content: Mapping[str, Any], signature: SignatureText | None, replaces: int | None) -> tuple[str, str]:
@@ -40,6 +42,7 @@ def status_line(content: Mapping[str, Any], signature: SignatureText | None, rep
     return "HELD FOR REVIEW – NOT ISSUED – NOT SIGNED BY A RADIOLOGIST", "red"
 
 
+_MOST_REMARKS = 8
 _BANNER_COLOURS = {"green": GREEN, "amber": AMBER, "red": RED}
 
 
@@ -78,8 +81,11 @@ def build_story(given: RenderInput) -> list[Flowable]:
             Spacer(1, 3),
             _banner("DEMONSTRATION – models trained on simulated patients – not for clinical use", "red"),
         ]
+    if reduced := (content["study"].get("reduced") or {}).get("reason"):
+        story += [Spacer(1, 3), _banner(f"REDUCED – {reduced}", "amber")]
     story += [Spacer(1, 7), _identity(given), *_impression(content), *_findings(content)]
-    story += [*_pictures(given), *_history(content), *_narrative(content), *_panel(content), *_limits(content)]
+    story += [*_pictures(given), *_history(content), *_narrative(content)]
+    story += [*_panel(content), *_remarks(content), *_limits(content)]
     if given.signature is not None:
         story += [Spacer(1, 10), KeepTogether([_heading("Signature"), SignatureBlock(given.signature)])]
     return story
@@ -185,6 +191,8 @@ def _findings(content: Mapping[str, Any]) -> list[Flowable]:
     ]
     if midline := midline_text(content):
         parts += [Spacer(1, 3), Paragraph(safe(midline), styles()["small"])]
+    if differ := (comparison.get("sequences") or {}).get("note"):
+        parts += [Spacer(1, 3), Paragraph(safe(differ), styles()["small"])]
     lesions = lesions_table(content)
     if lesions is not None:
         parts += [Spacer(1, 6), lesions]
@@ -238,9 +246,9 @@ def _pictures(given: RenderInput) -> list[Flowable]:
             ]
         )
     )
-    key = " ".join(
-        f'<font color="#{SWATCHES[region].hexval()[2:]}">■</font> {region}&nbsp;&nbsp;' for region in ("WT", "TC", "ET")
-    )
+    regions = given.content["findings"]["regions"]
+    drawn = [region for region in ("WT", "TC", "ET") if not left_out(regions.get(region) or {})]
+    key = " ".join(f'<font color="#{SWATCHES[region].hexval()[2:]}">■</font> {region}&nbsp;&nbsp;' for region in drawn)
     legend = Paragraph(f"Outlines: {key} {safe(given.picture_note)}", styles()["small"])
     return [KeepTogether([_heading("Images"), table, legend])]
 
@@ -315,49 +323,28 @@ def _panel(content: Mapping[str, Any]) -> list[Flowable]:
     return [KeepTogether(parts)]
 
 
+def _remarks(content: Mapping[str, Any]) -> list[Flowable]:
+    """What experts of the panel said in words: an adviser's remarks, which nobody has checked."""
+    experts = (content.get("panel") or {}).get("experts") or ()
+    speaking = [one for one in experts if one.get("findings")]
+    if not speaking:
+        return []
+    note = (
+        "Written by a language model that was shown single slices. No radiologist has reviewed them, nothing above rests on "
+        "them, and the confidence is the model's own, not calibrated."
+    )
+    parts: list[Flowable] = [_heading("Unreviewed remarks of an adviser"), Paragraph(safe(note), styles()["small"])]
+    for one in speaking:
+        for finding in one["findings"][:_MOST_REMARKS]:
+            text = f"{finding['text']} (slice {int(finding['slice_z']) + 1}, confidence {float(finding['confidence']):.2f})"
+            mark = f'<font color="#566472">{safe(one["name"])}, unreviewed:</font> {safe(text, 400)}'
+            parts.append(Paragraph(mark, styles()["bullet"], bulletText="•"))
+    return [KeepTogether(parts)]
+
+
 def _limits(content: Mapping[str, Any]) -> list[Flowable]:
     parts: list[Flowable] = [_heading("Not assessed, and what this report is")]
     for item in content.get("not_assessed") or ():
         parts.append(Paragraph(f"{safe(item['what'])}: {safe(item['reason'])}", styles()["bullet"], bulletText="•"))
     parts.append(Paragraph(safe(content["disclaimer"]), styles()["body"]))
     return [KeepTogether(parts)]
-
-
-class SignatureBlock(Flowable):
-    """The visible signature. Remembers where it was drawn, so that the signature field can be laid over it."""
-
-    HEIGHT = 66.0
-
-    def __init__(self, signature: SignatureText) -> None:
-        super().__init__()
-        self.signature = signature
-        self.page: int | None = None
-        self.rectangle: tuple[int, int, int, int] | None = None
-
-    def wrap(self, available_width: float, available_height: float) -> tuple[float, float]:
-        """Fixed height over the width of the text."""
-        self.width = min(WIDTH, available_width)
-        return self.width, self.HEIGHT
-
-    def draw(self) -> None:
-        """Draw the block and note page and rectangle."""
-        canvas = self.canv
-        left, bottom = canvas.absolutePosition(0, 0)
-        self.page = canvas.getPageNumber() - 1
-        self.rectangle = (round(left), round(bottom), round(left + self.width), round(bottom + self.HEIGHT))
-        signed = self.signature
-        canvas.setStrokeColor(TEAL)
-        canvas.setLineWidth(1)
-        canvas.roundRect(0, 0, self.width, self.HEIGHT, 3, stroke=1, fill=0)
-        lines = [
-            (BOLD, 9.5, INK, f"{signed.name}" + (f", {signed.role}" if signed.role else "")),
-            (FONT, 8, INK, f"{'Signed' if signed.person else 'Sealed'} {signed.signed_at:%Y-%m-%d %H:%M:%S} UTC"),
-            (FONT, 8, INK, signed.reason),
-            (FONT, 7, MUTED, f"PAdES signature over the whole document; certificate issued by {signed.authority}."),
-        ]
-        y = self.HEIGHT - 16
-        for font, size, colour, text in lines:
-            canvas.setFont(font, size)
-            canvas.setFillColor(colour)
-            canvas.drawString(10, y, printable(text, 140))
-            y -= size + 6

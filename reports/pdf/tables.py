@@ -11,7 +11,16 @@ from reportlab.platypus import Flowable, Paragraph, Table, TableStyle
 from reports.figures import REGION_NAMES, dice_text, millilitres, millimetres, percent, round_half_up
 from reports.pdf.style import FONT, PALE, RULE, safe, styles
 
-__all__ = ["NOT_ASSESSED", "WIDTH", "agreement_table", "findings_table", "lesions_table", "midline_text", "model_table"]
+__all__ = [
+    "NOT_ASSESSED",
+    "WIDTH",
+    "agreement_table",
+    "findings_table",
+    "left_out",
+    "lesions_table",
+    "midline_text",
+    "model_table",
+]
 
 WIDTH = 489.0
 """Width of the text on the page in points (A4 less the margins)."""
@@ -58,6 +67,11 @@ def _signed(value: float, shown: str) -> str:
     if not any(char in "123456789" for char in shown):
         return shown
     return f"+{shown}" if value > 0 else f"−{shown.lstrip('-')}"
+
+
+def left_out(values: Mapping[str, Any]) -> bool:
+    """Whether a region was not assessed at all, so that nothing of it is outlined (not only its millimetres unknown)."""
+    return values.get("assessed") is False and values.get("voxels") is None
 
 
 def findings_table(content: Mapping[str, Any]) -> Flowable:
@@ -114,6 +128,7 @@ _STATUS = {
     "followed": "followed",
     "gone": "gone: no longer outlined",
     "baseline": "baseline",
+    "not-assessed": "not assessed: this study could not show it",
 }
 
 
@@ -180,7 +195,11 @@ def model_table(panel: Mapping[str, Any]) -> Flowable | None:
     for expert in panel.get("experts") or ():
         dice = expert.get("dice_vs_consensus") or {}
         runtime = expert.get("runtime_s")
-        failed = expert.get("state") == "failed"
+        state = str(expert.get("state"))
+        error = expert.get("error") or "no reason given"
+        part = {"failed": f"failed: {error}", "not_run": f"not run: {error}"}.get(state, str(expert.get("role", "")))
+        if expert.get("sequences"):
+            part += f", given {', '.join(expert['sequences'])} alone"
         rows.append(
             [
                 Paragraph(
@@ -188,7 +207,7 @@ def model_table(panel: Mapping[str, Any]) -> Flowable | None:
                     f'<font size="6.6" color="#566472">{safe(expert.get("architecture") or "")}</font>',
                     styles()["cell"],
                 ),
-                _cell("failed: " + (expert.get("error") or "no reason given") if failed else expert.get("role", "")),
+                _cell(part),
                 *(
                     _cell("–" if dice.get(region) is None else dice_text(dice[region]), "number")
                     for region in REGION_NAMES

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +44,10 @@ def _brain(seed: int) -> np.ndarray:
     return np.where(inside, np.clip(value, 5, 380), 0)
 
 
-def files(number: int) -> Iterator[bytes]:
-    """The DICOM files of study ``number`` (1 or 2, of one patient)."""
+def files(
+    number: int, sequences: Collection[str] = ("T1", "T1c", "T2", "FLAIR"), painted: Collection[str] = ("FLAIR",)
+) -> Iterator[bytes]:
+    """The DICOM files of study ``number`` (1 or 2, of one patient): these sequences, the tumour painted on some of them."""
     base = _brain(number)
     inside = base > 0
     labels = np.where(inside, tumour(GRID, ((-30.0, 5.0, 0.0), *LESIONS[number])), 0)
@@ -57,8 +59,11 @@ def files(number: int) -> Iterator[bytes]:
         "FLAIR": 60 + 0.3 * base + rng.normal(0, 5, base.shape),
     }
     for label, paint in PAINT.items():
-        images["FLAIR"][labels == label] = paint
+        for one in painted:
+            images[one][labels == label] = paint
     for place, (sequence, image) in enumerate(images.items(), start=1):
+        if sequence not in sequences:
+            continue
         pixels = np.where(inside, np.clip(image, 1, 4000), 0).astype(np.uint16)
         for index, plane in enumerate(pixels):
             one = dataset(

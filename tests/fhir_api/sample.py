@@ -21,6 +21,7 @@ def region(mm3: float | None, prior: float | None = None) -> dict[str, Any]:
     """One region as the imaging room measures it."""
     return {
         "volume_mm3": mm3,
+        "voxels": None if mm3 is None else round(mm3),
         "longest_axial_diameter_mm": None if mm3 is None else 31.25,
         "perpendicular_diameter_mm": None if mm3 is None else 20.5,
         "assessed": mm3 is not None,
@@ -41,7 +42,7 @@ def content() -> dict[str, Any]:
         "findings": {
             "regions": {"ET": region(12340.5), "TC": region(15000.0), "WT": region(None)},
             "lesions": [
-                {"id": "L1", "status": "followed", "regions": {"ET": 12340.5, "TC": 15000.0}},
+                {"id": "L1", "status": "followed", "regions": {"ET": 12340.5, "TC": 15000.0, "WT": None}},
                 {"id": "L2", "status": "gone", "regions": {"ET": 0.0}},
             ],
         },

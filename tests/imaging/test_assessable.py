@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from imaging.assessable import assessable, left_unassessed
+from imaging.corrections import Correction, apply_corrections
 
 FOUR = ("T1", "T1c", "T2", "FLAIR")
 
@@ -55,3 +57,14 @@ def test_a_persons_outline_assesses_what_it_outlines_and_what_they_say_they_look
     # a correction leaves unassessed what its parent did, unless it outlines it
     assert left_unassessed(alone, [0, 3], before={}) == {}
     assert set(left_unassessed(assessable(("T1c", "T2")), [0, 3], before={"WT": "No model could."})) == {"WT"}
+
+
+def test_what_leaves_the_core_is_no_oedema_where_nobody_looked_for_any():
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[1:3] = 3
+    part = np.ones((1, 4, 4), bool)
+    less = Correction("TC", "remove", (1, 0, 0), part)
+    assert set(np.unique(apply_corrections(labels, [less]))) == {0, 2, 3}
+    assert set(np.unique(apply_corrections(labels, [less], ["WT"]))) == {0, 3}
+    more = Correction("WT", "add", (0, 0, 0), part)
+    assert set(np.unique(apply_corrections(labels, [more], ["WT"]))) == {0, 2, 3}

@@ -279,3 +279,117 @@ def test_probabilities_come_back_outside_the_box_as_zero():
     assert not back["ET"].any()
     nothing = decode_probability(encode_probability({"ET": whole * 0, "TC": whole * 0, "WT": whole * 0}))
     assert nothing["WT"].shape == grid.shape_zyx
+
+
+# --- like for like ----------------------------------------------------------------------------------------------------
+
+NO_WT = {"WT": "Without a FLAIR or T2 series the extent of the whole tumour cannot be told."}
+NO_CORE = dict.fromkeys(("ET", "TC"), "Without a contrast-enhanced T1 series it cannot be told.")
+
+
+def reduced(person, sequences, labels, not_assessed, *, days=0):
+    image = brain_like(SMALL, days)
+    study, volumes = ready_study(person, image, performed_at=FIRST + days * DAY, sequences=sequences)
+    volumes.parameters = {"reference": next(one for one in ("T1c", "FLAIR") if one in sequences)}
+    volumes.save(update_fields=["parameters"])
+    segment(study, volumes, labels.astype(np.uint8), not_assessed=not_assessed)
+    return study
+
+
+def latest(study):
+    studies.run(JOB, study)
+    measurement = Measurement.objects.filter(study=study).order_by("-created_at").first()
+    newest = max(
+        measurement.comparisons.all(), key=lambda one: one.prior_study.performed_at if one.prior_study else FIRST
+    )
+    return measurement, newest.result
+
+
+def without(labels, *left_out):
+    return np.where(np.isin(labels, left_out), 0, labels)
+
+
+def test_a_region_is_compared_only_where_both_dates_assessed_it():
+    person = studies.patient()
+    whole = tumour(SMALL, (BIG, 6.0, 10.0, 14.0))
+    one = reduced(person, ("T1c",), without(whole, 2), NO_WT)
+    before, baseline = latest(one)
+    assert before.regions["WT"] == {
+        "volume_mm3": None,
+        "voxels": None,
+        "voxels_basis": "affine",
+        "longest_axial_diameter_mm": None,
+        "perpendicular_diameter_mm": None,
+        "measurable": None,
+        "assessed": False,
+        "reason": NO_WT["WT"],
+        "uncertainty_mm3": None,
+    }
+    assert (before.lesions[0]["regions"]["WT"], before.lesions[0]["voxels"]["WT"]) == (None, None)
+    assert baseline["history"][0]["WT"] is None
+    two = reduced(person, ("T1", "T1c", "T2", "FLAIR"), whole, {}, days=90)
+    after, result = latest(two)
+    assert after.regions["WT"]["volume_mm3"] > 0
+    assert result["regions"]["ET"]["change_percent"] == 0.0
+    assert result["regions"]["WT"]["change_percent"] is None
+    assert result["regions"]["WT"]["reason"] == f"Not assessed on the earlier study, so not compared. {NO_WT['WT']}"
+    assert result["sequences"]["prior"] == ["T1c"]
+    assert (
+        "this one T1, contrast-enhanced T1, T2 and FLAIR, the earlier one contrast-enhanced T1"
+        in result["sequences"]["note"]
+    )
+    (lesion,) = result["lesions"]
+    assert (lesion["status"], lesion["region"]) == ("followed", "TC")
+    assert lesion["current_mm3"] == lesion["prior_mm3"] > 0
+    # and the other way round: the whole study first
+    three = reduced(person, ("T1c",), without(whole, 2), NO_WT, days=180)
+    _, result = latest(three)
+    assert result["regions"]["WT"]["reason"].startswith("Not assessed on this study, so not compared.")
+    assert result["response"]["category"] == "SD"
+
+
+def test_what_a_date_could_not_show_is_neither_new_nor_gone():
+    person = studies.patient()
+    dark = (LITTLE, 0.0, 0.0, 9.0)  # oedema alone: T1c shows nothing of it
+    seen = tumour(SMALL, (BIG, 6.0, 10.0, 14.0))
+    one = reduced(person, ("FLAIR",), np.where(tumour(SMALL, (BIG, 0.0, 0.0, 14.0), dark) > 0, 2, 0), NO_CORE)
+    before, _ = latest(one)
+    assert sorted(by_id(before)) == ["L1", "L2"]
+    two = reduced(person, ("T1c",), without(seen, 2), NO_WT, days=90)
+    after, result = latest(two)
+    statuses = {one["id"]: one["status"] for one in after.lesions}
+    assert statuses == {"L1": "followed", "L2": "not-assessed"}
+    assert by_id(after)["L2"]["regions"] == {"ET": None, "TC": None, "WT": None}
+    assert {one["id"]: one["status"] for one in result["lesions"]} == statuses
+    assert {one["current_mm3"] for one in result["lesions"]} == {None}
+    assert result["response"]["category"] == "not assessed"
+    assert "not assessed on any earlier study" in result["response"]["reason"]
+    assert all(one["change_percent"] is None for one in result["regions"].values())
+    # whole at last: the lesion of oedema alone is not new, it was there to be seen at neither of T1c
+    three = reduced(
+        person,
+        ("T1", "T1c", "T2", "FLAIR"),
+        tumour(SMALL, (BIG, 6.0, 10.0, 14.0), (LITTLE, 0.0, 5.0, 9.0)),
+        {},
+        days=180,
+    )
+    final, _ = latest(three)
+    assert by_id(final)["L2"]["status"] in {"new", "followed"}  # it enhances now: T1c would have shown that
+
+
+def test_a_persons_outline_is_measured_and_says_whose_it_is():
+    person = studies.patient()
+    whole = tumour(SMALL, (BIG, 6.0, 10.0, 14.0))
+    one = reduced(person, ("T1c",), without(whole, 2), NO_WT)
+    studies.run(JOB, one)
+    segment(one, one.volume_sets.get(), whole, "person", "reader", not_assessed={})
+    measurement, _ = latest(one)
+    assert measurement.regions["WT"]["volume_mm3"] > 0
+    assert measurement.regions["WT"]["basis"].startswith("Outlined by a person; the models could not assess it.")
+    assert "basis" not in measurement.regions["ET"]
+
+
+def test_a_label_of_a_region_that_is_not_assessed_is_refused():
+    study, volumes = ready_study(studies.patient(), brain_like(SMALL), sequences=("T1c",))
+    with pytest.raises(ValueError, match="label of its own"):
+        segment(study, volumes, tumour(SMALL, (BIG, 6.0, 10.0, 14.0)), not_assessed=NO_WT)

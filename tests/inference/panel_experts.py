@@ -1,4 +1,5 @@
-"""Experts for the panel's tests, run by the real supervisor in real processes: they read the tumour off the FLAIR image.
+"""Experts for the panel's tests, run by the real supervisor in real processes: they read the tumour off the FLAIR image,
+or off T1c where there is no FLAIR.
 
 The test paints it there: 600 oedema, 700 necrosis, 800 enhancing. ``kind`` says how well an expert sees.
 """
@@ -41,7 +42,7 @@ class PaintReader:
             raise ExpertFailed("asked to fail")
         if self.kind == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        paint = volumes.images["FLAIR"]
+        paint = volumes.images["FLAIR"] if "FLAIR" in volumes.images else volumes.images["T1c"]
         masks = {"WT": paint > 550, "TC": paint > 650, "ET": paint > 750}
         if self.kind == "blind":
             masks = {name: mask & False for name, mask in masks.items()}

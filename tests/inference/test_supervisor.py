@@ -161,6 +161,23 @@ def test_a_persons_click_overtakes_the_panel(client: SupervisorClient, tmp_path:
     assert (tmp_path / "order.txt").read_text().split() == ["1", "15", "4p", "2", "3"]
 
 
+def test_an_urgent_study_overtakes_those_that_wait(client: SupervisorClient, tmp_path: Path) -> None:
+    client.run("good", volumes(1), 60)
+    busy = threading.Thread(target=client.run, args=("good", volumes(15), 60))
+    busy.start()
+    time.sleep(0.4)  # it is at work for a second
+    waiting = []
+    for value, priority in ((2, 0), (3, 0), (4, 20), (5, 10)):
+        waiting.append(
+            threading.Thread(target=client.run, args=("good", volumes(value), 60), kwargs={"priority": priority})
+        )
+        waiting[-1].start()
+        time.sleep(0.1)
+    for one in (busy, *waiting):
+        one.join()
+    assert (tmp_path / "order.txt").read_text().split() == ["1", "15", "4", "5", "2", "3"]
+
+
 def test_exception_of_the_callback_reaches_the_caller(client: SupervisorClient) -> None:
     def stop(fraction: float, text: str) -> None:
         raise LookupError("lease lost")

@@ -18,6 +18,7 @@ from imaging.models import Segmentation, Study
 from imaging.segmentations import current_segmentation, load_labels
 from oncoflow_site.foundation.jobs import run_pending
 from reports.models import Report
+from reports.services import load_content
 
 pytestmark = pytest.mark.django_db
 GRID = Grid(np.eye(4), (26, 28, 24))
@@ -33,10 +34,12 @@ def outline(grid: Grid = GRID, *, value: int = 3) -> bytes:
     return write_nifti(labels, grid)
 
 
-def send(client: Client, study: Study, data: bytes, reason: str = "The models took the scar for tumour.") -> Any:
+def send(
+    client: Client, study: Study, data: bytes, reason: str = "The models took the scar for tumour.", **more: Any
+) -> Any:
     file = io.BytesIO(data)
     file.name = "outline.nii.gz"
-    return client.post(f"/api/studies/{study.pk}/segmentations/", {"file": file, "reason": reason})
+    return client.post(f"/api/studies/{study.pk}/segmentations/", {"file": file, "reason": reason, **more})
 
 
 @pytest.fixture
@@ -118,3 +121,23 @@ def test_the_page_takes_one_too(drafted: Report, reader: Client, client_of: Call
     assign(doctor, drafted.patient, reason="treats the patient", by=None)
     assert "Bring in your own outline" not in client_of(doctor).get(page).content.decode()
     assert client_of(doctor).post(f"{page}outline", {"reason": "x"}).status_code == 403
+
+
+def test_with_sequences_missing_a_person_assesses_what_they_outline_or_say_they_looked_for(
+    drafted: Report, reader: Client
+) -> None:
+    study = drafted.study
+    study.volume_sets.get().volumes.exclude(sequence="T1c").delete()
+    enhancing = send(reader, study, outline(value=3)).json()
+    assert list(enhancing["not_assessed"]) == ["WT"]
+    assert send(reader, study, outline(value=3), assessed=["WT"]).json()["not_assessed"] == {}
+    assert send(reader, study, outline(value=2)).json()["not_assessed"] == {}
+    refused = send(reader, study, outline(value=3), assessed=["XX"])
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:oncoflow:problem:region")
+    send(reader, study, outline(value=3))
+    run_pending("default")
+    measured = study.measurements.order_by("-created_at").first()
+    assert measured is not None
+    assert measured.regions["WT"]["voxels"] is None
+    reasons = load_content(drafted.versions.order_by("-number").first())["held_reasons"]
+    assert any("a reduced result is always held" in reason for reason in reasons)

@@ -42,6 +42,7 @@ WORDS = {
     "issue": "may be issued as preliminary",
     "hold": "held for a radiologist",
     "manual": "needs a person's outline",
+    "not_run": "not run",
 }
 
 
