@@ -301,3 +301,23 @@ def test_nothing_of_the_patient_is_logged(caplog: pytest.LogCaptureFixture, recw
     said = caplog.text + "".join(str(one.message) for one in told)
     for planted in ("Quastenflosser", "MRN-4711", "1.2.3.1"):
         assert planted not in said
+
+
+@pytest.mark.django_db
+def test_what_was_not_assessed_has_no_segment_and_a_tumour_without_core_is_no_oedema() -> None:
+    study = bring([as_file(one) for one in slices("axial")])
+    whole = outlined(study, *LESIONS)
+    labels = load_labels(whole)
+
+    def segments(kept: np.ndarray, not_assessed: dict[str, str]) -> dict[str, str]:
+        with transaction.atomic():
+            made = save_segmentation(
+                study, whole.volume_set, kept, kind="consensus", author="panel", not_assessed=not_assessed
+            )
+        found = hd.seg.segread(BytesIO(encode(made)))
+        return {one.SegmentLabel: one.SegmentedPropertyTypeCodeSequence[0].CodeValue for one in found.SegmentSequence}
+
+    contrast = segments(np.where(labels == 2, 0, labels).astype(np.uint8), {"WT": "no FLAIR"})
+    assert contrast == {"Necrotic and non-enhancing tumour core": "6574001", "Enhancing tumour": "C113842"}
+    flair = segments(np.where(labels > 0, 2, 0).astype(np.uint8), {"ET": "no T1c", "TC": "no T1c"})
+    assert flair == {"Whole tumour, core not assessed": "108369006"}
