@@ -5,7 +5,8 @@
 
 Writes evaluation.json and MODEL_CARD.md into the weights folder. With --sequences the model is given these alone, the other
 channels blank; only the regions that they show are scored, and the result stands under "subsets" of the evaluation that is
-there. It is this record that lets a model run on a study with missing sequences, and vote on it.
+there. It is this record that lets a model run on a study with missing sequences, and vote on it. An evaluation with
+all sequences begins anew: the weights may be others by then.
 
 The trivial rule of experts/saliency.py is scored on the same cases: a model's Dice says something only beside it.
 """
@@ -195,8 +196,6 @@ def main(argv: list[str] | None = None) -> int:
         if not earlier:
             p.error("evaluate the model with all sequences first")
         result = with_subset(earlier, sequences, result)
-    elif earlier.get("subsets"):
-        result["subsets"] = earlier["subsets"]
     (out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (out / "MODEL_CARD.md").write_text(model_card(read_model_json(arguments.model), result), "utf-8")
     print(json.dumps({"regions": shown["regions"], "tumour_free": shown["tumour_free"]}, indent=1))

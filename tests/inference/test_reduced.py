@@ -15,13 +15,15 @@ from imaging.models import Segmentation, Study, Volume
 from imaging.segmentations import load_labels, load_probability
 from imaging.volumes import load_volumes
 from inference.agreement import measure_agreement
-from inference.experts.base import MissingSequence, Volumes, labels_from_regions
+from inference.experts.base import ExpertOutput, MissingSequence, ModelVersion, Volumes, labels_from_regions
 from inference.experts.needs import NotRunnable, plan, subset_key
 from inference.experts.prepare import blank_channels, stack_channels
 from inference.fusion import METHODS, fuse, masks_of
 from inference.gate import decide, votes_from_evaluation
 from inference.models import CaseEvaluation, ExpertState, PanelState
 from inference.panel import panel_summary
+from inference.training.dataset import RawCase
+from inference.training.evaluate import evaluate, with_subset
 from inference.weighting import reviewed_dice
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Event
@@ -99,6 +101,55 @@ def test_a_vote_is_earned_on_the_very_combination():
     assert votes_from_evaluation(known["subsets"]["T1c"], regions=("ET", "TC")).role == "voter"
     assert votes_from_evaluation(known["subsets"]["T1c"]).role == "adviser"  # WT was not evaluated
     assert subset_key({"FLAIR", "T1c"}) == "T1c+FLAIR"
+
+
+class Everything:
+    """An expert that calls the brightest of what it is given tumour, and keeps what that was."""
+
+    name = "everything"
+
+    def __init__(self) -> None:
+        self.given: list[set[str]] = []
+
+    def load(self) -> ModelVersion:
+        return ModelVersion("everything", "1", "0" * 64, "stub")
+
+    def predict(self, volumes: Volumes, prompt: Any = None, progress: Any = None) -> ExpertOutput:
+        self.given.append({name for name, image in volumes.images.items() if np.any(image)})
+        found = np.max(list(volumes.images.values()), axis=0) > 150
+        same = dict.fromkeys(("ET", "TC", "WT"), np.where(found, 0.9, 0.1).astype(np.float16))
+        return ExpertOutput(same, self.load(), 0.1, "cpu")
+
+
+class TwoCases:
+    """A held-out set of two cases: an enhancing ball, and nothing."""
+
+    folder = Path("two-cases")
+    json: dict[str, Any] = {"name": "two cases"}
+
+    def names(self, split: str) -> list[str]:
+        return ["ball", "nothing"]
+
+    def load(self, split: str, name: str) -> RawCase:
+        ball = balls(4)["ET"] > 0.5
+        labels = np.where(ball & (name == "ball"), 3, 0).astype(np.uint8)
+        image = np.where(labels > 0, 200.0, 100.0).astype(np.float32)
+        return RawCase(name, np.stack([image] * 4), labels, (2.0, 2.0, 2.0))
+
+
+def test_an_evaluation_with_fewer_sequences_scores_what_they_show_and_stands_beside_the_whole_one():
+    expert = Everything()
+    whole = evaluate(expert, TwoCases())
+    found = evaluate(expert, TwoCases(), sequences=["T1c"])
+    assert expert.given == [{"T1", "T1c", "T2", "FLAIR"}] * 2 + [{"T1c"}] * 2
+    assert set(found["regions"]) == {"ET", "TC"}
+    assert found["regions"]["ET"]["mean"] == 1.0
+    assert found["tumour_free"]["false_positive_ml_maximum"] == 0.0
+    assert "baseline" in whole
+    assert "baseline" not in found  # the trivial rule needs FLAIR
+    kept = with_subset(whole, ["T1c"], found)
+    assert plan(["T1c", "T2"], "nnunet", kept).sequences == ("T1c",)
+    assert kept["regions"] == whole["regions"]
 
 
 # --- fusion and gate --------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from fhir_api.hl7v2.er7 import parse
 from fhir_api.hl7v2.oru import build_oru
 from fhir_api.models import Endpoint
 from fhir_api.r4.bundle import build_transaction
+from imaging.compare import current_measurement
 from imaging.models import Comparison, Measurement, Study
 from imaging.segmentations import current_segmentation, load_labels
 from oncoflow_site.foundation.jobs import run_pending
@@ -44,7 +45,9 @@ def bring_in(folder: Path, number: int, *sequences: str) -> Study:
 
 
 def measured(study: Study) -> Measurement:
-    return Measurement.objects.get(segmentation=current_segmentation(study))
+    found = current_measurement(study)
+    assert found is not None
+    return found
 
 
 def versus(study: Study) -> dict[str, Any]:
