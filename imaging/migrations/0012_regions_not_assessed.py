@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("imaging", "0010_deidentification_report")]
+    dependencies = [("imaging", "0011_faces")]
 
     operations = [
         migrations.AddField(
