@@ -100,7 +100,7 @@ def make_study(patient: Patient, order: Order) -> Callable[..., Study]:
         volume_set = VolumeSet.objects.create(
             study=study, affine=np.eye(4).tolist(), shape=[26, 28, 24], spacing=[1.0, 1.0, 1.0]
         )
-        for sequence in ("T1c", "FLAIR"):
+        for sequence in ("T1", "T1c", "T2", "FLAIR"):
             stored = objects.put(write_nifti(volume, grid), subject=study.patient.key_subject, kind="volume")
             Volume.objects.create(volume_set=volume_set, sequence=sequence, object=stored, sha256=stored.sha256)
         return study

@@ -142,7 +142,7 @@ def test_slices_and_outlines_by_keyboard(signed_in: Any, site: str, drafted: Rep
     assert not one(chromium, "input[name=overlay]").is_selected()
     one(chromium, "input[name=overlay]").send_keys(" ")
     until(lambda: chromium.execute_script(COLOURED, picture) > 20)
-    slider.send_keys("2")
+    slider.send_keys("4")
     until(lambda: "sequence=FLAIR" in one(chromium, picture).get_attribute("src"))
     assert one(chromium, "input[value=FLAIR]").is_selected()
     assert "0.934" in one(chromium, "#panel + p").text
