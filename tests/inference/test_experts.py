@@ -255,7 +255,7 @@ def committed(name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["nnunet-plain", "nnunet-residual", "sam2-small"])
+@pytest.mark.parametrize("name", ["nnunet-plain", "nnunet-residual", "sam2-small", "gemma3-tiny"])
 def test_committed_weights_are_intact_small_and_described(name: str) -> None:
     folder = committed(name)
     assert verify_weights(folder).name == name
@@ -268,7 +268,9 @@ def test_committed_weights_are_intact_small_and_described(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("nnunet-plain", 0.6), ("nnunet-residual", 0.6), ("sam2-small", 0.3)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("nnunet-plain", 0.6), ("nnunet-residual", 0.6), ("sam2-small", 0.3), ("gemma3-tiny", 0.3)]
+)
 def test_committed_expert_finds_the_phantoms_tumour(name: str, least: float) -> None:
     expert = expert_for_folder(committed(name))
     volumes, truth = phantom()
