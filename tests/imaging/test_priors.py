@@ -25,6 +25,7 @@ from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Job, JobState
 from tests.imaging.dicomfiles import as_file, dataset
+from tests.peers.dcmqrscp import running_archive
 from tests.peers.orthanc import installed, running_orthanc
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -117,6 +118,32 @@ def test_an_order_brings_the_earlier_studies_of_its_patient_and_no_others(way, p
     work()
     assert AuditRow.objects.filter(event="priors.pull").count() == 2
     assert Patient.objects.count() == 1
+
+
+@pytest.mark.peer("dcmtk")
+def test_priors_come_from_the_archive_of_dcmtk_too(port):
+    def files(study: str, years: float, **changes) -> list[bytes]:
+        day = (date.today() - timedelta(days=int(365 * years))).strftime("%Y%m%d")
+        return [as_file(dataset(study=study, number=number, StudyDate=day, **changes)) for number in (1, 2)]
+
+    with running_archive("ONCOFLOW", port) as archive:
+        archive.store(
+            [
+                *files("1.2.9.11", 1, AccessionNumber="A11"),
+                *files("1.2.9.12", 2, AccessionNumber="A12"),
+                *files("1.2.9.13", 9, AccessionNumber="A13"),
+                *files("1.2.9.14", 1.5, AccessionNumber="A14", PatientID="MRN-4711-XY"),
+            ]
+        )
+        DicomPeer.objects.create(ae_title=archive.ae_title, host="127.0.0.1", port=archive.port, priors="dimse")
+        order = order_for()
+        work()
+    studies = list(Study.objects.all())
+    assert len(studies) == 2
+    assert {one.patient for one in studies} == {order.patient}
+    assert {one.purpose for one in studies} == {StudyPurpose.PRIOR}
+    assert Instance.objects.exclude(state=InstanceState.QUARANTINED).count() == 4
+    assert set(PriorStudy.objects.values_list("state", flat=True)) == {PriorState.HELD}
 
 
 @pytest.mark.peer("orthanc")
