@@ -200,6 +200,18 @@ def test_a_file_that_still_grows_is_left_alone(tmp_path: Path, settings: Any) ->
     assert place.look() == 0
 
 
+def test_names_that_are_no_text_hold_nothing_up(tmp_path: Path, settings: Any) -> None:
+    buckets.configure(settings, intake=buckets.local(tmp_path / "drop"))
+    place = Place(stores.store("intake"))
+    (tmp_path / "drop").mkdir(exist_ok=True)
+    data = study_files(slices=1)
+    for number, name in enumerate((b"a\xff.dcm", b"b\nc.dcm", "\u202e\u0301.dcm".encode())):
+        with open(os.fsencode(tmp_path / "drop") + b"/" + name, "wb") as file:
+            file.write(data[number])
+    place.look()
+    assert Instance.objects.count() == 3
+
+
 def test_a_file_that_cannot_be_cleared_away_is_not_filed_twice(tmp_path: Path, settings: Any, monkeypatch: Any) -> None:
     buckets.configure(settings, intake=buckets.local(tmp_path / "drop"))
     place = Place(stores.store("intake"))
