@@ -23,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
+from django.db import connections
 from pydicom import dcmread
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
@@ -34,7 +35,8 @@ from imaging.dimse import transport
 from imaging.dimse.calling import calling, server_context
 from imaging.dimse.scp import TRANSFER_SYNTAXES, StorageScp
 from imaging.dimse.transport import in_flight
-from imaging.models import DicomPeer, Instance, InstanceState, Series, Study
+from imaging.models import DicomPeer, Instance, InstanceState, Series, Study, StudySource
+from imaging.receive import store_instance
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import TransientError
 from tests.imaging.dicomfiles import as_file, dataset, study_files
@@ -108,6 +110,21 @@ def test_two_studies_over_several_associations_at_once(port):
     assert AuditRow.objects.filter(
         event="study.receive", actor_type="peer", actor_id="SCANNER1", source="dicom"
     ).exists()
+
+
+def test_the_same_instances_through_two_doors_at_once_are_there_once(port):
+    files = study_files(slices=2)
+
+    def by_upload() -> set[int]:
+        results = {store_instance(one, source=StudySource.UPLOAD, peer="upload").status for one in files}
+        connections.close_all()
+        return results
+
+    with ThreadPoolExecutor(4) as pool:
+        doors = [pool.submit(send, port, files), pool.submit(by_upload), pool.submit(send, port, files)]
+        assert {status for door in doors for status in door.result()} == {0}
+    assert (Study.objects.count(), Series.objects.count(), Instance.objects.count()) == (1, 4, 8)
+    assert not Instance.objects.filter(state=InstanceState.QUARANTINED).exists()
 
 
 def test_what_is_stored_is_a_dicom_file_with_the_pixels_as_sent(port):
