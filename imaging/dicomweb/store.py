@@ -31,6 +31,7 @@ from imaging.structure import BadStructure, content_start
 
 __all__ = ["OneStudy", "Studies"]
 
+MAX_PARTS = 20_000  # each refused one leaves a row; a study of that many is sent in several requests
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900
@@ -127,7 +128,11 @@ class _Store(DicomWebView):
         stream = cast(IO[bytes], request._request)
         broken = ""
         try:
-            for part in read_parts(stream, sent.parameters.get("boundary", ""), largest=MAX_BYTES):
+            parts = read_parts(stream, sent.parameters.get("boundary", ""), largest=MAX_BYTES)
+            for number, part in enumerate(parts, start=1):
+                if number > MAX_PARTS:
+                    broken = f"it has more than {MAX_PARTS} parts; the rest was not read"
+                    break
                 _take(part, study_uid, peer, cache, outcome)
         except MultipartError as error:
             broken = str(error)

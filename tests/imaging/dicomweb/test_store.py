@@ -142,6 +142,15 @@ def test_too_large(db: None, send: Send, monkeypatch: pytest.MonkeyPatch) -> Non
     assert items_of(answer) == (1, 0, 1)
 
 
+def test_no_request_has_parts_without_end(db: None, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MAX_PARTS", 2)
+    answer = send(multipart([as_file(dataset(number=number)) for number in range(1, 5)]))
+    assert answer.status_code == 202
+    assert items_of(answer) == (2, 0, 0)
+    assert "more than 2 parts" in answer.headers["Warning"]
+    assert Instance.objects.count() == 2
+
+
 def test_no_room(db: None, send: Send, settings: Any) -> None:
     settings.ONCOFLOW_MIN_FREE_BYTES = 1 << 60
     answer = send(multipart([as_file(dataset())]))
