@@ -49,6 +49,9 @@ LATER: Final[frozenset[str]] = frozenset(
     {"imaging.deface_study", "imaging.publish_study", "imaging.publish_segmentations"}
 )
 
+# Jobs that have something to do only while a setting is on.
+ONLY_WITH: Final[dict[str, str]] = {"imaging.deface_study": "ONCOFLOW_DEFACE"}
+
 # Facts that a person should hear about: each becomes a notice on the dashboard of those concerned.
 TOLD: Final[tuple[str, ...]] = (
     "study.reopened",
@@ -71,7 +74,7 @@ def install() -> None:
     """Fill the registry of followers. Called once, when every room is loaded."""
     for event, jobs in FOLLOWS.items():
         for job in jobs:
-            follow(event, job, priority=-1 if job in LATER else 0)
+            follow(event, job, priority=-1 if job in LATER else 0, only_with=ONLY_WITH.get(job, ""))
     for event in TOLD:
         follow(event, "clinical.tell_staff")
     for event, why in SILENT.items():

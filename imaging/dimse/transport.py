@@ -284,8 +284,9 @@ class Server(ThreadedAssociationServer):
         with self._lock:
             shaking = dict(self._shaking)
         mine = waiting.count(host) + shaking.get(host, 0)
-        # The library counts them against the associations: a quarter of these is for others.
-        return mine < max(1, 3 * most // 4) and len(self.active_associations) + sum(shaking.values()) < 2 * most + 8
+        # The library counts them against the associations: a quarter of these is for others. A few are always let in: one
+        # that was just refused or released may still be closing when its peer comes again.
+        return mine < max(4, 3 * most // 4) and len(self.active_associations) + sum(shaking.values()) < 2 * most + 8
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """As the library's; from here on the connection is counted."""

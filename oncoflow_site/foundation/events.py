@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from oncoflow_site.foundation import jobs
@@ -37,6 +38,7 @@ class Follower:
     :param mapping: job keyword -> payload key. Empty: every payload entry that the job's function takes by that name.
     :param pass_event: the job takes the event's ``kind`` and ``subject`` instead of its payload.
     :param priority: of the job; below 0 it waits for the others.
+    :param only_with: a setting; while it is off, nothing follows.
     """
 
     event_kind: str
@@ -44,6 +46,7 @@ class Follower:
     mapping: Mapping[str, str] = field(default_factory=dict)
     pass_event: bool = False
     priority: int = 0
+    only_with: str = ""
 
 
 _declared: dict[str, str] = {}
@@ -66,6 +69,7 @@ def follow(
     *,
     pass_event: bool = False,
     priority: int = 0,
+    only_with: str = "",
     **mapping: str,
 ) -> None:
     """Say that ``job_kind`` follows ``event_kind``. Saying the same line again replaces it.
@@ -76,11 +80,12 @@ def follow(
         function takes are handed over by name.
     :param pass_event: hand over the event's ``kind`` and ``subject`` and nothing else.
     :param priority: of the job; below 0 it waits for the others of its queue.
+    :param only_with: name of a setting; while it is off, nothing follows.
     """
     lines = _followers.setdefault(event_kind, [])
     lines[:] = [line for line in lines if line.job_kind != job_kind]
     names = {name: name for name in arguments} | mapping
-    lines.append(Follower(event_kind, job_kind, MappingProxyType(names), pass_event, priority))
+    lines.append(Follower(event_kind, job_kind, MappingProxyType(names), pass_event, priority, only_with))
 
 
 def nothing_follows(event_kind: str, why: str = "") -> None:
@@ -133,6 +138,8 @@ def emit(kind: str, /, *, subject: str, **payload: Any) -> Event:
         kind=kind, subject=subject, payload=clean, request_id=current_request_id(), dispatched=True
     )
     for line in _followers.get(kind, ()):
+        if line.only_with and not getattr(settings, line.only_with):
+            continue
         jobs.enqueue(
             line.job_kind,
             subject=subject,

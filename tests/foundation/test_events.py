@@ -57,6 +57,16 @@ def test_names_may_differ_and_a_line_said_again_replaces_the_old(follower: None)
     assert Job.objects.get().kwargs == {"study_id": "p"}
 
 
+def test_what_follows_only_with_a_setting_waits_for_it(follower: None, settings: Any) -> None:
+    events.follow("t.happened", "t.follow", only_with="ONCOFLOW_DEFACE")
+    settings.ONCOFLOW_DEFACE = False
+    events.emit("t.happened", subject="s", study_id="a")
+    assert not Job.objects.exists()
+    settings.ONCOFLOW_DEFACE = True
+    events.emit("t.happened", subject="s", study_id="b")
+    assert Job.objects.get().kwargs == {"study_id": "b"}
+
+
 def test_the_event_itself_may_be_passed() -> None:
     @jobs.job("t.tell")
     def tell(ctx: jobs.JobContext, *, kind: str, subject: str) -> None: ...
