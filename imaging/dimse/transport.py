@@ -265,7 +265,7 @@ class Server(ThreadedAssociationServer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lock = threading.Lock()
-        self._shaking: Counter[str] = Counter()  # TLS handshakes that are not done, by address
+        self._starting: Counter[str] = Counter()  # connections without an association yet, by address
         super().__init__(*args, **{**kwargs, "request_handler": _Handler})
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -282,37 +282,36 @@ class Server(ThreadedAssociationServer):
         host, most = client_address[0], self.ae.maximum_associations
         waiting = [str(one.requestor.address) for one in self.active_associations if not one.is_established]
         with self._lock:
-            shaking = dict(self._shaking)
-        mine = waiting.count(host) + shaking.get(host, 0)
-        # The library counts them against the associations: a quarter of these is for others. A few are always let in: one
-        # that was just refused or released may still be closing when its peer comes again.
-        return mine < max(4, 3 * most // 4) and len(self.active_associations) + sum(shaking.values()) < 2 * most + 8
+            starting = dict(self._starting)
+        mine = waiting.count(host) + starting.get(host, 0)
+        # The library counts them against the associations: a quarter of these is for others.
+        return mine < max(1, 3 * most // 4) and len(self.active_associations) + sum(starting.values()) < 2 * most + 8
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """As the library's; from here on the connection is counted."""
-        if self.ssl_context is not None:
-            self._count(client_address[0], 1)
+        """As the library's; from here on the connection is counted, before there is a thread or an association of it."""
+        self._count(client_address[0], 1)
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The connection's thread: TLS first, where it is asked for."""
-        if self.ssl_context is not None:
-            try:
-                request = _hands_shaken(self.ssl_context, request)
-                request.settimeout(self.ae.network_timeout)
-            except (OSError, ValueError) as error:
-                logger.warning("a TLS handshake failed (%s)", type(error).__name__)
-                self.shutdown_request(request)
-                return
-            finally:
-                self._count(client_address[0], -1)
-        super().process_request_thread(request, client_address)
+        """The connection's thread: TLS first, where it is asked for. At its end the association counts for itself."""
+        try:
+            if self.ssl_context is not None:
+                try:
+                    request = _hands_shaken(self.ssl_context, request)
+                    request.settimeout(self.ae.network_timeout)
+                except (OSError, ValueError) as error:
+                    logger.warning("a TLS handshake failed (%s)", type(error).__name__)
+                    self.shutdown_request(request)
+                    return
+            super().process_request_thread(request, client_address)
+        finally:
+            self._count(client_address[0], -1)
 
     def _count(self, host: str, change: int) -> None:
         with self._lock:
-            self._shaking[host] += change
-            if not self._shaking[host]:
-                del self._shaking[host]
+            self._starting[host] += change
+            if not self._starting[host]:
+                del self._starting[host]
 
 
 def _hands_shaken(context: ssl.SSLContext, plain: socket.socket) -> ssl.SSLSocket:

@@ -252,12 +252,12 @@ def test_we_call_with_tls_too(tls_port):
 
 
 def test_too_many_associations_and_too_many_bytes_are_refused_for_now(settings):
-    settings.ONCOFLOW_DICOM_MAX_ASSOCIATIONS = 2
+    settings.ONCOFLOW_DICOM_MAX_ASSOCIATIONS = 4
     DicomPeer.objects.create(ae_title="SCANNER1")
     scp = StorageScp("ONCOFLOW")
     number = scp.start("127.0.0.1", 0)
     try:
-        held = [associate(number), associate(number)]
+        held = [associate(number) for _ in range(4)]
         assert all(one.is_established for one in held)
         third = associate(number)
         assert third.is_rejected
