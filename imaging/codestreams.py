@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["JPEG_2000", "JPEG_FAMILY", "RLE", "is_jp2", "size_of", "streams", "wrong_size"]
+__all__ = ["ALONE", "END", "JPEG_2000", "JPEG_FAMILY", "RLE", "SCAN", "is_jp2", "size_of", "streams", "wrong_size"]
 
 JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81))
 JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
@@ -19,8 +19,8 @@ RLE = "1.2.840.10008.1.2.5"
 _JP2 = b"\0\0\0\x0cjP  "  # a file around the code stream, against PS3.5 section A.4.4; some toolkits wrote it
 _BEGIN = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", _JP2)
 _FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, SOF55
-_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
-_SCAN, _END, _HIERARCHICAL = 0xDA, 0xD9, 0xDE
+ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
+SCAN, END, _HIERARCHICAL = 0xDA, 0xD9, 0xDE
 
 
 def streams(fragments: Iterable[bytes | memoryview]) -> list[list[bytes | memoryview]]:
@@ -57,11 +57,11 @@ def size_of(stream: bytes | memoryview) -> tuple[int, int, int] | None:
         if marker == 0xFF:
             position += 1
             continue
-        if marker in _ALONE:
+        if marker in ALONE:
             position += 2
             continue
         length = _number(stream, position + 2, 2)
-        if marker in (_SCAN, _END):
+        if marker in (SCAN, END):
             return found
         if marker == _HIERARCHICAL or length < 2 or position + 2 + length > len(stream):
             return None

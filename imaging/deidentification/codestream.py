@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imaging.codestreams import JPEG_2000, JPEG_FAMILY, is_jp2, streams
+from imaging.codestreams import ALONE, END, JPEG_2000, JPEG_FAMILY, SCAN, is_jp2, streams
 
 __all__ = ["HiddenText", "without_comments"]
 
-_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
-_SCAN, _END, _COMMENT = 0xDA, 0xD9, 0xFE
+_COMMENT = 0xFE
 _J2K_COMMENT, _J2K_TILE, _J2K_DATA = 0x64, 0x90, 0x93
 
 
@@ -68,16 +67,16 @@ def _jpeg(changed: bytearray) -> None:
         if marker == 0xFF:
             position += 1
             continue
-        if marker == _END:
+        if marker == END:
             changed[position + 2 :] = bytes(len(changed) - position - 2)
             return
-        if marker in _ALONE:
+        if marker in ALONE:
             position += 2
             continue
         behind = position + 2 + _length(changed, position)
         if marker == _COMMENT or (0xE0 <= marker <= 0xEF and not _needed(marker, changed[position + 4 : behind])):
             changed[position + 4 : behind] = bytes(behind - position - 4)
-        position = _behind_scan(changed, behind) if marker == _SCAN else behind
+        position = _behind_scan(changed, behind) if marker == SCAN else behind
     # Cut short: decoders make do, and everything in it was looked at.
 
 
@@ -106,7 +105,7 @@ def _jpeg_2000(changed: bytearray) -> None:
         if changed[position] != 0xFF:
             raise HiddenText("its compressed pixels contradict themselves")
         marker = changed[position + 1]
-        if marker == _END:
+        if marker == END:
             changed[position + 2 :] = bytes(len(changed) - position - 2)
             return
         if marker == _J2K_DATA:

@@ -138,6 +138,7 @@ class Loop:
         learn: one forward and backward, gradients left on the network; returns the loss. validate and export use
         ``averaged``, which holds the moving average when they are called.
         """
+        learning = [p for part in self.parts.values() for p in part.parameters()]
         losses: list[float] = []
         last_log = last_save = last_validation = time.monotonic()
         while self.budget.fraction < 1:
@@ -145,7 +146,6 @@ class Loop:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             loss = learn()
-            learning = [p for part in self.parts.values() for p in part.parameters()]
             norm = float(torch.nn.utils.clip_grad_norm_(learning, self.clip))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 # One such step would make every weight NaN. A patch without brain can do it: it is constant, and

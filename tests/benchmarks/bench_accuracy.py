@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from inference.evaluation import CaseScore, score_case, summarise
 from inference.experts.base import REGIONS, SEQUENCES, Expert, Volumes, read_model_json, regions_from_labels
 from inference.experts.factory import expert_for_folder
+from inference.experts.needs import read_evaluation
 from inference.experts.saliency import rule_regions
 from inference.fusion import fuse, masks_of
 from oncoflow_site.demo.simulator.dataset import plan_cases, simulate_case
@@ -74,12 +75,7 @@ def voters(folders: list[Path]) -> set[str]:
 
     found = set()
     for folder in folders:
-        evaluation = (
-            json.loads((folder / "evaluation.json").read_text("utf-8"))
-            if (folder / "evaluation.json").is_file()
-            else None
-        )
-        if votes_from_evaluation(evaluation, VOTE_THRESHOLDS).role == "voter":
+        if votes_from_evaluation(read_evaluation(folder), VOTE_THRESHOLDS).role == "voter":
             found.add(folder.name)
     return found or {folder.name for folder in folders}
 
