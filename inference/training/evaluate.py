@@ -104,6 +104,7 @@ def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
             if training["seconds"]
             else []
         ),
+        *(f"- `{command}`, then" for command in training.get("earlier_commands", [])),
         f"- `{training['command']}`",
         "",
         "## Evaluation",

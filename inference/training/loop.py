@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .common import Average, Budget, Log, load_checkpoint, save_checkpoint
 
-__all__ = ["Loop", "add_arguments", "endless"]
+__all__ = ["Loop", "add_arguments", "command_of", "endless"]
 
 T = TypeVar("T")
 VALIDATION_CASES = 8
@@ -42,6 +42,25 @@ def add_arguments(p: argparse.ArgumentParser, *, minutes: float, validate_every:
     )
     p.add_argument("--version", default="1.0.0")
     p.add_argument("--trained-on", default="not stated", help='for example "simulated patients only"')
+
+
+ALWAYS_SAID = ("minutes", "seed", "threads", "batch_size")
+NOT_SAID = ("dataset", "out", "cache", "resume", "save_every", "validate_every", "trained_on", "name", "version")
+"""Where files lie and what the record says elsewhere; the rest of what differs from its default changes the weights."""
+
+
+def command_of(module: str, p: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """The command that repeats this training, for model.json. No path of this machine is in it."""
+    parts = ["python -m", module]
+    for name, value in vars(arguments).items():
+        if name in NOT_SAID or (name not in ALWAYS_SAID and value == p.get_default(name)):
+            continue
+        parts.append("--" + name.replace("_", "-"))
+        if value is not True:
+            parts.append(
+                value.name if isinstance(value, Path) else f"{value:g}" if isinstance(value, float) else str(value)
+            )
+    return " ".join(parts)
 
 
 class _Endless(IterableDataset[T], Generic[T]):
@@ -74,7 +93,8 @@ class Loop:
     """One training, from where its checkpoint left it.
 
     :param network: float32; what is averaged and exported. :param more: further modules that learn and are thrown away.
-    :param clip: largest norm of the gradient. ``step`` counts steps, earlier runs included.
+    :param clip: largest norm of the gradient. :param command: what repeats this run, for the record.
+    ``step`` counts steps, earlier runs included.
     """
 
     def __init__(
@@ -84,6 +104,7 @@ class Loop:
         network: nn.Module,
         optimiser: torch.optim.Optimizer,
         *,
+        command: str,
         more: Mapping[str, nn.Module] | None = None,
         warmup_steps: int = 40,
         clip: float = 1.0,
@@ -99,6 +120,7 @@ class Loop:
         self.averaged = copy.deepcopy(network)
         self.file = Path(arguments.out) / "checkpoint.pt"
         self.step, spent = 0, 0.0
+        self.commands: list[str] = []
         state = load_checkpoint(self.file) if arguments.resume else None
         if state is not None:
             for name, part in self.parts.items():
@@ -106,16 +128,19 @@ class Loop:
             optimiser.load_state_dict(state["optimiser"])
             self.average.restore(state["average"])
             self.step, spent = int(state["step"]), float(state["spent_s"])
+            self.commands = list(state.get("commands", []))
+        if command not in self.commands[-1:]:
+            self.commands.append(command)
         self.budget = Budget(arguments.minutes, spent)
         self.parameters = sum(p.numel() for p in network.parameters())
         log.write(event="start", parameters=self.parameters, step=self.step, spent_s=spent)
 
-    def record(self, command: str, cases: int) -> dict[str, Any]:
-        """What model.json says of the training. command: the arguments that are this training's own."""
+    def record(self, cases: int) -> dict[str, Any]:
+        """What model.json says of the training. A run resumed with other options names the commands before it too."""
         a = self.arguments
-        shared = f"--minutes {a.minutes:g} --seed {a.seed} --threads {a.threads} --batch-size {a.batch_size}"
         return {
-            "command": f"python -m {command} {shared}",
+            "command": self.commands[-1],
+            **({"earlier_commands": self.commands[:-1]} if self.commands[1:] else {}),
             "seed": a.seed,
             "steps": self.step,
             "seconds": round(self.budget.spent_s),
@@ -186,5 +211,10 @@ class Loop:
 
     def _checkpoint(self) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        rest = {"average": self.average.state(), "step": self.step, "spent_s": self.budget.spent_s}
+        rest = {
+            "average": self.average.state(),
+            "step": self.step,
+            "spent_s": self.budget.spent_s,
+            "commands": self.commands,
+        }
         save_checkpoint(self.file, {**state, "optimiser": self.optimiser.state_dict(), **rest})

@@ -29,13 +29,14 @@ from inference.experts.nnunet.expert import checkpoints
 from .common import Log, WorkingCopy, set_threads
 from .dataset import DatasetError, RawDataset
 from .export import write_model_json, write_nnunet_folder
-from .loop import VALIDATION_CASES, Loop, add_arguments, endless
+from .loop import VALIDATION_CASES, Loop, add_arguments, command_of, endless
 from .losses import deep_supervision_loss
 from .patches import PatchSampler, region_targets
 from .preprocess import PreparedCase, load_prepared, make_plans, nnunet_dataset_json
 
 __all__ = ["build_network", "main", "train"]
 
+MODULE = "inference.training.nnunet"
 NETWORK_REGIONS = ("WT", "TC", "ET")  # order of the network's channels, as in dataset.json
 
 
@@ -128,7 +129,7 @@ def train(arguments: argparse.Namespace) -> None:
         network.to(memory_format=torch.channels_last_3d)
     judged = copy.deepcopy(working.work if working is not None else network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=arguments.rate, weight_decay=1e-3)
-    loop = Loop(arguments, log, network, optimiser, clip=3.0)
+    loop = Loop(arguments, log, network, optimiser, command=command_of(MODULE, parser(), arguments), clip=3.0)
     if working is not None:
         working.pull()
     late = np.asarray(configuration["patch_size"])
@@ -174,7 +175,6 @@ def train(arguments: argparse.Namespace) -> None:
         weights = {name: value.cpu() for name, value in loop.averaged.state_dict().items()}
         write_nnunet_folder(folder, weights, plans, labels_json)
         network_class = plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"].rsplit(".", 1)[1]
-        own = f"inference.training.nnunet --architecture {arguments.architecture} --patch {arguments.patch}"
         write_model_json(
             folder,
             name=arguments.name or f"nnunet-{arguments.architecture}",
@@ -182,7 +182,7 @@ def train(arguments: argparse.Namespace) -> None:
             kind="nnunet",
             architecture=f"nnU-Net {network_class}",
             files=["dataset.json", "plans.json", "fold_0/checkpoint_final.pth"],
-            training=loop.record(own, len(training)),
+            training=loop.record(len(training)),
         )
 
     loop.run(learn, validate, export, after_step=working.pull if working is not None else lambda: None)

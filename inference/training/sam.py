@@ -1,11 +1,12 @@
-"""Train a small SAM 2 on slices of a dataset folder: the image stage, prompts and masks.
+"""Train a small SAM 2 on slices of a dataset folder: prompts and masks, then also films of neighbouring slices.
 
     python -m inference.training.sam --dataset DIR --out DIR --minutes 20 --resume
 
 Every step gives each image two prompts. The automatic one is a box as the expert draws it for itself (image evidence,
 or the true box with 15-20 % jitter); its three mask tokens learn WT, TC and ET in this order. The interactive one is a
 box or clicks for one of several nested targets, or a random ellipse, answered by the single mask token: without such
-variety the network learns to ignore its prompt. Method: Ravi et al., SAM 2, arXiv 2408.00714.
+variety the network learns to ignore its prompt. In the last part of the time every other step is a film: an object prompted
+on its first frame and followed over the next, which is what teaches the memory. Method: Ravi et al., SAM 2, arXiv 2408.00714.
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ from inference.experts.slices import window_for
 from .common import Log, set_threads
 from .dataset import RawDataset
 from .export import half_state, write_model_json
-from .loop import VALIDATION_CASES, Loop, add_arguments, endless
+from .loop import VALIDATION_CASES, Loop, add_arguments, command_of, endless
 from .preprocess import load_prepared, make_plans
+from .sam_frames import Film, FilmSampler, films_loss, follow, held_films
 from .sam_slices import MEAN, STD, Batch, SliceCase, SliceSampler, slice_case
 
 __all__ = ["main", "train"]
+
+MODULE = "inference.training.sam"
+SINGLE = "model.multimask_output_in_sam=false"
 
 
 def embed(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -127,6 +132,24 @@ def quick_validation(model: Any, cases: list[SliceCase], image_size: int) -> dic
     return {f"dice_{n}": float(np.mean(s)) for n, s in zip(("WT", "TC", "ET"), scores, strict=True) if s}
 
 
+def films_dice(model: Any, films: list[Film]) -> dict[str, float]:
+    """Mean Dice over the followed frames of each film, the prompted one left out; nothing shown is a mask of nothing."""
+    model.eval()
+    device = next(model.parameters()).device
+    scores = []
+    for film in films:
+        with torch.inference_mode():
+            answers = follow(model, film.images.to(device), (film.prompt[0].to(device), film.prompt[1].to(device)))
+        logits = torch.stack([low.float().cpu() for low, _ in answers[1:]])
+        truth = film.targets[1:] > 0.5
+        mask = F.interpolate(logits[:, 0], truth.shape[-2:], mode="bilinear", align_corners=False)[:, None] > 0
+        total = int(mask.sum() + truth.sum())
+        if truth.any():
+            scores.append(2 * int((mask & truth).sum()) / total)
+    model.train()
+    return {"dice_frames": float(np.mean(scores))} if scores else {}
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Run the training that the command line describes; see --help."""
     set_threads(arguments.threads)
@@ -146,21 +169,35 @@ def train(arguments: argparse.Namespace) -> None:
     model = build(overrides)
     if arguments.start_from is not None:
         load_state(model, arguments.start_from / "sam2.pt")
+    if arguments.frames_share:
+        # The three mask tokens are WT, TC and ET here, not three guesses at what a prompt means: who follows an object
+        # from frame to frame must not hop between them.
+        overrides = [o for o in overrides if not o.startswith(SINGLE.split("=")[0])] + [SINGLE]
+        model.multimask_output_in_sam = False
     device = torch.device(arguments.device)
     model.to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=arguments.rate, weight_decay=0.02)
-    loop = Loop(arguments, log, model, optimiser, warmup_steps=60)
+    loop = Loop(arguments, log, model, optimiser, command=command_of(MODULE, parser(), arguments), warmup_steps=60)
 
     def make(seed: int) -> Callable[[], Batch]:
         sampler = SliceSampler(training, model.image_size, seed)
         return lambda: sampler.batch(arguments.batch_size)
 
-    batches = endless(make, arguments.seed + loop.step, arguments.workers, device)
+    def make_films(seed: int) -> Callable[[], Film]:
+        films = FilmSampler(training, model.image_size, seed + 7)
+        return lambda: films.batch(max(1, arguments.batch_size // 3))
+
+    seed = arguments.seed + loop.step
+    batches = endless(make, seed, arguments.workers, device)
+    films = endless(make_films, seed, arguments.workers // 2, device) if arguments.frames_share else None
+    followed = held_films(held, model.image_size) if arguments.frames_share else []
 
     def learn() -> float:
-        batch = next(batches).to(device)
+        film = None
+        if films is not None and loop.budget.fraction >= 1 - arguments.frames_share and loop.step % 2:
+            film = next(films).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bfloat16):
-            loss = step_loss(model, batch)
+            loss = step_loss(model, next(batches).to(device)) if film is None else films_loss(model, film)
         loss.backward()
         return float(loss.detach())
 
@@ -178,11 +215,19 @@ def train(arguments: argparse.Namespace) -> None:
             kind="sam",
             architecture="SAM 2 (Hiera), small",
             files=["sam2.pt"],
-            training=loop.record("inference.training.sam", len(training)),
-            extra={"config": BASE_CONFIG, "hydra_overrides": overrides, "mask_tokens": ["WT", "TC", "ET"]},
+            training=loop.record(len(training)),
+            extra={
+                "config": BASE_CONFIG,
+                "hydra_overrides": overrides,
+                "mask_tokens": ["WT", "TC", "ET"],
+                **({"propagation": "video"} if arguments.frames_share else {}),
+            },
         )
 
-    loop.run(learn, lambda: quick_validation(loop.averaged, held, model.image_size), export)
+    def validate() -> dict[str, float]:
+        return quick_validation(loop.averaged, held, model.image_size) | films_dice(loop.averaged, followed)
+
+    loop.run(learn, validate, export)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -193,6 +238,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=3)
     p.add_argument("--batch-size", type=int, default=6)
     p.add_argument("--rate", type=float, default=8e-4)
+    p.add_argument(
+        "--frames-share", type=float, default=0.4, help="last share of the time, with films; 0: pictures only"
+    )
     p.add_argument("--bfloat16", action="store_true", help="autocast; worth it only where the CPU is fast at it")
     p.add_argument("--name", default="sam2-small")
     return p

@@ -122,7 +122,7 @@ class SliceSampler:
         window = window_for(box)
         shift = rng.integers(-6, 7, 2)
         window = Window(window.y + int(shift[0]), window.x + int(shift[1]), int(window.side * rng.uniform(1.0, 1.15)))
-        picture = self._intensities(window.cut(image))
+        picture = self.looks(window.cut(image))
         part = window.cut(labels[None].astype(np.float32))[0].astype(np.int8)
         box = (box[0] - window.x, box[1] - window.y, box[2] - window.x, box[3] - window.y)
         for flip_axis in (0, 1):
@@ -154,7 +154,7 @@ class SliceSampler:
     def _interactive(
         self, regions: NDArray[np.bool_], part: NDArray[np.int8]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.int32]]:
-        """A target and its prompt: always four tokens, padded."""
+        """A target and its prompt."""
         rng = self.rng
         side = part.shape[0]
         candidates = [m for m in (*regions, part == 1, part == 2) if m.sum() >= 6]
@@ -164,6 +164,16 @@ class SliceSampler:
             target = ((rows - centre[0]) / radius[0]) ** 2 + ((columns - centre[1]) / radius[1]) ** 2 <= 1
         else:
             target = candidates[rng.integers(len(candidates))]
+        return (target, *self._prompt(target))
+
+    def prompt_for(self, target: NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor]:
+        """A prompt for an object on a picture: coordinates (4, 2) in its pixels, kinds (4)."""
+        coordinates, kinds = self._prompt(target)
+        return torch.from_numpy(coordinates).float(), torch.from_numpy(kinds)
+
+    def _prompt(self, target: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """A jittered box or not, then clicks inside and outside; four tokens, padded."""
+        rng = self.rng
         coordinates = np.zeros((4, 2), np.float32)
         kinds = np.full(4, -1, np.int32)
         used = 0
@@ -178,16 +188,17 @@ class SliceSampler:
             row, column = where[rng.integers(len(where))]
             coordinates[used], kinds[used] = (column + 0.5, row + 0.5), int(positive)
             used += 1
-        return target, coordinates, kinds
+        return coordinates, kinds
 
-    def _intensities(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    def looks(self, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Brightness, contrast and noise drawn anew; pictures (..., 3, h, w) in 0..1 of one study get the same."""
         rng = self.rng
-        inside = (picture > 0).any(axis=0)
-        out = picture * rng.uniform(0.85, 1.15, (3, 1, 1)) + rng.uniform(-0.06, 0.06, (3, 1, 1))
+        inside = (pictures > 0).any(axis=-3, keepdims=True)
+        out = pictures * rng.uniform(0.85, 1.15, (3, 1, 1)) + rng.uniform(-0.06, 0.06, (3, 1, 1))
         out = np.clip(out, 0, 1) ** np.exp(rng.uniform(-0.25, 0.25, (3, 1, 1)))
         if rng.random() < 0.3:
             out = out + rng.normal(0, rng.uniform(0.005, 0.03), out.shape)
         if rng.random() < 0.04:
-            out[int(rng.integers(3))] = 0
+            out[..., int(rng.integers(3)), :, :] = 0
         result: NDArray[np.float32] = np.where(inside, np.clip(out, 0, 1), 0).astype(np.float32)
         return result

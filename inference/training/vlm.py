@@ -32,11 +32,13 @@ from inference.experts.vlm.views import View, brain_window, picture
 from .common import Log, set_threads
 from .dataset import RawDataset
 from .export import write_model_json
-from .loop import VALIDATION_CASES, Loop, add_arguments, endless
+from .loop import VALIDATION_CASES, Loop, add_arguments, command_of, endless
 from .preprocess import PreparedCase, load_prepared, make_plans
 from .vlm_network import PATCHES, PatchHead, build, load, make_processor, save
 
 __all__ = ["main", "train"]
+
+MODULE = "inference.training.vlm"
 
 STEP = 10
 PROMPT = "Indication: {indication}. Find WT, TC and ET."  # short: every token of it costs each step
@@ -294,7 +296,15 @@ def train(arguments: argparse.Namespace) -> None:
     model, head = model.to(device).train(), PatchHead().to(device)
     parameters = [*model.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=arguments.rate, weight_decay=0.02, betas=(0.9, 0.98))
-    loop = Loop(arguments, log, model, optimiser, more={"head": head}, warmup_steps=100)
+    loop = Loop(
+        arguments,
+        log,
+        model,
+        optimiser,
+        command=command_of(MODULE, parser(), arguments),
+        more={"head": head},
+        warmup_steps=100,
+    )
 
     def make(seed: int) -> Callable[[], tuple[dict[str, torch.Tensor], torch.Tensor]]:
         drawn = Batches(Sampler(training, seed), processor)
@@ -319,7 +329,7 @@ def train(arguments: argparse.Namespace) -> None:
             kind="vlm",
             architecture="Gemma 3 with SigLIP vision, tiny",
             files=files,
-            training=loop.record("inference.training.vlm", len(training)),
+            training=loop.record(len(training)),
             extra={"pictures": [list(CHANNELS)], "slices": 16, "prompt": PROMPT},
         )
 

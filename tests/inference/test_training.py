@@ -222,7 +222,11 @@ def test_nnunet_training_exports_resumes_and_is_evaluated(
     # Twice the time that was spent, however slow the machine was: the budget counts what went before.
     spent = float(json.loads((tmp_path / "export" / "model.json").read_text())["training"]["seconds"]) / 60
     nnunet.main([*arguments, "--minutes", f"{2 * spent + 0.1:g}", "--resume"])
-    assert json.loads((tmp_path / "export" / "model.json").read_text())["training"]["steps"] > first
+    training = json.loads((tmp_path / "export" / "model.json").read_text())["training"]
+    assert training["steps"] > first
+    assert f"--architecture {architecture}" in training["command"] or architecture == "plain"
+    assert str(tmp_path) not in json.dumps(training)
+    assert [command.count("--minutes 0.05") for command in training["earlier_commands"]] == [1]
     assert evaluate.main(["--model", str(tmp_path / "export"), "--dataset", str(dataset.folder), "--limit", "1"]) == 0
     evaluation = json.loads((tmp_path / "export" / "evaluation.json").read_text())
     assert evaluation["n"] == 1
@@ -237,7 +241,7 @@ def test_a_step_whose_gradient_is_not_finite_is_left_out(tmp_path: Path) -> None
     arguments = p.parse_args(["--dataset", "x", "--out", str(tmp_path)])
     arguments.rate = 1e-3
     network = torch.nn.Linear(2, 1)
-    loop = Loop(arguments, Log(tmp_path), network, torch.optim.SGD(network.parameters(), 1e-3))
+    loop = Loop(arguments, Log(tmp_path), network, torch.optim.SGD(network.parameters(), 1e-3), command="x")
     calls = iter(range(1_000_000))
 
     def learn() -> float:
