@@ -15,7 +15,7 @@ import torch
 
 from inference.experts.base import REGIONS, SEQUENCES, sha256_of
 
-__all__ = ["half_state", "write_model_json", "write_nnunet_folder"]
+__all__ = ["LEAST_MM3", "half_state", "write_model_json", "write_nnunet_folder"]
 
 
 def half_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -31,6 +31,10 @@ def half_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             seen[pointer] = value.detach().to(torch.float16 if value.is_floating_point() else value.dtype).clone()
         out[name] = seen[pointer]
     return out
+
+
+LEAST_MM3 = {"WT": 300, "TC": 150, "ET": 100}
+"""Smallest islands worth keeping, for models whose operating point nobody has set (calibrate.py sets it for an nnU-Net)."""
 
 
 def write_nnunet_folder(

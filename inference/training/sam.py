@@ -28,7 +28,7 @@ from inference.experts.slices import window_for
 
 from .common import Log, set_threads
 from .dataset import RawDataset
-from .export import half_state, write_model_json
+from .export import LEAST_MM3, half_state, write_model_json
 from .loop import VALIDATION_CASES, Loop, add_arguments, command_of, endless
 from .preprocess import load_prepared, make_plans
 from .sam_frames import Film, FilmSampler, films_loss, follow, held_films
@@ -220,6 +220,7 @@ def train(arguments: argparse.Namespace) -> None:
                 "config": BASE_CONFIG,
                 "hydra_overrides": overrides,
                 "mask_tokens": ["WT", "TC", "ET"],
+                "minimum_mm3": LEAST_MM3,
                 **({"propagation": "video"} if arguments.frames_share else {}),
             },
         )

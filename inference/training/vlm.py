@@ -31,7 +31,7 @@ from inference.experts.vlm.views import View, brain_window, picture
 
 from .common import Log, set_threads
 from .dataset import RawDataset
-from .export import write_model_json
+from .export import LEAST_MM3, write_model_json
 from .loop import VALIDATION_CASES, Loop, add_arguments, command_of, endless
 from .preprocess import PreparedCase, load_prepared, make_plans
 from .vlm_network import PATCHES, PatchHead, build, load, make_processor, save
@@ -330,7 +330,7 @@ def train(arguments: argparse.Namespace) -> None:
             architecture="Gemma 3 with SigLIP vision, tiny",
             files=files,
             training=loop.record(len(training)),
-            extra={"pictures": [list(CHANNELS)], "slices": 16, "prompt": PROMPT},
+            extra={"pictures": [list(CHANNELS)], "slices": 16, "prompt": PROMPT, "minimum_mm3": LEAST_MM3},
         )
 
     loop.run(learn, lambda: quick_validation(loop.averaged, processor, held), export)

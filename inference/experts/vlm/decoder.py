@@ -1,8 +1,7 @@
 """From boxes on a few slices to region probabilities: a classical decoder that asks no other expert.
 
-Between the slices that were shown the boxes are interpolated. Inside them the images decide: oedema and tumour by FLAIR,
-enhancement by T1c against T1, the core by what enhancement encloses or by a dark T1. Each threshold is Otsu's (IEEE
-Trans. SMC 9 (1979) 62) between the values inside the boxes and a margin around them, kept within plausible limits.
+Between the slices that were shown the boxes are interpolated. They say where oedema, core and enhancement can be; which of
+them a voxel is, or healthy after all, is told by the images (mixture.py).
 """
 
 from __future__ import annotations
@@ -14,15 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from inference.experts.base import REGIONS
 
+from .mixture import features, tissues
+
 __all__ = ["PlacedBox", "decode"]
 
-SLOPE = 0.35  # z-scores over which a voxel goes from unlikely to likely
-LIMITS = {"WT": (0.5, 2.0), "ET": (0.2, 1.2)}
-MARGIN = 6
+INSIDE = {"WT": 0.85, "TC": 0.75, "ET": 0.6}
+"""How much of a region's box is that region, given that the voxel is of the region around it: boxes have corners."""
+CORE_ELSEWHERE = 0.1
+"""The same for a core outside its boxes, in a study that has some: models leave such boxes out more than they invent them."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,21 @@ def decode(
     :param shown: slices that the model saw: a slice between two of them without boxes has none either.
     :param z: z-scores (FLAIR, T1c, T1; z, y, x). :param brain: (z, y, x).
     """
-    flair, t1c, t1 = (ndimage.gaussian_filter(channel, 0.5) for channel in z)
-    contrast = t1c - t1
-    prior = {region: _prior([b for b in boxes if b.region == region], shown, brain.shape) for region in REGIONS}
-    whole = prior["WT"] * _likely(flair, prior["WT"] > 0.2, brain, "WT")
-    enhancing = prior["ET"] * _likely(contrast, prior["ET"] > 0.2, brain, "ET")
-    core = prior["TC"] * np.maximum(_enclosed(enhancing), _dark(t1, flair, prior["TC"] > 0.2, brain))
-    core = np.maximum(core, enhancing)
-    # Enhancement and core are tumour whatever FLAIR shows there (a cyst or necrosis may be dark).
-    whole = np.maximum(whole, core)
-    found = {"ET": enhancing, "TC": core, "WT": whole}
-    return {region: np.asarray(p * brain, np.float32) for region, p in found.items()}
+    inside = {r: _prior([b for b in boxes if b.region == r], shown, brain.shape) for r in REGIONS}
+    inside["TC"] = np.maximum(inside["TC"], inside["ET"])
+    inside["WT"] = np.maximum(inside["WT"], inside["TC"])
+    whole, core, enhancing = (INSIDE[r] * inside[r] for r in ("WT", "TC", "ET"))
+    if core.any():
+        core = np.maximum(core, CORE_ELSEWHERE)
+    core, enhancing = whole * core, whole * core * enhancing
+    possible = {"oedema": whole - core, "core": core - enhancing, "enhancing": enhancing}
+    found = tissues(features(z), possible, brain)
+    regions = {
+        "ET": found[3] * (enhancing > 0),
+        "TC": (found[2] + found[3]) * (core > 0),
+        "WT": (found[1] + found[2] + found[3]) * (whole > 0),
+    }
+    return {region: np.asarray(np.minimum(p, 1), np.float32) for region, p in regions.items()}
 
 
 def _prior(boxes: Sequence[PlacedBox], shown: Sequence[int], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -86,35 +91,3 @@ def _prior(boxes: Sequence[PlacedBox], shown: Sequence[int], shape: tuple[int, .
             if 0 <= end + step * distance < shape[0]:
                 prior[end + step * distance] = planes[end] * (1 - distance / 3)
     return prior
-
-
-def _likely(
-    image: NDArray[np.float32], area: NDArray[np.bool_], brain: NDArray[np.bool_], region: str
-) -> NDArray[np.float32]:
-    """Logistic of the image around Otsu's threshold; 0 without an area."""
-    if not area.any():
-        return np.zeros(image.shape, np.float32)
-    around = ndimage.binary_dilation(area, iterations=MARGIN) & brain
-    values = image[around]
-    low, high = LIMITS[region]
-    limit = float(np.clip(threshold_otsu(values) if np.ptp(values) > 0 else high, low, high))
-    steep = np.clip((image - limit) / SLOPE, -30, 30)
-    return np.asarray(1 / (1 + np.exp(-steep)), np.float32)
-
-
-def _enclosed(enhancing: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a rim of enhancement encloses, slice by slice."""
-    rim = ndimage.binary_closing(enhancing >= 0.5, structure=np.ones((1, 3, 3)), iterations=2)
-    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in rim]) if rim.any() else rim
-    return np.where(filled, np.maximum(enhancing, 0.8), enhancing).astype(np.float32)
-
-
-def _dark(
-    t1: NDArray[np.float32], flair: NDArray[np.float32], area: NDArray[np.bool_], brain: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """A core without enhancement: darker in T1 than the brain, and no fluid (dark in FLAIR)."""
-    if not area.any():
-        return np.zeros(t1.shape, np.float32)
-    limit = float(np.percentile(t1[area & brain], 35)) if (area & brain).any() else -0.5
-    likely = 1 / (1 + np.exp(np.clip((t1 - min(limit, -0.2)) / SLOPE, -30, 30)))
-    return np.asarray(0.9 * likely * (flair > -1.0), np.float32)
