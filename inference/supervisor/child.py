@@ -75,12 +75,7 @@ def serve_requests(connection: socket.socket, spec: ExpertSpec) -> None:
             text = str(error) if known else f"loading failed: {type(error).__name__}"
             channel.send(Message("load_failed", {"message": text}))
             return
-        channel.send(
-            Message(
-                "ready",
-                {"model": asdict(model)},
-            )
-        )
+        channel.send(Message("ready", {"model": asdict(model), "device_memory": _device_memory(spec.device)}))
         while True:
             request = channel.receive()
             if request.kind == "refine":
@@ -123,6 +118,14 @@ def recorded_environment(spec: ExpertSpec, device: str) -> dict[str, Any]:
     return found
 
 
+def _device_memory(device: str) -> list[int]:
+    """[bytes that this process has reserved on its GPU, bytes that the GPU has]; nothing without a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda") or not torch.cuda.is_initialized():
+        return []
+    return [int(torch.cuda.memory_reserved(device)), int(torch.cuda.mem_get_info(device)[1])]
+
+
 def _sow() -> None:
     random.seed(SEED)
     np.random.seed(SEED)
@@ -163,6 +166,7 @@ def _answer(expert: Expert, channel: Channel, request: Message, spec: ExpertSpec
                     "notes": list(output.notes),
                     "environment": recorded_environment(spec, output.device),
                     "findings": [asdict(finding) for finding in output.findings],
+                    "device_memory": _device_memory(spec.device),
                 },
                 dict(output.probabilities),
             )

@@ -19,6 +19,7 @@ from typing import Any
 from inference.experts.factory import ExpertSpec
 
 from .client import connect, create_key
+from .residents import Residents, machine_bytes
 from .store import VolumeStore, array_names
 from .wire import Channel, Closed, Message, ProtocolError, accept_channel
 from .worker import Request, Worker, failure, warm_up
@@ -38,7 +39,8 @@ class SupervisorConfig:
     """experts: what to run. address: path of a Unix socket, or "127.0.0.1:PORT". key_path: shared key, made if absent.
 
     volumes_bytes: how much of what clients sent is kept. interactive_idle_s: an expert's second process, which answers
-    people's clicks, starts with the first click and ends after so long without one.
+    people's clicks, starts with the first click and ends after so long without one. memory_bytes: what all experts may hold
+    together (see residents.py); 0: three quarters of what the machine has.
     """
 
     experts: tuple[ExpertSpec, ...]
@@ -47,6 +49,7 @@ class SupervisorConfig:
     load_timeout_s: float = 300.0
     volumes_bytes: int = 768 << 20
     interactive_idle_s: float = 900.0
+    memory_bytes: int = 0
 
 
 def specs_from(panel: Sequence[Mapping[str, Any]], threads: int = 1) -> tuple[ExpertSpec, ...]:
@@ -69,10 +72,11 @@ class Supervisor:
     def __init__(self, config: SupervisorConfig) -> None:
         self.config = config
         self.key = create_key(config.key_path)
-        self.workers = {s.name: Worker(s, config.load_timeout_s) for s in config.experts}
+        self.residents = Residents(config.memory_bytes or machine_bytes())
+        self.workers = {s.name: Worker(s, config.load_timeout_s, residents=self.residents) for s in config.experts}
         # A click must not wait until a panel's prediction by the same expert is over: it has a process of its own.
         self.lanes = {
-            s.name: Worker(s, config.load_timeout_s, idle_s=config.interactive_idle_s)
+            s.name: Worker(s, config.load_timeout_s, config.interactive_idle_s, self.residents)
             for s in config.experts
             if s.kind in INTERACTIVE_KINDS or s.factory is not None
         }
@@ -125,6 +129,7 @@ class Supervisor:
             "experts": {name: worker.health() for name, worker in self.workers.items()},
             "interactive": {name: worker.health() for name, worker in self.lanes.items()},
             "volumes_bytes": self.volumes.bytes,
+            "memory_limit_bytes": self.residents.limit,
         }
 
     def _accept(self) -> None:

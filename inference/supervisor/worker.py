@@ -8,16 +8,19 @@ import multiprocessing
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 from inference.experts.factory import ExpertSpec, heavy_modules
 
 from .child import library_environment, serve_requests
+from .residents import Held, Residents, folder_bytes, pss_bytes
 from .wire import Channel, Closed, Message, ProtocolError
 
 __all__ = ["Request", "Worker", "warm_up"]
@@ -73,10 +76,17 @@ def warm_up(specs: Sequence[ExpertSpec]) -> None:
 class Worker:
     """Runs requests one at a time, those of people first, then the urgent; kills a child that is late, restarts one that is gone.
 
-    idle_s: the child starts with the first request and ends after so many seconds without one; None: it is always there.
+    idle_s: the child starts with the first request and ends after so many seconds without one; None: it is always there,
+    unless `residents` finds that all together hold too much memory.
     """
 
-    def __init__(self, spec: ExpertSpec, load_timeout_s: float = 300.0, idle_s: float | None = None) -> None:
+    def __init__(
+        self,
+        spec: ExpertSpec,
+        load_timeout_s: float = 300.0,
+        idle_s: float | None = None,
+        residents: Residents | None = None,
+    ) -> None:
         self.spec = spec
         self.load_timeout_s = load_timeout_s
         self.idle_s = idle_s
@@ -92,7 +102,11 @@ class Worker:
         self._channel: Channel | None = None
         self._failures = 0
         self._next_start = 0.0
-        self._served = time.monotonic()
+        self.served = time.monotonic()
+        self._residents = residents or Residents(sys.maxsize)
+        self._residents.add(self)
+        self._gives_place = self._gave_place = self._settling = False
+        self._last = Held(memory=folder_bytes(Path(spec.weights_dir)))
         self._thread = threading.Thread(target=self._loop, name=f"expert-{spec.name}", daemon=True)
 
     def start(self) -> None:
@@ -134,13 +148,15 @@ class Worker:
             "queued": len(self._queue),
             "model": self.model,
             "error": self.error,
+            "memory_bytes": self.held().memory if self.resident else 0,
+            "device_bytes": self._last.device if self.resident else 0,
         }
 
     # The rest runs in the worker's own thread.
 
     def _loop(self) -> None:
         while True:
-            wanted = self.idle_s is None or bool(self._queue)
+            wanted = (self.idle_s is None and not self._gave_place) or bool(self._queue)
             if wanted and self._process is None and not self._stopping and time.monotonic() >= self._next_start:
                 self._start_child()
             with self._changed:
@@ -152,18 +168,60 @@ class Worker:
             if entry is None:
                 if self._process is not None and not self._process.is_alive():
                     self._lost("ended while idle")
-                elif self._process is not None and self._idle_for_too_long():
+                elif self._process is not None and (self._gives_place or self._idle_for_too_long()):
+                    self._gave_place = self._gives_place
                     self._end_child()
                     self.state, self.restarts = "asleep", self.restarts - 1
+                self._gives_place = False
                 continue
+            self._gives_place = False
             self._serve(entry[-1])
-            self._served = time.monotonic()
+            self._settle()
         self._end_child()
 
     def _idle_for_too_long(self) -> bool:
-        return self.idle_s is not None and time.monotonic() - self._served > self.idle_s
+        return self.idle_s is not None and time.monotonic() - self.served > self.idle_s
+
+    @property
+    def resident(self) -> bool:
+        """See Resident."""
+        return self._process is not None
+
+    @property
+    def idle(self) -> bool:
+        """See Resident."""
+        return self.state == "ready" and not self._queue and not self._settling
+
+    def held(self) -> Held:
+        """See Resident."""
+        process = self._process
+        if process is not None and process.pid is not None and (memory := pss_bytes(process.pid)):
+            if self.state == "starting":  # it has not read all its weights yet
+                return replace(self._last, memory=max(memory, self._last.memory))
+            self._last = replace(self._last, memory=memory)
+        return self._last
+
+    def give_place(self) -> None:
+        """See Resident."""
+        with self._changed:
+            self._gives_place = True
+            self._changed.notify()
 
     def _start_child(self) -> None:
+        self._residents.make_room(self, self.load_timeout_s, lambda: self._stopping)
+        try:
+            self._start()
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        self.served = time.monotonic()
+        self._settling = True  # this thread waits for another's: it cannot be waited for itself
+        self._residents.settle(self)
+        self._settling = False
+
+    def _start(self) -> None:
+        self._gave_place = False
         self.state, self.restarts = "starting", self.restarts + 1
         ours, theirs = socket.socketpair()
         process = _CONTEXT.Process(target=serve_requests, args=(theirs, self.spec), name=self.spec.name, daemon=True)
@@ -186,6 +244,7 @@ class Worker:
         else:
             if answer.kind == "ready":
                 self.model, self.state, self.error, self._failures = answer.values["model"], "ready", "", 0
+                self._note_device(answer)
             else:
                 self._failed_start(str(answer.values.get("message", "loading failed")))
 
@@ -265,7 +324,13 @@ class Worker:
             request.finish(failure("failed", f"{self.spec.name} crashed{how}"))
         else:
             self.state, self._failures = "ready", 0
+            self._note_device(answer)
             request.finish(answer)
+
+    def _note_device(self, answer: Message) -> None:
+        told = answer.values.pop("device_memory", None)
+        if told:
+            self._last = replace(self._last, device=int(told[0]), device_total=int(told[1]))
 
     @staticmethod
     def _tell(request: Request, message: Message) -> None:

@@ -33,7 +33,7 @@ __all__ = ["Choice", "best_choice", "calibrate", "main"]
 
 NETWORK_REGIONS = ("WT", "TC", "ET")
 SHIFTS = tuple(float(s) for s in np.arange(-2.5, 2.51, 0.25))
-TOLERANCE = 0.002
+TOLERANCE = 0.004
 LIMITS_MM3: dict[str, tuple[float, ...]] = {
     "WT": (100.0, 300.0, 600.0),
     "TC": (50.0, 150.0, 300.0),

@@ -35,6 +35,8 @@ class FakeExpert:
     def load(self) -> ModelVersion:
         if self.kind == "unloadable":
             raise WeightsMissing("weights of the test are missing")
+        if self.kind.startswith("holds-"):
+            self.ballast = np.ones(int(self.kind.removeprefix("holds-")) << 17)  # MiB of float64
         if self.kind == "dies-loading":
             os._exit(7)
         return ModelVersion(self.name, "1", "0" * 64, "fake")

@@ -30,5 +30,6 @@ class Command(BaseCommand):
                 experts=experts,
                 address=str(settings.ONCOFLOW_SUPERVISOR_ADDRESS),
                 key_path=settings.ONCOFLOW_SUPERVISOR_KEY,
+                memory_bytes=int(settings.ONCOFLOW_SUPERVISOR_MEMORY_MIB) << 20,
             )
         )
