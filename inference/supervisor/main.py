@@ -21,6 +21,7 @@ from inference.experts.factory import ExpertSpec
 from .client import connect, create_key
 from .residents import Residents, machine_bytes
 from .store import VolumeStore, array_names
+from .turns import Turns
 from .wire import Channel, Closed, Message, ProtocolError, accept_channel
 from .worker import Request, Worker, failure, warm_up
 
@@ -40,7 +41,8 @@ class SupervisorConfig:
 
     volumes_bytes: how much of what clients sent is kept. interactive_idle_s: an expert's second process, which answers
     people's clicks, starts with the first click and ends after so long without one. memory_bytes: what all experts may hold
-    together (see residents.py); 0: three quarters of what the machine has.
+    together (see residents.py); 0: three quarters of what the machine has. at_once: how many compute panels' requests at a
+    time (see turns.py); 0: all of them.
     """
 
     experts: tuple[ExpertSpec, ...]
@@ -50,6 +52,7 @@ class SupervisorConfig:
     volumes_bytes: int = 768 << 20
     interactive_idle_s: float = 900.0
     memory_bytes: int = 0
+    at_once: int = 0
 
 
 def specs_from(panel: Sequence[Mapping[str, Any]], threads: int = 1) -> tuple[ExpertSpec, ...]:
@@ -73,7 +76,10 @@ class Supervisor:
         self.config = config
         self.key = create_key(config.key_path)
         self.residents = Residents(config.memory_bytes or machine_bytes())
-        self.workers = {s.name: Worker(s, config.load_timeout_s, residents=self.residents) for s in config.experts}
+        turns = Turns(config.at_once)
+        self.workers = {
+            s.name: Worker(s, config.load_timeout_s, residents=self.residents, turns=turns) for s in config.experts
+        }
         # A click must not wait until a panel's prediction by the same expert is over: it has a process of its own.
         self.lanes = {
             s.name: Worker(s, config.load_timeout_s, config.interactive_idle_s, self.residents)

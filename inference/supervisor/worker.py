@@ -21,6 +21,7 @@ from inference.experts.factory import ExpertSpec, heavy_modules
 
 from .child import library_environment, serve_requests
 from .residents import Held, Residents, folder_bytes, pss_bytes
+from .turns import Turns
 from .wire import Channel, Closed, Message, ProtocolError
 
 __all__ = ["Request", "Worker", "warm_up"]
@@ -77,7 +78,7 @@ class Worker:
     """Runs requests one at a time, those of people first, then the urgent; kills a child that is late, restarts one that is gone.
 
     idle_s: the child starts with the first request and ends after so many seconds without one; None: it is always there,
-    unless `residents` finds that all together hold too much memory.
+    unless `residents` finds that all together hold too much memory. turns: what a panel's request waits for, and a person's not.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Worker:
         load_timeout_s: float = 300.0,
         idle_s: float | None = None,
         residents: Residents | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.spec = spec
         self.load_timeout_s = load_timeout_s
@@ -105,6 +107,7 @@ class Worker:
         self.served = time.monotonic()
         self._residents = residents or Residents(sys.maxsize)
         self._residents.add(self)
+        self._turns = turns or Turns(0)
         self._gives_place = self._gave_place = self._settling = False
         self._last = Held(memory=folder_bytes(Path(spec.weights_dir)))
         self._thread = threading.Thread(target=self._loop, name=f"expert-{spec.name}", daemon=True)
@@ -290,9 +293,22 @@ class Worker:
             time.sleep(max(0.0, min(self._next_start - time.monotonic(), 0.2)))
             if time.monotonic() >= self._next_start:
                 self._start_child()
+        self.state = "busy"
+        if request.interactive:
+            self._exchange(request)
+        elif self._turns.take(request.priority, lambda: self._stopping or request.cancelled):
+            try:
+                self._exchange(request)
+            finally:
+                self._turns.give_back()
+        else:
+            self.state = "ready"
+            request.finish(failure("unavailable", "the supervisor is stopping"))
+
+    def _exchange(self, request: Request) -> None:
+        """Put the request to the child, pass on what it says, and find out what became of it when it says nothing."""
         channel = self._channel
         assert channel is not None
-        self.state = "busy"
         ends = time.monotonic() + request.deadline_s
         dropped = False
         try:

@@ -21,7 +21,8 @@ __all__ = ["DEFAULT_THREADS", "housekeeping", "serve", "sign_of_life"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_THREADS = {"default": 2, "gpu": 1, "delivery": 2}
+# Two for the gpu: the supervisor computes one at a time, and what one thread stores costs the device no time.
+DEFAULT_THREADS = {"default": 2, "gpu": 2, "delivery": 2}
 _FORGET_WORKER_AFTER = timedelta(days=1)
 
 janitors.register("orphaned objects", objects.janitor, every_s=6 * 3600.0)

@@ -31,5 +31,6 @@ class Command(BaseCommand):
                 address=str(settings.ONCOFLOW_SUPERVISOR_ADDRESS),
                 key_path=settings.ONCOFLOW_SUPERVISOR_KEY,
                 memory_bytes=int(settings.ONCOFLOW_SUPERVISOR_MEMORY_MIB) << 20,
+                at_once=int(settings.ONCOFLOW_EXPERTS_AT_ONCE),
             )
         )
