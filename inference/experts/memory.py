@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from .base import ExpertFailed
 
-__all__ = ["MemoryFallback", "is_out_of_memory"]
+__all__ = ["MemoryFallback", "is_out_of_memory", "mixed_precision"]
 
 T = TypeVar("T")
+
+
+def mixed_precision(device: str, wanted: str = "") -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on a GPU; float32 on a CPU unless `wanted` is "bfloat16". "float32" turns it off everywhere."""
+    import torch
+
+    kind = device.partition(":")[0]
+    return torch.autocast(
+        kind, torch.bfloat16, enabled=(wanted or ("bfloat16" if kind == "cuda" else "")) == "bfloat16"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

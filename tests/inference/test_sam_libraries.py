@@ -88,6 +88,23 @@ def test_clicks_and_boxes_through_the_one_interface(name: str, folders: dict[str
     assert all(a + b <= n for a, b, n in zip(carried.origin, carried.mask.shape, volumes.shape, strict=True))
 
 
+def test_half_the_precision_gives_nearly_the_same_mask(tmp_path: Path) -> None:
+    # What a GPU does without being asked; a CPU can be asked for it.
+    folder = tmp_path / "half"
+    shutil.copytree(committed("sam2-small"), folder)
+    described = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(described | {"precision": "bfloat16"}))
+    volumes = study()
+    masks = []
+    for place in (folder, committed("sam2-small")):
+        expert: Any = expert_for_folder(place)
+        masks.append(expert.predict(volumes).probabilities["WT"])
+    assert not np.array_equal(*masks), "it was computed in another precision"
+    first, second = (mask >= 0.5 for mask in masks)
+    assert first.any()
+    assert 2 * (first & second).sum() / (first.sum() + second.sum()) > 0.95
+
+
 def test_slices_as_frames_are_followed_both_ways(folders: dict[str, Path]) -> None:
     for name in ("package-video", "sam2-video"):
         expert: Any = expert_for_folder(folders[name])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.experts.base import REGIONS, WeightsMismatch, WeightsMissing
+from inference.experts.memory import mixed_precision
 from inference.experts.slices import Box
 
 from .backend import Click, Embedding, sigmoid
@@ -114,7 +115,7 @@ class HuggingFaceSam:
         """See Backend."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed_precision(self._device):
             levels = self._pictures.get_image_embeddings(self._pixels(pictures, self._size))
         found = []
         for index, picture in enumerate(pictures):
@@ -129,7 +130,7 @@ class HuggingFaceSam:
         import torch
 
         points, labels = self._points(box, clicks, embedding.side)
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed_precision(self._device):
             found = self._pictures(
                 image_embeddings=list(embedding.features),
                 input_points=points,
@@ -172,7 +173,7 @@ class HuggingFaceSam:
         size = int(size if isinstance(size, int) else size[0])
         length = int(self._finder.config.text_config.max_position_embeddings)
         told = self._tokenizer(words, return_tensors="pt", padding="max_length", truncation=True, max_length=length)
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed_precision(self._device):
             found = self._finder(
                 pixel_values=self._pixels([picture], size),
                 input_ids=told["input_ids"].to(self._device),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.experts.base import WeightsMismatch, WeightsMissing
+from inference.experts.memory import mixed_precision
 from inference.experts.slices import Box
 
 from . import network
@@ -37,12 +38,14 @@ class Sam2Package:
         except Exception as error:  # the unpickler and load_state_dict raise many types
             raise WeightsMismatch(f"{folder.name}: {CHECKPOINT} does not fit the network") from error
         self._network = built
+        self._device, self._precision = device, str(model.get("precision", ""))
         self._predictor = network.predictor_for(built)
 
     def embed(self, pictures: Sequence[NDArray[np.float32]]) -> list[Embedding]:
         """See Backend."""
         predictor = self._predictor
-        predictor.set_image_batch([np.ascontiguousarray(p.transpose(1, 2, 0)) for p in pictures])
+        with mixed_precision(self._device, self._precision):
+            predictor.set_image_batch([np.ascontiguousarray(p.transpose(1, 2, 0)) for p in pictures])
         image, fine = predictor._features["image_embed"], predictor._features["high_res_feats"]
         out = []
         for index, picture in enumerate(pictures):
@@ -65,13 +68,14 @@ class Sam2Package:
         predictor._orig_hw = [(embedding.side, embedding.side)]
         predictor._is_image_set, predictor._is_batch = True, False
         try:
-            logits, _, _ = predictor.predict(
-                point_coords=np.array([[x, y] for x, y, _ in clicks], np.float32) if clicks else None,
-                point_labels=np.array([int(positive) for *_, positive in clicks], np.int32) if clicks else None,
-                box=np.array(box, np.float32) if box is not None else None,
-                multimask_output=multimask,
-                return_logits=True,
-            )
+            with mixed_precision(self._device, self._precision):
+                logits, _, _ = predictor.predict(
+                    point_coords=np.array([[x, y] for x, y, _ in clicks], np.float32) if clicks else None,
+                    point_labels=np.array([int(positive) for *_, positive in clicks], np.int32) if clicks else None,
+                    box=np.array(box, np.float32) if box is not None else None,
+                    multimask_output=multimask,
+                    return_logits=True,
+                )
         finally:
             predictor.reset_predictor()
         return sigmoid(logits)
@@ -83,7 +87,8 @@ class Sam2Package:
         import torch
 
         out = np.zeros((len(pictures), *pictures.shape[2:]), np.float32)
-        with network.frames_from_arrays(), torch.inference_mode():
+        precision = mixed_precision(self._device, self._precision)
+        with network.frames_from_arrays(), torch.inference_mode(), precision:
             state = self._network.init_state(pictures)
             for index, (box, clicks) in prompts.items():
                 self._network.add_new_points_or_box(
@@ -107,3 +112,4 @@ class Sam2Package:
     def move(self, device: str) -> None:
         """See Backend."""
         self._network.to(device)
+        self._device = device
