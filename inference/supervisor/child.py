@@ -55,6 +55,7 @@ def library_environment(threads: int) -> dict[str, str]:
         "nnUNet_def_n_proc": "1",
         "nnUNet_n_proc_DA": "1",
         "HF_HUB_OFFLINE": "1",
+        "TQDM_DISABLE": "1",  # bars of libraries have no place in a service's log
     }
 
 

@@ -221,7 +221,7 @@ def train(arguments: argparse.Namespace) -> None:
                 "hydra_overrides": overrides,
                 "mask_tokens": ["WT", "TC", "ET"],
                 "minimum_mm3": LEAST_MM3,
-                **({"propagation": "video"} if arguments.frames_share else {}),
+                "propagation": arguments.propagation,
             },
         )
 
@@ -241,6 +241,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rate", type=float, default=8e-4)
     p.add_argument(
         "--frames-share", type=float, default=0.4, help="last share of the time, with films; 0: pictures only"
+    )
+    p.add_argument(
+        "--propagation",
+        choices=("boxes", "video"),
+        default="boxes",
+        help="how a prompt is carried to other slices; `make bench NAME=prompted` measures both",
     )
     p.add_argument("--bfloat16", action="store_true", help="autocast; worth it only where the CPU is fast at it")
     p.add_argument("--name", default="sam2-small")
