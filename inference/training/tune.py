@@ -64,6 +64,8 @@ def tune(wanted: Tuning) -> Path:
     common = ["--model", str(folder), "--dataset", str(wanted.dataset), "--threads", str(wanted.threads)]
     if wanted.expert == "nnunet":
         _run("inference.training.calibrate", common)
+    elif wanted.expert == "sam":
+        _run("inference.training.presence", common)
     _run("inference.training.evaluate", [*common, *(["--limit", str(wanted.limit)] if wanted.limit else [])])
     return folder
 

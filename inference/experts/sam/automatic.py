@@ -8,7 +8,7 @@ names in words, by default the whole tumour; the others by boxes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,14 @@ from inference.experts.slices import Box, Window, box_of, slice_boxes, window_fo
 
 from .backend import Backend
 
-__all__ = ["TOKEN_REGIONS", "Evidence", "segment"]
+__all__ = ["CLEAREST", "TOKEN_REGIONS", "Evidence", "segment", "shown"]
 
 TOKEN_REGIONS = ("WT", "TC", "ET")
 """What the three mask tokens were trained to answer, and the order of regions in this package's arrays."""
+
+
+CLEAREST = 0.9
+"""A study shows what its clearest slices show: the quantile of their object scores."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,24 @@ class Evidence:
 
 def segment(
     backend: Backend, evidence: Evidence, tokens: bool, memory: MemoryFallback, tell: Callable[[float], None]
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], list[float]]:
     """(3, z, y, x) probabilities in the order of TOKEN_REGIONS: the mean over slices in the three directions.
 
-    tokens: the weights' three mask tokens answer the three regions. tell: fraction done.
+    tokens: the weights' three mask tokens answer the three regions. tell: fraction done. Also the object scores of all
+    slices that were prompted by a box, logits.
     """
     result: NDArray[np.float32] = np.zeros((3, *evidence.brain.shape), np.float32)
+    scores: list[float] = []
     for axis in range(3):
-        result += _along(backend, evidence, axis, tokens, memory, lambda f, a=axis: tell((a + f) / 3))  # type: ignore[misc]
+        result += _along(backend, evidence, axis, tokens, memory, scores, lambda f, a=axis: tell((a + f) / 3))  # type: ignore[misc]
     result /= 3
-    return result
+    return result, scores
+
+
+def shown(scores: Sequence[float]) -> float:
+    """How clearly a study shows a tumour, logit; NaN without scores."""
+    known = [score for score in scores if score == score]
+    return float(np.quantile(known, CLEAREST)) if known else float("nan")
 
 
 def _along(
@@ -54,6 +66,7 @@ def _along(
     axis: int,
     tokens: bool,
     memory: MemoryFallback,
+    scores: list[float],
     tell: Callable[[float], None],
 ) -> NDArray[np.float32]:
     result = np.zeros((3, *evidence.brain.shape), np.float32)
@@ -70,7 +83,9 @@ def _along(
         done = 0
         while done < len(boxes):
             done += memory.run(
-                lambda batch, b=boxes[done:], c=channels, m=multimask: _answer(backend, slices, target[c], b[:batch], m)  # type: ignore[misc]
+                lambda batch, b=boxes[done:], c=channels, m=multimask: _answer(
+                    backend, slices, target[c], b[:batch], m, scores
+                )  # type: ignore[misc]
             )
             tell((part + done / len(boxes)) / len(asked))
     return result
@@ -82,12 +97,14 @@ def _answer(
     target: NDArray[np.float32],
     boxes: list[tuple[int, Box]],
     multimask: bool,
+    scores: list[float],
 ) -> int:
     """Ask for some slices together and write their answers; how many they were."""
     windows = [window_for(box) for _, box in boxes]
     embedded = backend.embed([w.cut(slices[:, index]) for w, (index, _) in zip(windows, boxes, strict=True)])
     for (index, box), window, embedding in zip(boxes, windows, embedded, strict=True):
         window.paste(target[:, index], backend.decode(embedding, window.inside(box), [], multimask))
+        scores.append(backend.object_score)
     return len(boxes)
 
 

@@ -32,11 +32,13 @@ class Backend(Protocol):
     """One network. Pictures are (3, side, side) float32 in 0..1; probabilities are float32 in 0..1.
 
     propagation: "video" where the weights were trained to follow an object from frame to frame, else "boxes".
-    concepts: region -> words, for a network that finds what words name.
+    concepts: region -> words, for a network that finds what words name. object_score: logit that the picture decoded last
+    shows what was asked for at all; NaN where the network does not say.
     """
 
     propagation: str
     concepts: Mapping[str, str]
+    object_score: float
 
     def embed(self, pictures: Sequence[NDArray[np.float32]]) -> list[Embedding]:
         """One embedding for each picture, computed together; the pictures may differ in size."""

@@ -42,7 +42,7 @@ from inference.experts.prepare import blank_channels, stack_channels, zscore_in_
 from inference.experts.saliency import salient_tumour, suggested_regions
 from inference.experts.slices import CHANNELS, resize, to_unit, working_grid
 
-from .automatic import TOKEN_REGIONS, Evidence, segment
+from .automatic import TOKEN_REGIONS, Evidence, segment, shown
 from .backend import Backend, make_backend
 from .interactive import Interaction, Prepared
 
@@ -54,7 +54,11 @@ GPU_BATCH = 8
 
 
 class SamExpert:
-    """One network, loaded once and kept. See NnUNetExpert for the arguments; `batch`: slices embedded together."""
+    """One network, loaded once and kept. See NnUNetExpert for the arguments; `batch`: slices embedded together.
+
+    Where model.json has a ``least_object_score`` (training/presence.py sets it), a study whose clearest slices score lower is
+    taken for one without tumour. ``shown``: that score of the study predicted last.
+    """
 
     def __init__(
         self,
@@ -81,6 +85,8 @@ class SamExpert:
         self._studies: ByteLru[str, Prepared] = ByteLru(STUDIES_BYTES, lambda study: study.bytes)
         self._tokens = False
         self._minimum: dict[str, float] = {}
+        self._least_shown: float | None = None
+        self.shown = float("nan")
 
     def load(self) -> ModelVersion:
         """Verify, build, load plain tensors. Raises WeightsMissing, WeightsMismatch."""
@@ -89,6 +95,8 @@ class SamExpert:
         model = verify_weights(self.folder, self.pinned_sha256)
         data = read_model_json(self.folder)
         self._minimum = minimum_volumes(data)
+        least = data.get("least_object_score")
+        self._least_shown = float(least) if isinstance(least, int | float) else None
         named = data.get("mask_tokens")
         if named not in (None, list(TOKEN_REGIONS)):
             raise WeightsMismatch(
@@ -184,9 +192,13 @@ class SamExpert:
         notes: tuple[str, ...] = ()
         if suggested["WT"].any() or self._backend.concepts:
             evidence = Evidence(unit, brain, suggested)
-            result = segment(
+            result, scores = segment(
                 self._backend, evidence, self._tokens, self._memory, lambda f: tell(0.05 + 0.9 * f, "segmenting")
             )
+            self.shown = shown(scores)
+            if self._least_shown is not None and self.shown < self._least_shown:
+                result[:] = 0
+                notes += (f"its clearest slices do not show a tumour (object score {self.shown:.1f})",)
         else:
             result = np.zeros((3, *brain.shape), np.float32)
             notes += ("no salient region in FLAIR, so nothing was prompted",)

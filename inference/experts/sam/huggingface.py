@@ -107,6 +107,7 @@ class HuggingFaceSam:
         self.concepts = concepts if finder is not None else {}
         self.propagation = "video" if video is not None else "boxes"
         self._normal = normal
+        self.object_score = float("nan")
         self._device = device
         self._size = int(pictures.prompt_encoder.input_image_size)
         self.move(device)
@@ -131,12 +132,15 @@ class HuggingFaceSam:
 
         points, labels = self._points(box, clicks, embedding.side)
         with torch.inference_mode(), mixed_precision(self._device):
-            found = self._pictures(
+            told = self._pictures(
                 image_embeddings=list(embedding.features),
                 input_points=points,
                 input_labels=labels,
                 multimask_output=multimask,
-            ).pred_masks[0, 0]
+            )
+            score = getattr(told, "object_score_logits", None)
+            self.object_score = float("nan") if score is None else float(score.flatten()[0])
+            found = told.pred_masks[0, 0]
             return sigmoid(_resized(found[None], embedding.side)[0].float().cpu().numpy())
 
     def track(

@@ -40,6 +40,12 @@ class Sam2Package:
         self._network = built
         self._device, self._precision = device, str(model.get("precision", ""))
         self._predictor = network.predictor_for(built)
+        self.object_score = float("nan")
+        # SAM2ImagePredictor drops it.
+        built.sam_mask_decoder.register_forward_hook(self._note_score)
+
+    def _note_score(self, module: Any, given: Any, answer: Any) -> None:
+        self.object_score = float(answer[3].flatten()[0])
 
     def embed(self, pictures: Sequence[NDArray[np.float32]]) -> list[Embedding]:
         """See Backend."""
