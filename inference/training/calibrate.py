@@ -10,7 +10,6 @@ goes into the bias of the network's last layer, so the folder stays an ordinary 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from scipy import ndimage
 
 from inference.experts.base import REGION_LABELS, read_model_json, sha256_of
 from inference.experts.nnunet.expert import CHECKPOINT, NnUNetExpert
-from inference.training.common import set_threads
+from inference.training.common import set_threads, tuning_parser
 from inference.training.dataset import RawDataset
 from inference.training.preprocess import load_prepared
 
@@ -131,13 +130,7 @@ def plain_dice(logits: Sequence[NDArray[np.float32]], truths: Sequence[NDArray[n
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see --help."""
-    p = argparse.ArgumentParser(
-        prog="python -m inference.training.calibrate", description=(__doc__ or "").split("\n")[0]
-    )
-    p.add_argument("--model", type=Path, required=True, help="weights folder; changed in place")
-    p.add_argument("--dataset", type=Path, required=True, help="the dataset folder it was trained from")
-    p.add_argument("--cases", type=int, default=24, help="how many of the training split's last cases")
-    p.add_argument("--threads", type=int, default=1)
+    p = tuning_parser("inference.training.calibrate", __doc__, cases=24)
     p.add_argument("--cache", type=Path, default=None, help="folder of preprocessed cases")
     arguments = p.parse_args(argv)
     set_threads(arguments.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
@@ -11,12 +12,31 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Average", "Budget", "Log", "WorkingCopy", "load_checkpoint", "save_checkpoint", "set_threads"]
+__all__ = [
+    "Average",
+    "Budget",
+    "Log",
+    "WorkingCopy",
+    "load_checkpoint",
+    "save_checkpoint",
+    "set_threads",
+    "tuning_parser",
+]
 
 
 def set_threads(threads: int) -> None:
     """Threads for torch in this process."""
     torch.set_num_threads(max(1, threads))
+
+
+def tuning_parser(prog: str, doc: str | None, cases: int) -> argparse.ArgumentParser:
+    """The command line of what sets a trained model's operating point on the last cases of the training split."""
+    p = argparse.ArgumentParser(prog=f"python -m {prog}", description=(doc or "").split("\n")[0])
+    p.add_argument("--model", type=Path, required=True, help="weights folder; changed in place")
+    p.add_argument("--dataset", type=Path, required=True, help="the dataset folder it was trained from")
+    p.add_argument("--cases", type=int, default=cases, help="how many of the training split's last cases")
+    p.add_argument("--threads", type=int, default=1)
+    return p
 
 
 class Budget:

@@ -9,17 +9,16 @@ and writes it to model.json (``least_object_score``). Held-out test cases are no
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from inference.agreement import dice
 from inference.experts.base import REGION_LABELS, read_model_json
 from inference.experts.sam import SamExpert
-from inference.training.common import set_threads
+from inference.training.common import set_threads, tuning_parser
 from inference.training.dataset import RawDataset
 
 __all__ = ["best_limit", "main"]
@@ -31,12 +30,12 @@ def best_limit(cases: Sequence[tuple[float, float, bool]]) -> tuple[float | None
     A study that scores below the limit is empty: Dice 1 without tumour, 0 with one. None where no limit is better than none;
     of equally good limits the middle of the widest gap between scores, so that it does not sit on a case.
     """
-    believed = float(np.mean([dice for _, dice, _ in cases]))
+    believed = float(np.mean([own for _, own, _ in cases]))
     scores = sorted({score for score, _, _ in cases if score == score})
     best, chosen, width = believed, None, 0.0
     for low, high in zip(scores, [*scores[1:], scores[-1] + 1.0] if scores else [], strict=True):
         limit = (low + high) / 2
-        mean = float(np.mean([float(not tumour) if score < limit else dice for score, dice, tumour in cases]))
+        mean = float(np.mean([float(not tumour) if score < limit else own for score, own, tumour in cases]))
         if mean > best + 1e-9 or (chosen is not None and abs(mean - best) <= 1e-9 and high - low > width):
             best, chosen, width = mean, limit, high - low
     return chosen, best
@@ -44,13 +43,7 @@ def best_limit(cases: Sequence[tuple[float, float, bool]]) -> tuple[float | None
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see --help."""
-    p = argparse.ArgumentParser(
-        prog="python -m inference.training.presence", description=(__doc__ or "").split("\n")[0]
-    )
-    p.add_argument("--model", type=Path, required=True, help="weights folder; its model.json is changed")
-    p.add_argument("--dataset", type=Path, required=True, help="the dataset folder it was trained from")
-    p.add_argument("--cases", type=int, default=40, help="how many of the training split's last cases")
-    p.add_argument("--threads", type=int, default=1)
+    p = tuning_parser("inference.training.presence", __doc__, cases=40)
     arguments = p.parse_args(argv)
     set_threads(arguments.threads)
     described = read_model_json(arguments.model)
@@ -69,14 +62,13 @@ def main(argv: list[str] | None = None) -> int:
             continue  # not a study that this expert takes with its full evidence
         mask = expert.predict(case.volumes()).probabilities["WT"] >= 0.5
         truth = np.isin(case.labels, REGION_LABELS["WT"])
-        total = int(mask.sum() + truth.sum())
-        found.append((expert.shown, 2 * int((mask & truth).sum()) / total if total else 1.0, bool(truth.any())))
+        found.append((expert.shown, dice(mask, truth), bool(truth.any())))
         print(f"{name}: score {expert.shown:.2f} Dice {found[-1][1]:.3f} tumour {found[-1][2]}", flush=True)
     limit, mean = best_limit(found)
     told = {
         "cases": len(found),
         "split": "the last cases of the training split",
-        "mean_dice_wt_before": round(float(np.mean([dice for _, dice, _ in found])), 4),
+        "mean_dice_wt_before": round(float(np.mean([own for _, own, _ in found])), 4),
         "mean_dice_wt_after": round(mean, 4),
     }
     described = read_model_json(arguments.model) | {"presence": told}

@@ -138,8 +138,9 @@ def films_dice(model: Any, films: list[Film]) -> dict[str, float]:
     device = next(model.parameters()).device
     scores = []
     for film in films:
+        shown = film.to(device)
         with torch.inference_mode():
-            answers = follow(model, film.images.to(device), (film.prompt[0].to(device), film.prompt[1].to(device)))
+            answers = follow(model, shown.images, shown.prompt)
         logits = torch.stack([low.float().cpu() for low, _ in answers[1:]])
         truth = film.targets[1:] > 0.5
         mask = F.interpolate(logits[:, 0], truth.shape[-2:], mode="bilinear", align_corners=False)[:, None] > 0

@@ -28,6 +28,7 @@ from inference.experts.factory import ExpertSpec
 from inference.fusion import fuse, masks_of
 from inference.supervisor.client import SupervisorClient
 from inference.supervisor.main import Supervisor, SupervisorConfig
+from inference.supervisor.residents import pss_bytes
 from oncoflow_site.demo.simulator.dataset import plan_cases, simulate_case
 
 SHAPE = (155, 240, 240)
@@ -52,14 +53,6 @@ def _field(image: NDArray[np.float32]) -> NDArray[np.float32]:
         target.append(slice((want - length) // 2, (want - length) // 2 + length))
     out[tuple(target)] = image[tuple(source)]
     return out
-
-
-def pss_mib(pid: int) -> float:
-    """Proportional set size of a process."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 def command_seconds(volumes: Volumes, folder: Path, device: str, repeats: int) -> float:
@@ -116,7 +109,10 @@ def main() -> None:
                     seconds.append(time.perf_counter() - start)
                 pid = int(client.health()["experts"][spec.name]["pid"])
                 key = spec.name.replace("-", "_")
-                result[f"{key}_s"], result[f"{key}_mib"] = round(statistics.median(seconds), 2), round(pss_mib(pid))
+                result[f"{key}_s"], result[f"{key}_mib"] = (
+                    round(statistics.median(seconds), 2),
+                    round(pss_bytes(pid) / 2**20),
+                )
                 print(f"{spec.name:<18} {result[f'{key}_s']:>10.2f} {result[f'{key}_mib']:>7.0f}")
             start = time.perf_counter()
             fused = fuse(outputs)

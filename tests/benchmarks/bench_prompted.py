@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from inference.agreement import dice
 from inference.experts.base import REGIONS, Prompt, Refined, Volumes
 from inference.experts.sam import SamExpert
 from inference.experts.slices import box_of
@@ -92,23 +93,23 @@ def mark(
     here[z] = truth[z]
     any_expert = experts["video"]
     found[f"box_slice_{own}"].append(
-        dice(any_expert.refine(name, Prompt(region, box=corners, scope="slice"), volumes), here)
+        answer_dice(any_expert.refine(name, Prompt(region, box=corners, scope="slice"), volumes), here)
     )
     found[f"click_slice_{own}"].append(
-        dice(any_expert.refine(name, Prompt(region, click, scope="slice"), volumes), here)
+        answer_dice(any_expert.refine(name, Prompt(region, click, scope="slice"), volumes), here)
     )
     for mode, one in experts.items():
         answer = one.refine(name, Prompt(region, box=corners, scope="volume"), volumes)
-        found[f"box_{mode}_{own}"].append(dice(answer, truth))
+        found[f"box_{mode}_{own}"].append(answer_dice(answer, truth))
 
 
-def dice(answer: Refined | None, truth: NDArray[np.bool_]) -> float:
+def answer_dice(answer: Refined | None, truth: NDArray[np.bool_]) -> float:
     """Of the answer, put where it belongs, with the truth."""
     assert answer is not None
     mask = np.zeros_like(truth)
     part = tuple(slice(o, o + n) for o, n in zip(answer.origin, answer.mask.shape, strict=True))
     mask[part] = answer.mask
-    return float(2 * (mask & truth).sum() / max(1, mask.sum() + truth.sum()))
+    return dice(mask, truth)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from inference.experts.base import SEQUENCES, Prompt, Volumes
 from inference.experts.factory import ExpertSpec
 from inference.supervisor.client import SupervisorClient
 from inference.supervisor.main import Supervisor, SupervisorConfig
+from inference.supervisor.residents import pss_bytes
 
 SHAPE = (155, 240, 240)
 WEIGHTS = Path(__file__).resolve().parents[2] / "inference" / "weights" / "sam2-small"
@@ -47,12 +48,6 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def pss_mib(pid: int) -> float:
-    """Memory that would be free without this process: its own pages and its share of the template's."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
 
 
 def main() -> None:
@@ -107,7 +102,9 @@ def measure(supervisor: Supervisor) -> None:
     ]
     for name, wall, cpu in rows:
         print(f"{name:40} {1000 * wall:9.0f} ms wall {1000 * cpu:9.0f} ms CPU")
-    print(f"{'memory of the interactive process':40} {pss_mib(pid):9.0f} MiB; volumes were sent {loaded} time(s)")
+    print(
+        f"{'memory of the interactive process':40} {pss_bytes(pid) / 2**20:9.0f} MiB; volumes were sent {loaded} time(s)"
+    )
     median = [statistics.median(c) for c in zip(*later, strict=True)]
     print(
         json.dumps(
@@ -118,7 +115,7 @@ def measure(supervisor: Supervisor) -> None:
                 "later_worst_ms": round(1000 * rows[3][1]),
                 "carry_s": round(carry[0], 2),
                 "ready_s": round(ready[0], 2),
-                "process_mib": round(pss_mib(pid)),
+                "process_mib": round(pss_bytes(pid) / 2**20),
                 "volumes_sent": loaded,
             }
         )
