@@ -46,14 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     p = tuning_parser("inference.training.presence", __doc__, cases=40)
     arguments = p.parse_args(argv)
     set_threads(arguments.threads)
-    described = read_model_json(arguments.model)
-    file = arguments.model / "model.json"
-    file.write_text(
-        json.dumps({k: v for k, v in described.items() if k not in ("least_object_score", "presence")}, indent=1)
-        + "\n",
-        "utf-8",
-    )
     expert = SamExpert("presence", arguments.model, threads=arguments.threads)
+    expert.load()
+    expert.least_object_score = None
     dataset = RawDataset(arguments.dataset)
     found: list[tuple[float, float, bool]] = []
     for name in dataset.names("train")[-arguments.cases :]:
@@ -72,9 +67,10 @@ def main(argv: list[str] | None = None) -> int:
         "mean_dice_wt_after": round(mean, 4),
     }
     described = read_model_json(arguments.model) | {"presence": told}
+    described.pop("least_object_score", None)
     if limit is not None:
         described["least_object_score"] = round(limit, 2)
-    file.write_text(json.dumps(described, indent=1) + "\n", "utf-8")
+    (arguments.model / "model.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
     print(json.dumps(told | {"least_object_score": described.get("least_object_score")}, indent=1))
     return 0
 

@@ -57,7 +57,7 @@ class SamExpert:
     """One network, loaded once and kept. See NnUNetExpert for the arguments; `batch`: slices embedded together.
 
     Where model.json has a ``least_object_score`` (training/presence.py sets it), a study whose clearest slices score lower is
-    taken for one without tumour. ``shown``: that score of the study predicted last.
+    taken for one without tumour (``least_object_score``, None: none is). ``shown``: that score of the study predicted last.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class SamExpert:
         self._studies: ByteLru[str, Prepared] = ByteLru(STUDIES_BYTES, lambda study: study.bytes)
         self._tokens = False
         self._minimum: dict[str, float] = {}
-        self._least_shown: float | None = None
+        self.least_object_score: float | None = None
         self.shown = float("nan")
 
     def load(self) -> ModelVersion:
@@ -96,7 +96,7 @@ class SamExpert:
         data = read_model_json(self.folder)
         self._minimum = minimum_volumes(data)
         least = data.get("least_object_score")
-        self._least_shown = float(least) if isinstance(least, int | float) else None
+        self.least_object_score = float(least) if isinstance(least, int | float) else None
         named = data.get("mask_tokens")
         if named not in (None, list(TOKEN_REGIONS)):
             raise WeightsMismatch(
@@ -196,7 +196,7 @@ class SamExpert:
                 self._backend, evidence, self._tokens, self._memory, lambda f: tell(0.05 + 0.9 * f, "segmenting")
             )
             self.shown = shown(scores)
-            if self._least_shown is not None and self.shown < self._least_shown:
+            if self.least_object_score is not None and self.shown < self.least_object_score:
                 result[:] = 0
                 notes += (f"its clearest slices do not show a tumour (object score {self.shown:.1f})",)
         else:
