@@ -34,7 +34,7 @@ from inference.models import (
     PanelRun,
     PanelState,
 )
-from inference.weighting import fusion_arguments
+from inference.weighting import fusion_arguments, island_limits
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
@@ -69,6 +69,7 @@ def compare_methods(
     answers = {run.expert: probabilities_of(run) for run in runs}
     masks = {name: masks_of(answer) for name, answer in answers.items()}
     spacing = grid_of(panel.volume_set).spacing_zyx()
+    least = island_limits(names, runs, spacing)
     fused: dict[str, Fused] = {}
     found: dict[str, Any] = {}
     for number, method in enumerate(METHODS):
@@ -76,7 +77,9 @@ def compare_methods(
         if refused := _cannot(method, names, runs):
             found[method] = {"why_not": refused}
             continue
-        fused[method] = fuse({name: answers[name] for name in names}, **fusion_arguments(method, names, runs))
+        fused[method] = fuse(
+            {name: answers[name] for name in names}, **fusion_arguments(method, names, runs), least_voxels=least
+        )
         measured = measure_agreement(masks, fused[method].masks, spacing, distances=False)
         volumes = measured.volume_mm3["consensus"]
         found[method] = {
@@ -163,10 +166,11 @@ def fuse_chosen(ctx: JobContext, choice: FusionChoice) -> None:
     if not set(choice.experts) <= answers.keys():
         raise PermanentError(f"fusion choice {choice.pk}: an expert's answer is gone")
     ctx.progress(0.3, "Fusing the outlines")
-    arguments = fusion_arguments(choice.method, choice.experts, runs)
-    fused = fuse({name: answers[name] for name in choice.experts}, **arguments)
-    ctx.progress(0.5, "Measuring agreement")
     spacing = grid_of(panel.volume_set).spacing_zyx()
+    arguments = fusion_arguments(choice.method, choice.experts, runs)
+    least = island_limits(choice.experts, runs, spacing)
+    fused = fuse({name: answers[name] for name in choice.experts}, **arguments, least_voxels=least)
+    ctx.progress(0.5, "Measuring agreement")
     masks = {name: masks_of(answer) for name, answer in answers.items()}
     agreement = measure_agreement(masks, fused.masks, spacing, distances=True)
     # A voter that was left out cannot raise the band any more, but like an adviser it can lower it.

@@ -32,7 +32,7 @@ from inference.models import (
     PanelState,
 )
 from inference.plausibility import study_flags
-from inference.weighting import fusion_arguments
+from inference.weighting import fusion_arguments, island_limits
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError
@@ -72,6 +72,7 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
     fused = fuse(
         {name: answers[name] for name in voters or advisers},
         **fusion_arguments(str(settings.ONCOFLOW_FUSION), voters or advisers, done),
+        least_voxels=island_limits(voters or advisers, done, spacing),
     )
     ctx.progress(0.5, "Measuring agreement")
     agreement = measure_agreement(

@@ -1,8 +1,9 @@
 """From several experts' probabilities to one mask.
 
-Arrays are (z, y, x). Majority: with two experts the mean probability decides, because two votes can tie. STAPLE has a
-module of its own. Where sequences are missing an expert answers for some regions only:
-fused are those that all of them answered for.
+Arrays are (z, y, x). Majority: with two experts the mean probability decides, because two votes can tie. The
+confidence-weighted fusion of two gives the same mask: with d = 2p - 1 both ask for the sign of what the surer of the two
+says, d1 + d2 and d1|d1| + d2|d2| having the same one. STAPLE has a module of its own. Where sequences are missing an
+expert answers for some regions only: fused are those that all of them answered for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .experts.base import REGIONS, nest
+from .experts.postprocess import BELOW, small_islands
 from .staple import box_of_marked, staple
 
 __all__ = ["METHODS", "Fused", "disagreement_map", "fuse", "masks_of", "nest_masks"]
@@ -121,11 +123,14 @@ def fuse(
     outputs: Mapping[str, Probabilities],
     method: str = "auto",
     weights: Mapping[str, float | Mapping[str, float]] | None = None,
+    least_voxels: Mapping[str, float] | None = None,
 ) -> Fused:
     """Fuse experts' nested probabilities {expert: {region: (z, y, x)}}.
 
     method: "auto" is majority for one or two experts and STAPLE for three or more; "weighted" takes `weights` per
-    expert, or per expert and region (for example their mean Dice). Raises ValueError for an unknown method, no expert, no
+    expert, or per expert and region (for example their mean Dice). Islands of a region with fewer voxels than `least_voxels`
+    leave the mask, their probability capped at 0.49: what is left where one expert's finding and another's doubt meet is
+    smaller than anything either would have shown. Raises ValueError for an unknown method, no expert, no
     region that all answered for, shapes that differ or weights that are missing or not positive.
     """
     if not outputs:
@@ -175,6 +180,13 @@ def fuse(
             masks[region] = (2 * votes > len(names)) | ((2 * votes == len(names)) & (mean >= THRESHOLD))
         else:
             masks[region] = mean >= THRESHOLD
+    masks = nest_masks(masks)
+    for region, least in (least_voxels or {}).items():
+        if region in masks and (small := small_islands(masks[region], least)).any():
+            masks[region] = masks[region] & ~small
+            probability[region] = np.where(
+                small, np.minimum(probability[region], np.float32(BELOW)), probability[region]
+            )
     return Fused(
         {r: _whole(mask, shape, box) for r, mask in nest_masks(masks).items()},
         {r: _whole(p, shape, box) for r, p in nest(probability).items()},

@@ -10,18 +10,22 @@ near the evaluation, with many the reviewed cases decide. Without an evaluation 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from django.db import transaction
 from django.db.models import Max
 
 from audit import services as audit
-from inference.experts.base import REGIONS
+from inference.experts.base import REGIONS, WeightsMissing, read_model_json
+from inference.experts.postprocess import largest_limits
 from inference.models import CaseEvaluation, ExpertRun, FusionWeights, ModelStatus, ModelVersion, ReferenceKind
 from oncoflow_site.foundation.errors import UserVisibleError
 
-__all__ = ["FORMULA", "fusion_arguments", "learn", "reviewed_dice", "shrunk", "weights_of"]
+__all__ = ["FORMULA", "fusion_arguments", "island_limits", "learn", "reviewed_dice", "shrunk", "weights_of"]
 
 PRIOR_CASES = 20
 UNEVALUATED = 0.5
@@ -103,6 +107,20 @@ def learn(*, who: str, why: str) -> FusionWeights:
             detail={"version": made.version, "models": len(weights)},
         )
     return made
+
+
+def island_limits(names: Iterable[str], runs: Iterable[ExpertRun], spacing: Sequence[float]) -> dict[str, float]:
+    """Region -> voxels, `fusion.fuse`'s ``least_voxels``: the largest of the limits that the fused experts' models have.
+
+    :param spacing: (z, y, x) mm. A model whose folder is gone has no limits.
+    """
+    names = set(names)
+    models = []
+    for run in runs:
+        if run.expert in names and run.model_version is not None:
+            with suppress(WeightsMissing):
+                models.append(read_model_json(Path(run.model_version.weights_dir)))
+    return {region: limit / float(np.prod(spacing)) for region, limit in largest_limits(models).items()}
 
 
 def fusion_arguments(method: str, names: Iterable[str], runs: Iterable[ExpertRun]) -> dict[str, Any]:

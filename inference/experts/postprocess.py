@@ -6,7 +6,7 @@ millimetres, so they mean the same on every grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from inference.experts.base import REGIONS, nest
 
-__all__ = ["minimum_volumes", "suppress_small"]
+__all__ = ["largest_limits", "minimum_volumes", "small_islands", "suppress_small"]
 
 BELOW = np.float16(0.49)
 THRESHOLD = 0.5
@@ -25,6 +25,27 @@ def minimum_volumes(model: Mapping[str, Any]) -> dict[str, float]:
     """The limits of a model.json: {"minimum_mm3": {"WT": 200, ...}}; regions without one have none."""
     limits = model.get("minimum_mm3") or {}
     return {region: float(limits[region]) for region in REGIONS if float(limits.get(region, 0)) > 0}
+
+
+def largest_limits(models: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Per region the largest of several models' limits, mm3: what one of them would not show, all of them do not show."""
+    found: dict[str, float] = {}
+    for model in models:
+        for region, limit in minimum_volumes(model).items():
+            found[region] = max(limit, found.get(region, 0.0))
+    return found
+
+
+def small_islands(mask: NDArray[np.bool_], least_voxels: float) -> NDArray[np.bool_]:
+    """The components (26-connected) of a mask (z, y, x) that have fewer voxels than that."""
+    found = np.zeros(mask.shape, bool)
+    if least_voxels > 1 and mask.any():
+        box = ndimage.find_objects(mask.astype(np.uint8))[0]
+        labelled, _ = ndimage.label(mask[box], np.ones((3, 3, 3)))
+        small = np.bincount(labelled.ravel()) < least_voxels
+        small[0] = False
+        found[box] = small[labelled]
+    return found
 
 
 def suppress_small(
@@ -40,16 +61,8 @@ def suppress_small(
     voxel = float(np.prod(spacing))
     touched = False
     for region, limit in minimum_mm3.items():
-        mask = np.asarray(out[region]) >= THRESHOLD
-        if not mask.any():
-            continue
-        box = ndimage.find_objects(mask.astype(np.uint8))[0]
-        labelled, _ = ndimage.label(mask[box], np.ones((3, 3, 3)))
-        small = np.bincount(labelled.ravel()) * voxel < limit
-        small[0] = False
+        small = small_islands(np.asarray(out[region]) >= THRESHOLD, limit / voxel)
         if small.any():
-            changed = np.array(out[region], np.float16)
-            changed[box] = np.where(small[labelled], np.minimum(changed[box], BELOW), changed[box])
-            out[region] = changed
+            out[region] = np.where(small, np.minimum(out[region], BELOW), out[region]).astype(np.float16)
             touched = True
     return nest(out) if touched else out

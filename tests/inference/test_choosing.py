@@ -53,23 +53,25 @@ pytestmark = pytest.mark.django_db
 
 
 Settle = Callable[..., tuple[Study, PanelRun]]
+Expert = tuple[str, str, dict | None] | tuple[str, str, dict | None, dict[str, float]]
 
 
 @pytest.fixture
 def settle(tmp_path: Path, settings) -> Settle:
-    """``settle((name, kind, numbers), ...)``: a study whose panel has concluded; the experts answered in this process."""
+    """``settle((name, kind, numbers[, limits in mm3]), ...)``: a study whose panel has concluded; the experts answered in
+    this process."""
 
-    def make(*experts: tuple[str, str, dict | None]) -> tuple[Study, PanelRun]:
+    def make(*experts: Expert) -> tuple[Study, PanelRun]:
         settings.ONCOFLOW_PANEL = [
-            {"name": name, "kind": kind, "weights_dir": str(weights(tmp_path, name, numbers))}
-            for name, kind, numbers in experts
+            {"name": name, "kind": kind, "weights_dir": str(weights(tmp_path, name, numbers, least_mm3=dict(*least)))}
+            for name, kind, numbers, *least in experts
         ]
         study, _ = painted(LESION)
         panel = convene(study)
         loaded = load_volumes(study)
         seen = Volumes(dict(loaded.images), loaded.grid.spacing_zyx(), loaded.brain_mask)
         for run in panel.expert_runs.all():
-            kind = {name: kind for name, kind, _ in experts}[run.expert]
+            kind = {name: kind for name, kind, *_ in experts}[run.expert]
             reader = PaintReader(ExpertSpec(run.expert, kind, str(tmp_path / run.expert)))
             reader.load()
             output = reader.predict(seen)
@@ -93,6 +95,17 @@ def settle(tmp_path: Path, settings) -> Settle:
         return study, panel
 
     return make
+
+
+def test_the_consensus_shows_nothing_smaller_than_its_most_careful_model_would(settle: Settle) -> None:
+    study, panel = settle(("one", "good", GOOD), ("two", "good", GOOD, {"ET": 1e9}))
+    assert panel.consensus is not None
+    labels = load_labels(panel.consensus)
+    assert (labels == 2).any()
+    assert not (labels == 3).any()
+    choose_fusion(panel, experts=["one"], method="majority", who="dr", why="the other one is too careful here")
+    run_pending("default", "gpu")
+    assert (load_labels(current_segmentation(study)) == 3).any()
 
 
 # --- stopping and running again ---------------------------------------------------------------------------------------

@@ -89,6 +89,31 @@ def test_two_voters_are_decided_by_the_mean_probability() -> None:
     assert fuse({"a": constant(0.9), "b": constant(0.2)}).method == "majority"
 
 
+def test_confidence_of_two_is_their_mean_and_of_three_is_not() -> None:
+    outputs = {f"e{i}": output(i) for i in range(3)}
+    two = {name: outputs[name] for name in ("e0", "e1")}
+    surer = {region: np.abs(2.0 * two["e0"][region] - 1) != np.abs(2.0 * two["e1"][region] - 1) for region in REGIONS}
+    for region, mask in fuse(two, "confidence").masks.items():
+        assert np.array_equal(mask & surer[region], fuse(two, "majority").masks[region] & surer[region])
+    assert any((fuse(outputs, "confidence").masks[r] != fuse(outputs, "majority").masks[r]).any() for r in REGIONS)
+
+
+@pytest.mark.parametrize("method", ["majority", "staple", "weighted", "confidence"])
+def test_islands_that_no_expert_would_have_shown_leave_the_consensus(method: str) -> None:
+    outputs = {name: {r: np.zeros((8, 8, 8), np.float16) for r in REGIONS} for name in ("a", "b")}
+    for found in outputs.values():
+        for region in REGIONS:
+            found[region][0, 0, :3] = 0.9
+            found[region][4:7, 4:7, 4:7] = 0.9
+    weights = dict.fromkeys(outputs, 1.0)
+    assert fuse(outputs, method, weights).masks["ET"].sum() == 30
+    fused = fuse(outputs, method, weights, least_voxels={"ET": 3.5, "TC": 3.0})
+    assert {region: int(mask.sum()) for region, mask in fused.masks.items()} == {"ET": 27, "TC": 30, "WT": 30}
+    assert float(fused.probability["ET"][0, 0].max()) == pytest.approx(0.49, abs=0.001)
+    outer = fuse(outputs, method, weights, least_voxels={"WT": 4.0})
+    assert {region: int(mask.sum()) for region, mask in outer.masks.items()} == dict.fromkeys(REGIONS, 27)
+
+
 def test_majority_of_three_counts_votes_and_four_break_ties_by_the_mean() -> None:
     three = {"a": constant(0.99), "b": constant(0.4), "c": constant(0.45)}
     assert not fuse(three, "majority").masks["WT"].any()

@@ -35,7 +35,13 @@ GOOD = {"n": 30, "mean": 0.91, "p10": 0.80}
 WEAK = {"n": 30, "mean": 0.60, "p10": 0.20}
 
 
-def weights(folder: Path, name: str, numbers: dict | None = GOOD, trained_on: str = "simulated patients only") -> Path:
+def weights(
+    folder: Path,
+    name: str,
+    numbers: dict | None = GOOD,
+    trained_on: str = "simulated patients only",
+    least_mm3: dict | None = None,
+) -> Path:
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     (target / "w.bin").write_bytes(name.encode())
@@ -43,7 +49,7 @@ def weights(folder: Path, name: str, numbers: dict | None = GOOD, trained_on: st
 
     digest = hashlib.sha256(name.encode()).hexdigest()
     model = {"name": name, "version": "1.0", "architecture": "painted", "kind": "good", "files": {"w.bin": digest}}
-    (target / "model.json").write_text(json.dumps(model | {"trained_on": trained_on}))
+    (target / "model.json").write_text(json.dumps(model | {"trained_on": trained_on, "minimum_mm3": least_mm3 or {}}))
     if numbers is not None:
         regions = dict.fromkeys(("ET", "TC", "WT"), numbers)
         (target / "evaluation.json").write_text(json.dumps({"regions": regions}))
