@@ -14,45 +14,50 @@ from scipy import ndimage
 from .base import Volumes
 from .prepare import stack_channels, zscore_in_brain
 
-__all__ = ["FLAIR_Z", "RULE_SEQUENCES", "largest_component", "rule_regions", "salient_tumour", "suggested_regions"]
+__all__ = ["FLAIR_Z", "RULE_SEQUENCES", "rule_regions", "salient_places", "salient_tumour", "suggested_regions"]
 
 FLAIR_Z = 1.2
 ENHANCEMENT_Z = 0.3
 RULE_SEQUENCES = ("T1", "T1c", "FLAIR")
 
 
-def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest 6-connected component; all False when the mask is empty."""
-    labelled, count = ndimage.label(mask)
-    if count == 0:
-        return np.zeros(mask.shape, bool)
+def salient_places(
+    flair_z: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    sigma: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    *,
+    most: int = 1,
+    least_voxels: int = 1,
+) -> list[NDArray[np.bool_]]:
+    """Where a tumour may be, from z-scored FLAIR (z, y, x): smoothed, thresholded, opened, the largest components, filled.
+
+    The largest first; at most `most`, and none but the first with fewer voxels than `least_voxels`.
+    """
+    smooth = ndimage.gaussian_filter(flair_z, sigma)
+    raised = (smooth > FLAIR_Z) & brain
+    opened = ndimage.binary_opening(raised)
+    labelled, _ = ndimage.label(opened if opened.any() else raised)
     sizes = np.bincount(labelled.ravel())
     sizes[0] = 0
-    found: NDArray[np.bool_] = labelled == int(sizes.argmax())
+    found: list[NDArray[np.bool_]] = []
+    for label in np.argsort(-sizes, kind="stable")[:most]:
+        if sizes[label] >= (least_voxels if found else 1):
+            found.append(ndimage.binary_fill_holes(labelled == label) & brain)
     return found
 
 
 def salient_tumour(
     flair_z: NDArray[np.float32], brain: NDArray[np.bool_], sigma: tuple[float, float, float] = (0.5, 0.5, 0.5)
 ) -> NDArray[np.bool_]:
-    """Whole-tumour candidate from z-scored FLAIR (z, y, x): smoothed, thresholded, opened, largest component, filled."""
-    smooth = ndimage.gaussian_filter(flair_z, sigma)
-    raised = (smooth > FLAIR_Z) & brain
-    opened = ndimage.binary_opening(raised)
-    main = largest_component(opened if opened.any() else raised)
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(main) & brain
-    return filled
+    """The largest of the `salient_places`; all False where there is none."""
+    found = salient_places(flair_z, brain, sigma)
+    return found[0] if found else np.zeros(brain.shape, bool)
 
 
 def suggested_regions(
-    flair: NDArray[np.float32],
-    t1c: NDArray[np.float32],
-    t1: NDArray[np.float32],
-    brain: NDArray[np.bool_],
-    sigma: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    whole: NDArray[np.bool_], t1c: NDArray[np.float32], t1: NDArray[np.float32]
 ) -> dict[str, NDArray[np.bool_]]:
-    """The rule's nested masks {ET, TC, WT} of z-scored images (z, y, x)."""
-    whole = salient_tumour(flair, brain, sigma)
+    """The rule's nested masks {ET, TC, WT} of z-scored images (z, y, x) within a salient place."""
     enhancing = (t1c - t1 > ENHANCEMENT_Z) & whole
     core = enhancing.copy()
     for index in np.flatnonzero(enhancing.any(axis=(1, 2))):
@@ -65,4 +70,4 @@ def rule_regions(volumes: Volumes) -> dict[str, NDArray[np.bool_]]:
     brain = volumes.brain_mask
     t1, t1c, flair = zscore_in_brain(stack_channels(volumes, RULE_SEQUENCES), brain)
     sigma = tuple(1.0 / s for s in volumes.spacing)
-    return suggested_regions(flair, t1c, t1, brain, (sigma[0], sigma[1], sigma[2]))
+    return suggested_regions(salient_tumour(flair, brain, (sigma[0], sigma[1], sigma[2])), t1c, t1)

@@ -2,43 +2,73 @@
 
     python -m inference.training.presence --model DIR --dataset DIR --cases 40
 
-The expert prompts itself wherever FLAIR is brightest, and every brain has such a place. SAM 2 says beside its mask whether what
-was asked for is there at all; this finds the limit that gives the best mean Dice of WT when a study below it counts as empty,
-and writes it to model.json (``least_object_score``). Held-out test cases are not touched. Ravi et al., arXiv 2408.00714, 4.
+The expert prompts itself where FLAIR is brightest, and every brain has such places. SAM 2 says beside its mask whether what
+was asked for is there at all; this finds the limit that gives the best mean Dice of WT when a place below it counts for
+nothing, and writes it to model.json (``least_object_score``). Held-out test cases are not touched. Ravi et al., arXiv
+2408.00714, 4.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.agreement import dice
 from inference.experts.base import REGION_LABELS, read_model_json
 from inference.experts.sam import SamExpert
+from inference.experts.sam.automatic import Finding
+from inference.experts.slices import resize
 from inference.training.common import set_threads, tuning_parser
 from inference.training.dataset import RawDataset
 
-__all__ = ["best_limit", "main"]
+__all__ = ["Study", "best_limit", "main", "study_of"]
 
 
-def best_limit(cases: Sequence[tuple[float, float, bool]]) -> tuple[float | None, float]:
-    """(limit or None, mean Dice with it) of cases as (score, Dice when believed, has a tumour).
+@dataclass(frozen=True)
+class Study:
+    """scores of its places, the highest first; dice: of WT when that many of them are believed, 0 ... all; largest: when
+    the largest place is, whatever it scores."""
 
-    A study that scores below the limit is empty: Dice 1 without tumour, 0 with one. None where no limit is better than none;
-    of equally good limits the middle of the widest gap between scores, so that it does not sit on a case.
+    scores: tuple[float, ...]
+    dice: tuple[float, ...]
+    largest: float
+
+    def at(self, limit: float) -> float:
+        return self.dice[sum(score >= limit for score in self.scores)]
+
+
+def best_limit(studies: Sequence[Study]) -> tuple[float | None, float]:
+    """(limit or None, mean Dice with it). None where no limit is better than believing the largest place of every study.
+
+    Of equally good limits the middle of the widest gap between scores, so that it does not sit on a case.
     """
-    believed = float(np.mean([own for _, own, _ in cases]))
-    scores = sorted({score for score, _, _ in cases if score == score})
-    best, chosen, width = believed, None, 0.0
+    scores = sorted({score for study in studies for score in study.scores if score == score})
+    best, chosen, width = float(np.mean([study.largest for study in studies])), None, 0.0
     for low, high in zip(scores, [*scores[1:], scores[-1] + 1.0] if scores else [], strict=True):
         limit = (low + high) / 2
-        mean = float(np.mean([float(not tumour) if score < limit else own for score, own, tumour in cases]))
+        mean = float(np.mean([study.at(limit) for study in studies]))
         if mean > best + 1e-9 or (chosen is not None and abs(mean - best) <= 1e-9 and high - low > width):
             best, chosen, width = mean, limit, high - low
     return chosen, best
+
+
+def study_of(found: Sequence[Finding], truth: NDArray[np.bool_]) -> Study:
+    """What believing more and more of a study's places gives. truth: WT, bool (z, y, x)."""
+    masks = [resize(one.probabilities[:1], truth.shape)[0] >= 0.5 for one in found]
+    order = sorted((n for n, one in enumerate(found) if one.score == one.score), key=lambda n: -found[n].score)
+    whole = np.zeros(truth.shape, bool)
+    reached = [dice(whole, truth)]
+    for n in order:
+        whole = whole | masks[n]
+        reached.append(dice(whole, truth))
+    largest = dice(masks[0], truth) if masks else reached[0]
+    return Study(tuple(found[n].score for n in order), tuple(reached), largest)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,22 +78,20 @@ def main(argv: list[str] | None = None) -> int:
     set_threads(arguments.threads)
     expert = SamExpert("presence", arguments.model, threads=arguments.threads)
     expert.load()
-    expert.least_object_score = None
+    expert.least_object_score = -math.inf
     dataset = RawDataset(arguments.dataset)
-    found: list[tuple[float, float, bool]] = []
+    studies: list[Study] = []
     for name in dataset.names("train")[-arguments.cases :]:
         case = dataset.load("train", name)
         if not case.images[0].any() or not case.images[3].any():
             continue  # not a study that this expert takes with its full evidence
-        mask = expert.predict(case.volumes()).probabilities["WT"] >= 0.5
-        truth = np.isin(case.labels, REGION_LABELS["WT"])
-        found.append((expert.shown, dice(mask, truth), bool(truth.any())))
-        print(f"{name}: score {expert.shown:.2f} Dice {found[-1][1]:.3f} tumour {found[-1][2]}", flush=True)
-    limit, mean = best_limit(found)
+        studies.append(study_of(expert.findings(case.volumes()), np.isin(case.labels, REGION_LABELS["WT"])))
+        print(f"{name}: scores {[round(s, 2) for s in studies[-1].scores]} Dice {studies[-1].dice}", flush=True)
+    limit, mean = best_limit(studies)
     told = {
-        "cases": len(found),
+        "cases": len(studies),
         "split": "the last cases of the training split",
-        "mean_dice_wt_before": round(float(np.mean([own for _, own, _ in found])), 4),
+        "mean_dice_wt_before": round(float(np.mean([study.largest for study in studies])), 4),
         "mean_dice_wt_after": round(mean, 4),
     }
     described = read_model_json(arguments.model) | {"presence": told}

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from inference.experts.base import Volumes
 from inference.experts.factory import expert_for_folder
+from inference.experts.prepare import stack_channels, zscore_in_brain
+from inference.experts.saliency import salient_places
+from inference.experts.sam.automatic import Finding
+from inference.experts.slices import resize
 from inference.training.dataset import DatasetError
-from inference.training.presence import best_limit, main
+from inference.training.presence import Study, best_limit, main, study_of
+from tests.inference.test_experts import phantom
 from tests.inference.test_sam_libraries import committed, study
 from tests.inference.test_training import write_dataset
 
@@ -19,17 +28,80 @@ pytestmark = pytest.mark.torch
 NAN = float("nan")
 
 
+def one(*scores: float, dice: tuple[float, ...], largest: float) -> Study:
+    return Study(scores, dice, largest)
+
+
 def test_the_limit_is_where_most_is_gained_and_sits_on_no_case() -> None:
-    healthy = [(-2.0, 0.0, False), (-1.0, 0.0, False), (0.0, 1.0, False)]
-    ill = [(3.0, 0.9, True), (5.0, 0.8, True), (1.0, 0.05, True)]
+    healthy = [one(s, dice=(1.0, 0.0), largest=0.0) for s in (-2.0, -1.0)] + [one(dice=(1.0,), largest=1.0)]
+    ill = [one(s, dice=(0.0, d), largest=d) for s, d in ((3.0, 0.9), (5.0, 0.8), (1.0, 0.05))]
     limit, mean = best_limit(healthy + ill)
-    assert limit == -0.5 or limit == 0.5
+    assert limit == 0.0
     assert mean == pytest.approx((1 + 1 + 1 + 0.9 + 0.8 + 0.05) / 6)
 
 
+def test_a_second_place_counts_and_a_wrong_first_one_does_not() -> None:
+    two = one(6.0, 4.0, dice=(0.0, 0.6, 0.9), largest=0.6)
+    behind = one(5.0, 1.0, dice=(0.0, 0.8, 0.5), largest=0.0)
+    limit, mean = best_limit([two, behind])
+    assert limit == 2.5
+    assert mean == pytest.approx(0.85)
+
+
 def test_no_limit_where_none_helps() -> None:
-    assert best_limit([(3.0, 0.9, True), (-3.0, 0.8, True)]) == (None, pytest.approx(0.85))
-    assert best_limit([(NAN, 0.0, False), (NAN, 0.9, True)])[0] is None
+    studies = [one(3.0, dice=(0.0, 0.9), largest=0.9), one(-3.0, dice=(0.0, 0.8), largest=0.8)]
+    assert best_limit(studies) == (None, pytest.approx(0.85))
+    assert best_limit([one(dice=(0.0,), largest=0.9)])[0] is None
+
+
+def test_what_believing_more_places_gives() -> None:
+    truth = np.zeros((4, 4, 4), bool)
+    truth[0, 0, :4] = True
+    halves = []
+    for score, where in ((2.0, slice(0, 2)), (5.0, slice(2, 4)), (math.nan, slice(0, 4))):
+        found = np.zeros((3, 4, 4, 4), np.float32)
+        found[0, 0, 0, where] = 0.9
+        halves.append(Finding(score, found))
+    study = study_of(halves, truth)
+    assert study.scores == (5.0, 2.0)
+    assert study.dice == pytest.approx((0.0, 2 / 3, 1.0))
+    assert study.largest == pytest.approx(2 / 3)
+    assert study_of([], ~truth & truth) == Study((), (1.0,), 1.0)
+
+
+def two_lesions() -> tuple[Volumes, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The phantom with the core of its tumour mirrored through the middle; both tumours, the larger first."""
+    volumes, truth = phantom(4.0)
+    second = truth["TC"][::-1, ::-1, ::-1] & ~truth["WT"] & volumes.brain_mask
+    images = {name: np.where(second, image[::-1, ::-1, ::-1], image) for name, image in volumes.images.items()}
+    return Volumes(images, volumes.spacing, volumes.brain_mask), truth["WT"], second
+
+
+def test_places_are_found_largest_first_and_tiny_ones_only_where_nothing_else_is() -> None:
+    volumes, first, second = two_lesions()
+    z = zscore_in_brain(stack_channels(volumes, ("FLAIR",)), volumes.brain_mask)[0]
+    places = salient_places(z, volumes.brain_mask, most=5, least_voxels=20)
+    assert (places[0] & first).sum() > (places[0] & second).sum()
+    assert any((place & second).sum() > 0.5 * second.sum() for place in places)
+    assert [place.sum() for place in places] == sorted((place.sum() for place in places), reverse=True)
+    assert len(salient_places(z, volumes.brain_mask, most=5, least_voxels=10**6)) == 1
+    assert np.array_equal(salient_places(z, volumes.brain_mask)[0], places[0])
+    assert salient_places(np.zeros_like(z), volumes.brain_mask, most=5) == []
+
+
+@pytest.mark.slow
+def test_a_second_tumour_is_outlined_where_the_weights_can_tell_one(tmp_path: Path) -> None:
+    volumes, _, second = two_lesions()
+    asked: dict[str, list[Finding]] = {}
+    for name, least in (("one", None), ("all", -1e6)):
+        shutil.copytree(committed("sam2-small"), tmp_path / name)
+        described = json.loads((tmp_path / name / "model.json").read_text()) | {"least_object_score": least}
+        (tmp_path / name / "model.json").write_text(json.dumps(described))
+        expert: Any = expert_for_folder(tmp_path / name)
+        asked[name] = expert.findings(volumes)
+    assert {name: len(found) for name, found in asked.items()} == {"one": 1, "all": 2}
+    outlined = resize(asked["all"][1].probabilities[:1], volumes.shape)[0] >= 0.5
+    assert (outlined & second).sum() > 0.5 * second.sum()
 
 
 @pytest.mark.slow

@@ -4,6 +4,9 @@ Weights trained here (`mask_tokens` in model.json) answer WT, TC and ET with the
 Weights that know nothing of tumours get one box for each region, from the trivial rule's own regions (bright FLAIR, and what
 contrast brightened), and answer with the single mask token. A network that reads words finds the regions that model.json
 names in words, by default the whole tumour; the others by boxes.
+
+Tumours can be several, and the largest bright place of FLAIR can be something else: where the weights can say whether a
+tumour is there at all (`least_object_score` in model.json), the next largest places are asked about too.
 """
 
 from __future__ import annotations
@@ -19,14 +22,23 @@ from inference.experts.slices import Box, Window, box_of, slice_boxes, window_fo
 
 from .backend import Backend
 
-__all__ = ["CLEAREST", "TOKEN_REGIONS", "Evidence", "segment", "shown"]
+__all__ = ["CLEAREST", "TOKEN_REGIONS", "Evidence", "Finding", "segment", "shown"]
 
 TOKEN_REGIONS = ("WT", "TC", "ET")
 """What the three mask tokens were trained to answer, and the order of regions in this package's arrays."""
 
 
 CLEAREST = 0.9
-"""A study shows what its clearest slices show: the quantile of their object scores."""
+"""A place shows what its clearest slices show: the quantile of their object scores."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found at one place: how clearly it shows a tumour (logit, NaN: not said), and (3, z, y, x) probabilities in
+    the order of TOKEN_REGIONS."""
+
+    score: float
+    probabilities: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,22 +52,21 @@ class Evidence:
 
 def segment(
     backend: Backend, evidence: Evidence, tokens: bool, memory: MemoryFallback, tell: Callable[[float], None]
-) -> tuple[NDArray[np.float32], list[float]]:
-    """(3, z, y, x) probabilities in the order of TOKEN_REGIONS: the mean over slices in the three directions.
+) -> Finding:
+    """What slices in the three directions answer in the mean to one place's evidence.
 
-    tokens: the weights' three mask tokens answer the three regions. tell: fraction done. Also the object scores of all
-    slices that were prompted by a box, logits.
+    tokens: the weights' three mask tokens answer the three regions. tell: fraction done.
     """
     result: NDArray[np.float32] = np.zeros((3, *evidence.brain.shape), np.float32)
     scores: list[float] = []
     for axis in range(3):
         result += _along(backend, evidence, axis, tokens, memory, scores, lambda f, a=axis: tell((a + f) / 3))  # type: ignore[misc]
     result /= 3
-    return result, scores
+    return Finding(shown(scores), result)
 
 
 def shown(scores: Sequence[float]) -> float:
-    """How clearly a study shows a tumour, logit; NaN without scores."""
+    """How clearly a place shows a tumour, from the object scores of its slices, logits; NaN without scores."""
     known = [score for score in scores if score == score]
     return float(np.quantile(known, CLEAREST)) if known else float("nan")
 

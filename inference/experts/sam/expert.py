@@ -39,10 +39,10 @@ from inference.experts.lru import ByteLru
 from inference.experts.memory import MemoryFallback
 from inference.experts.postprocess import minimum_volumes, suppress_small
 from inference.experts.prepare import blank_channels, stack_channels, zscore_in_brain
-from inference.experts.saliency import salient_tumour, suggested_regions
+from inference.experts.saliency import salient_places, suggested_regions
 from inference.experts.slices import CHANNELS, resize, to_unit, working_grid
 
-from .automatic import TOKEN_REGIONS, Evidence, segment, shown
+from .automatic import TOKEN_REGIONS, Evidence, Finding, segment
 from .backend import Backend, make_backend
 from .interactive import Interaction, Prepared
 
@@ -51,13 +51,16 @@ __all__ = ["SamExpert"]
 STUDIES_BYTES = 256 << 20
 EMBEDDINGS_BYTES = 256 << 20
 GPU_BATCH = 8
+PLACES = 5
+LEAST_PLACE_VOXELS = 60  # half a millilitre on the working grid
 
 
 class SamExpert:
     """One network, loaded once and kept. See NnUNetExpert for the arguments; `batch`: slices embedded together.
 
-    Where model.json has a ``least_object_score`` (training/presence.py sets it), a study whose clearest slices score lower is
-    taken for one without tumour (``least_object_score``, None: none is). ``shown``: that score of the study predicted last.
+    ``least_object_score`` (training/presence.py sets it in model.json): a place whose clearest slices score lower is taken
+    for one without tumour; None: nothing tells, and only the largest place is asked about. ``shown``: the highest score of
+    the study predicted last.
     """
 
     def __init__(
@@ -180,6 +183,33 @@ class SamExpert:
         z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
         return Prepared(to_unit(z, brain), np.array(volumes.brain_mask, bool), volumes.spacing)
 
+    def findings(self, volumes: Volumes) -> list[Finding]:
+        """What each place that is asked about answers, the largest first, on the working grid; none is left out.
+
+        Raises MissingSequence."""
+        self.load()
+        self._memory.begin()
+        stack = stack_channels(volumes, CHANNELS, blank=blank_channels(volumes, "sam", {}, self.needs))
+        z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
+        return self._findings(z, to_unit(z, brain), brain, lambda fraction, text: None)
+
+    def _findings(
+        self, z: NDArray[np.float32], unit: NDArray[np.float32], brain: NDArray[np.bool_], tell: Progress
+    ) -> list[Finding]:
+        most = 1 if self.least_object_score is None else PLACES
+        places = salient_places(z[0], brain, most=most, least_voxels=LEAST_PLACE_VOXELS)
+        if not places and self._backend.concepts:
+            places = [np.zeros(brain.shape, bool)]
+        found = []
+        for number, place in enumerate(places):
+            suggested = {"WT": place} if self._tokens else suggested_regions(place, z[1], z[2])
+
+            def part(fraction: float, number: int = number) -> None:
+                tell(0.05 + 0.9 * (number + fraction) / len(places), "segmenting")
+
+            found.append(segment(self._backend, Evidence(unit, brain, suggested), self._tokens, self._memory, part))
+        return found
+
     def _run(
         self, stack: NDArray[np.float32], volumes: Volumes, prompt: Prompt | None, tell: Progress
     ) -> tuple[dict[str, NDArray[np.float32]], tuple[str, ...]]:
@@ -188,20 +218,15 @@ class SamExpert:
         torch.set_num_threads(self.threads)
         z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
         unit = to_unit(z, brain)
-        suggested = {"WT": salient_tumour(z[0], brain)} if self._tokens else suggested_regions(z[0], z[1], z[2], brain)
+        found = self._findings(z, unit, brain, tell)
+        believed = [one for one in found if self.least_object_score is None or not one.score < self.least_object_score]
+        result = np.max([one.probabilities for one in believed], axis=0) if believed else np.zeros_like(unit)
+        self.shown = max((one.score for one in found), default=float("nan"))
         notes: tuple[str, ...] = ()
-        if suggested["WT"].any() or self._backend.concepts:
-            evidence = Evidence(unit, brain, suggested)
-            result, scores = segment(
-                self._backend, evidence, self._tokens, self._memory, lambda f: tell(0.05 + 0.9 * f, "segmenting")
-            )
-            self.shown = shown(scores)
-            if self.least_object_score is not None and self.shown < self.least_object_score:
-                result[:] = 0
-                notes += (f"its clearest slices do not show a tumour (object score {self.shown:.1f})",)
-        else:
-            result = np.zeros((3, *brain.shape), np.float32)
+        if not found:
             notes += ("no salient region in FLAIR, so nothing was prompted",)
+        elif not believed:
+            notes += (f"its clearest slices do not show a tumour (object score {self.shown:.1f})",)
         if prompt is not None:
             _check(prompt, volumes.shape)
             index = TOKEN_REGIONS.index(prompt.region)
