@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from inference import registry
 from inference.models import ModelVersion
 from inference.training.nnunet import build_network, load_start
 from inference.training.preprocess import make_plans, nnunet_dataset_json
 from tests.inference.test_training import RawDataset, write_dataset
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "inference" / "weights"
 
 pytestmark = [pytest.mark.torch, pytest.mark.django_db]
 
@@ -49,6 +53,24 @@ def test_a_trained_version_is_registered_and_can_be_tuned_further(tmp_path: Path
     (out / "export" / "plans.json").write_text("{}")
     with pytest.raises(CommandError, match=r"plans\.json"):
         train(dataset, tmp_path / "y", "--from", "own:1.0.0", "--version", "1.2.0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), [("sam", "sam2-small"), ("vlm", "gemma3-tiny")])
+def test_the_other_kinds_are_tuned_too(kind: str, name: str, tmp_path: Path) -> None:
+    base = registry.register(WEIGHTS / name, kind)
+    dataset, out = write_dataset(tmp_path / "data", cases=2), tmp_path / "out"
+    arguments = ("--expert", kind, "--from", name, "--version", "9.0.0", "--set", "batch-size=2")
+    call_command("models", "train", str(dataset), "--out", str(out), *OPTIONS, *arguments)
+    row = ModelVersion.objects.get(version="9.0.0")
+    assert (row.name, row.status, row.evaluation["n"]) == (name, "adviser", 1)
+    assert row.sha256 != base.sha256
+    described = json.loads((out / "export" / "model.json").read_text())
+    kept = json.loads((WEIGHTS / name / "model.json").read_text())
+    assert described["training"]["steps"] > 0
+    if kind == "sam":
+        assert described["presence"]["cases"] == 2
+        assert all(described[key] == kept[key] for key in ("config", "hydra_overrides", "mask_tokens"))
 
 
 def test_a_dataset_without_held_out_cases_is_refused(tmp_path: Path) -> None:
