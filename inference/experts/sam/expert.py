@@ -184,7 +184,7 @@ class SamExpert:
         return Prepared(to_unit(z, brain), np.array(volumes.brain_mask, bool), volumes.spacing)
 
     def findings(self, volumes: Volumes) -> list[Finding]:
-        """What each place that is asked about answers, the largest first, on the working grid; none is left out.
+        """What each place that is asked about answers, the largest first, on the working grid; those without a tumour too.
 
         Raises MissingSequence."""
         self.load()
@@ -200,15 +200,24 @@ class SamExpert:
         places = salient_places(z[0], brain, most=most, least_voxels=LEAST_PLACE_VOXELS)
         if not places and self._backend.concepts:
             places = [np.zeros(brain.shape, bool)]
-        found = []
+        found: list[Finding] = []
+        outlined = np.zeros(brain.shape, bool)
         for number, place in enumerate(places):
+            if 2 * np.count_nonzero(place & outlined) > np.count_nonzero(place):
+                continue  # part of a tumour that a larger place led to
             suggested = {"WT": place} if self._tokens else suggested_regions(place, z[1], z[2])
 
             def part(fraction: float, number: int = number) -> None:
                 tell(0.05 + 0.9 * (number + fraction) / len(places), "segmenting")
 
-            found.append(segment(self._backend, Evidence(unit, brain, suggested), self._tokens, self._memory, part))
+            one = segment(self._backend, Evidence(unit, brain, suggested), self._tokens, self._memory, part)
+            found.append(one)
+            if self._believes(one):
+                outlined |= one.probabilities[0] >= 0.5
         return found
+
+    def _believes(self, found: Finding) -> bool:
+        return self.least_object_score is None or not found.score < self.least_object_score
 
     def _run(
         self, stack: NDArray[np.float32], volumes: Volumes, prompt: Prompt | None, tell: Progress
@@ -219,7 +228,7 @@ class SamExpert:
         z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
         unit = to_unit(z, brain)
         found = self._findings(z, unit, brain, tell)
-        believed = [one for one in found if self.least_object_score is None or not one.score < self.least_object_score]
+        believed = [one for one in found if self._believes(one)]
         result = np.max([one.probabilities for one in believed], axis=0) if believed else np.zeros_like(unit)
         self.shown = max((one.score for one in found), default=float("nan"))
         notes: tuple[str, ...] = ()
