@@ -90,17 +90,18 @@ def test_places_are_found_largest_first_and_tiny_ones_only_where_nothing_else_is
 
 
 @pytest.mark.slow
-def test_a_second_tumour_is_outlined_where_the_weights_can_tell_one(tmp_path: Path) -> None:
+def test_a_second_place_is_asked_about_where_the_weights_can_tell_and_nothing_covers_it(tmp_path: Path) -> None:
     volumes, _, second = two_lesions()
     asked: dict[str, list[Finding]] = {}
-    for name, least in (("one", None), ("all", -1e6)):
+    # Believed, the first answer covers the second tumour too: its slices' windows show both.
+    for name, least in (("no limit", None), ("none believed", 1e6), ("all believed", -1e6)):
         shutil.copytree(committed("sam2-small"), tmp_path / name)
         described = json.loads((tmp_path / name / "model.json").read_text()) | {"least_object_score": least}
         (tmp_path / name / "model.json").write_text(json.dumps(described))
         expert: Any = expert_for_folder(tmp_path / name)
         asked[name] = expert.findings(volumes)
-    assert {name: len(found) for name, found in asked.items()} == {"one": 1, "all": 2}
-    outlined = resize(asked["all"][1].probabilities[:1], volumes.shape)[0] >= 0.5
+    assert {name: len(found) for name, found in asked.items()} == {"no limit": 1, "none believed": 2, "all believed": 1}
+    outlined = resize(asked["none believed"][1].probabilities[:1], volumes.shape)[0] >= 0.5
     assert (outlined & second).sum() > 0.5 * second.sum()
 
 
