@@ -184,9 +184,7 @@ def fuse(
     for region, least in (least_voxels or {}).items():
         if region in masks and (small := small_islands(masks[region], least)).any():
             masks[region] = masks[region] & ~small
-            probability[region] = np.where(
-                small, np.minimum(probability[region], np.float32(BELOW)), probability[region]
-            )
+            probability[region][small] = np.minimum(probability[region][small], np.float32(BELOW))
     return Fused(
         {r: _whole(mask, shape, box) for r, mask in nest_masks(masks).items()},
         {r: _whole(p, shape, box) for r, p in nest(probability).items()},

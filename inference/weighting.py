@@ -15,13 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from django.db import transaction
 from django.db.models import Max
 
 from audit import services as audit
 from inference.experts.base import REGIONS, WeightsMissing, read_model_json
-from inference.experts.postprocess import largest_limits
+from inference.experts.postprocess import least_voxels
 from inference.models import CaseEvaluation, ExpertRun, FusionWeights, ModelStatus, ModelVersion, ReferenceKind
 from oncoflow_site.foundation.errors import UserVisibleError
 
@@ -120,7 +119,7 @@ def island_limits(names: Iterable[str], runs: Iterable[ExpertRun], spacing: Sequ
         if run.expert in names and run.model_version is not None:
             with suppress(WeightsMissing):
                 models.append(read_model_json(Path(run.model_version.weights_dir)))
-    return {region: limit / float(np.prod(spacing)) for region, limit in largest_limits(models).items()}
+    return least_voxels(models, spacing)
 
 
 def fusion_arguments(method: str, names: Iterable[str], runs: Iterable[ExpertRun]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ millimetres, so they mean the same on every grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from inference.experts.base import REGIONS, nest
 
-__all__ = ["largest_limits", "minimum_volumes", "small_islands", "suppress_small"]
+__all__ = ["least_voxels", "minimum_volumes", "small_islands", "suppress_small"]
 
 BELOW = np.float16(0.49)
 THRESHOLD = 0.5
@@ -27,12 +27,15 @@ def minimum_volumes(model: Mapping[str, Any]) -> dict[str, float]:
     return {region: float(limits[region]) for region in REGIONS if float(limits.get(region, 0)) > 0}
 
 
-def largest_limits(models: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Per region the largest of several models' limits, mm3: what one of them would not show, all of them do not show."""
+def least_voxels(models: Iterable[Mapping[str, Any]], spacing: Sequence[float]) -> dict[str, float]:
+    """Region -> the largest of several models' limits, in voxels of a grid of that spacing, (z, y, x) mm.
+
+    What one of the models would not show, all of them together do not show.
+    """
     found: dict[str, float] = {}
     for model in models:
         for region, limit in minimum_volumes(model).items():
-            found[region] = max(limit, found.get(region, 0.0))
+            found[region] = max(limit / float(np.prod(spacing)), found.get(region, 0.0))
     return found
 
 
@@ -63,6 +66,8 @@ def suppress_small(
     for region, limit in minimum_mm3.items():
         small = small_islands(np.asarray(out[region]) >= THRESHOLD, limit / voxel)
         if small.any():
-            out[region] = np.where(small, np.minimum(out[region], BELOW), out[region]).astype(np.float16)
+            changed = np.array(out[region], np.float16)
+            changed[small] = np.minimum(changed[small], BELOW)
+            out[region] = changed
             touched = True
     return nest(out) if touched else out

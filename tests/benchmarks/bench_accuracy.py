@@ -24,7 +24,7 @@ from inference.evaluation import CaseScore, score_case, summarise
 from inference.experts.base import REGIONS, SEQUENCES, Expert, Volumes, read_model_json, regions_from_labels
 from inference.experts.factory import expert_for_folder
 from inference.experts.needs import read_evaluation
-from inference.experts.postprocess import largest_limits
+from inference.experts.postprocess import least_voxels
 from inference.experts.saliency import rule_regions
 from inference.fusion import fuse, masks_of
 from oncoflow_site.demo.simulator.dataset import plan_cases, simulate_case
@@ -94,7 +94,7 @@ def main() -> None:
     folders = sorted(p.parent for p in WEIGHTS.glob("*/model.json"))
     experts: dict[str, Expert] = {p.name: expert_for_folder(p, arguments.threads, arguments.device) for p in folders}
     voting = voters(folders)
-    limits = largest_limits(read_model_json(WEIGHTS / name) for name in voting)
+    described = [read_model_json(WEIGHTS / name) for name in voting]
     kept = set(arguments.sequences.split(",")) if arguments.sequences else set(SEQUENCES)
     scores: dict[str, list[CaseScore]] = {name: [] for name in (*experts, "consensus", "trivial rule")}
     source = real(arguments.folder) if arguments.folder else simulated(arguments.cases, arguments.seed)
@@ -107,7 +107,7 @@ def main() -> None:
             outputs[expert_name] = output.probabilities
             masks = masks_of(output.probabilities)
             scores[expert_name].append(score_case(name, masks, truth, whole.spacing, output.runtime_s))
-        least = {region: limit / float(np.prod(whole.spacing)) for region, limit in limits.items()}
+        least = least_voxels(described, whole.spacing)
         fused = fuse({n: p for n, p in outputs.items() if n in voting}, least_voxels=least)
         scores["consensus"].append(score_case(name, fused.masks, truth, whole.spacing))
         scores["trivial rule"].append(score_case(name, rule_regions(whole), truth, whole.spacing))

@@ -25,7 +25,6 @@ from tests.inference.test_sam_libraries import committed, study
 from tests.inference.test_training import write_dataset
 
 pytestmark = pytest.mark.torch
-NAN = float("nan")
 
 
 def one(*scores: float, dice: tuple[float, ...], largest: float) -> Study:

@@ -180,8 +180,8 @@ class SamExpert:
         stack = stack_channels(volumes, CHANNELS, blank=CHANNELS)
         if not stack.any():
             raise MissingSequence("missing sequence: " + ", ".join(CHANNELS))
-        z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
-        return Prepared(to_unit(z, brain), np.array(volumes.brain_mask, bool), volumes.spacing)
+        _, unit, _ = _on_working_grid(stack, volumes)
+        return Prepared(unit, np.array(volumes.brain_mask, bool), volumes.spacing)
 
     def findings(self, volumes: Volumes) -> list[Finding]:
         """What each place that is asked about answers, the largest first, on the working grid; those without a tumour too.
@@ -190,8 +190,7 @@ class SamExpert:
         self.load()
         self._memory.begin()
         stack = stack_channels(volumes, CHANNELS, blank=blank_channels(volumes, "sam", {}, self.needs))
-        z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
-        return self._findings(z, to_unit(z, brain), brain, lambda fraction, text: None)
+        return self._findings(*_on_working_grid(stack, volumes), lambda fraction, text: None)
 
     def _findings(
         self, z: NDArray[np.float32], unit: NDArray[np.float32], brain: NDArray[np.bool_], tell: Progress
@@ -225,8 +224,7 @@ class SamExpert:
         import torch
 
         torch.set_num_threads(self.threads)
-        z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
-        unit = to_unit(z, brain)
+        z, unit, brain = _on_working_grid(stack, volumes)
         found = self._findings(z, unit, brain, tell)
         believed = [one for one in found if self._believes(one)]
         result = np.max([one.probabilities for one in believed], axis=0) if believed else np.zeros_like(unit)
@@ -248,6 +246,14 @@ class SamExpert:
             notes += (f"{prompt.region} follows a person's prompt",)
         full = resize(result, volumes.shape)
         return {region: full[TOKEN_REGIONS.index(region)] for region in REGIONS}, notes
+
+
+def _on_working_grid(
+    stack: NDArray[np.float32], volumes: Volumes
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """z-scores and values in 0..1, both (3, z, y, x), and the brain mask."""
+    z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
+    return z, to_unit(z, brain), brain
 
 
 def _check(prompt: Prompt, shape: tuple[int, ...]) -> None:
