@@ -32,6 +32,20 @@ def tracked() -> list[Path]:
     return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).is_file()]
 
 
+PRODUCT = ("oncoflow_site", "imaging", "clinical", "fhir_api", "inference", "reports", "audit")
+
+
+def product_files() -> list[Path]:
+    """Python files of the product, without migrations."""
+    return [
+        path
+        for path in tracked()
+        if path.suffix == ".py"
+        and path.relative_to(ROOT).parts[0] in PRODUCT
+        and "migrations" not in path.relative_to(ROOT).parts
+    ]
+
+
 def broken_rules() -> list[str]:
     """One sentence for every rule that a file breaks."""
     found = []

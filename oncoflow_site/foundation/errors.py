@@ -6,6 +6,9 @@ whoever runs the service. Neither may carry anything that identifies a patient: 
 
 from __future__ import annotations
 
+import traceback
+from pathlib import PurePath
+
 __all__ = [
     "EngineError",
     "IllegalMove",
@@ -14,6 +17,7 @@ __all__ = [
     "PermanentError",
     "TransientError",
     "UserVisibleError",
+    "error_frames",
     "safe_error_text",
 ]
 
@@ -93,3 +97,28 @@ def safe_error_text(error: BaseException, limit: int = 500) -> str:
             module = frame.tb_frame.f_globals.get("__name__", "?")
             text = f"{text} at {module}:{frame.tb_lineno}"
     return text[:limit]
+
+
+_MOST_FRAMES = 40
+
+
+def error_frames(error: BaseException) -> str:
+    """Where ``error`` and what caused it came from, innermost call first, in one line that may be logged.
+
+    File, line and function of each frame and the types of the errors: no message, no value, no line of source, for
+    these may hold what the code was working on.
+    """
+    parts: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(parts) < 5:
+        walked = traceback.walk_tb(current.__traceback__)
+        frames = traceback.StackSummary.extract(walked, limit=-_MOST_FRAMES, lookup_lines=False, capture_locals=False)
+        places = [f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
+        parts.append(" < ".join([type(current).__name__, *places]))
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return " | because of ".join(parts)
+
+
+def _short(filename: str) -> str:
+    """The last three parts of a path: enough to find the file, and the same wherever the service is installed."""
+    return "/".join(PurePath(filename).parts[-3:])

@@ -9,22 +9,18 @@ result.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import random
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
-from django.db import close_old_connections, connection, transaction
+from django.db import IntegrityError, close_old_connections, connection, transaction
 
-from oncoflow_site.foundation import failpoints, huey_app, leases
+from oncoflow_site.foundation import failpoints, huey_app, job_locks, leases
+from oncoflow_site.foundation import job_kinds as kinds
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import (
     IllegalMove,
@@ -32,8 +28,11 @@ from oncoflow_site.foundation.errors import (
     PermanentError,
     TransientError,
     UserVisibleError,
+    error_frames,
     safe_error_text,
 )
+from oncoflow_site.foundation.job_context import JobContext
+from oncoflow_site.foundation.job_kinds import JobKind, job, job_kinds, parameters
 from oncoflow_site.foundation.models import JOB_MACHINE, Event, Job, JobState
 from oncoflow_site.foundation.request_id import bind_request_id, current_request_id
 
@@ -55,88 +54,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-JobFunction = Callable[..., Any]
+AFTER_DEATH = "foundation.after_death"
 
-
-@dataclass(frozen=True)
-class JobKind:
-    """A registered kind of job.
-
-    :param lease_s: seconds a claim is good for without a heartbeat.
-    :param progress_deadline_s: seconds without `JobContext.progress` after which a running job counts as hung.
-    """
-
-    kind: str
-    function: JobFunction
-    queue: str
-    max_attempts: int
-    lease_s: float
-    progress_deadline_s: float
-    parameters: frozenset[str]
-    required: frozenset[str]
-
-
-_kinds: dict[str, JobKind] = {}
 _failure_hook: Callable[[Job], None] | None = None
-
-
-def job(
-    kind: str,
-    *,
-    queue: str = "default",
-    max_attempts: int = 5,
-    lease_s: float = 60.0,
-    progress_deadline_s: float = 600.0,
-) -> Callable[[JobFunction], JobFunction]:
-    """Register ``def f(ctx: JobContext, *, study_id: str)`` as the work of jobs of ``kind``.
-
-    Arguments after ``ctx`` are keyword-only ids. The function is returned unchanged.
-    """
-    if queue not in huey_app.QUEUES:
-        raise ValueError(f"job {kind!r}: unknown queue {queue!r}")
-
-    def register(function: JobFunction) -> JobFunction:
-        known = _kinds.get(kind)
-        place = (function.__module__, function.__qualname__)
-        if known is not None and (known.function.__module__, known.function.__qualname__) != place:
-            raise ValueError(f"job {kind!r} is registered twice")
-        arguments = list(inspect.signature(function).parameters.values())[1:]
-        if any(one.kind is not inspect.Parameter.KEYWORD_ONLY for one in arguments):
-            raise TypeError(f"job {kind!r}: arguments after ctx must be keyword-only")
-        _kinds[kind] = JobKind(
-            kind=kind,
-            function=function,
-            queue=queue,
-            max_attempts=max_attempts,
-            lease_s=lease_s,
-            progress_deadline_s=progress_deadline_s,
-            parameters=frozenset(one.name for one in arguments),
-            required=frozenset(one.name for one in arguments if one.default is inspect.Parameter.empty),
-        )
-        return function
-
-    return register
-
-
-def job_kinds() -> Mapping[str, JobKind]:
-    """Every registered kind."""
-    return MappingProxyType(_kinds)
-
-
-def parameters(kind: str) -> frozenset[str]:
-    """Names of the ids that jobs of ``kind`` take; raises LookupError when nobody registered it."""
-    return _lookup(kind).parameters
-
-
-def _lookup(kind: str) -> JobKind:
-    try:
-        return _kinds[kind]
-    except KeyError:
-        raise LookupError(f"no job is registered as {kind!r}") from None
-
-
-def _unknown(kind: str) -> JobKind:
-    return JobKind(kind, lambda ctx: None, "default", 1, 60.0, 600.0, frozenset(), frozenset())
 
 
 def on_job_failed(hook: Callable[[Job], None]) -> None:
@@ -165,9 +85,10 @@ def enqueue(
     :param must_be_registered: False keeps the row of an unknown kind: it fails, visibly, when it runs.
     :raises LookupError: unknown kind. :raises TypeError: arguments do not fit the registered function.
     """
-    spec = _lookup(kind) if must_be_registered or kind in _kinds else _unknown(kind)
+    registered = kinds.lookup(kind) if must_be_registered else kinds.known(kind)
+    spec = registered or kinds.unknown(kind)
     clean = {name: str(value) if isinstance(value, uuid.UUID) else value for name, value in kwargs.items()}
-    if kind in _kinds and not spec.required <= clean.keys() <= spec.parameters:
+    if registered and not spec.required <= clean.keys() <= spec.parameters:
         raise TypeError(f"job {kind!r} takes {sorted(spec.parameters)}, got {sorted(clean)}")
     if len(key) > 255:
         raise ValueError(f"job {kind!r}: idempotency key is longer than 255 characters")
@@ -181,6 +102,7 @@ def enqueue(
                 "queue": spec.queue,
                 "subject": subject,
                 "kwargs": clean,
+                "lock": spec.lock_of(clean),
                 "priority": priority,
                 "max_attempts": spec.max_attempts,
                 "run_after": run_after or moment,
@@ -190,18 +112,8 @@ def enqueue(
             },
         )
         if created and due:
-            transaction.on_commit(partial(_wake, row))
+            transaction.on_commit(partial(job_locks.wake, row))
     return row
-
-
-def _wake(row: Job) -> None:
-    """Tell the queue; a broker that is away only costs time, for the reaper tells it again."""
-    try:
-        failpoints.hit("jobs.before_wake")
-        huey_app.wake(row.queue, str(row.id), row.priority)
-    except Exception as error:
-        logger.warning("wake-up of job %s not sent: %s", row.id, safe_error_text(error))
-        Job.objects.filter(id=row.id, state=JobState.WAITING).update(woken_at=None)
 
 
 def backoff(attempt: int, *, base_s: float = 2.0, cap_s: float = 900.0) -> timedelta:
@@ -210,123 +122,28 @@ def backoff(attempt: int, *, base_s: float = 2.0, cap_s: float = 900.0) -> timed
     return timedelta(seconds=ceiling * (0.5 + random.random() / 2))
 
 
-class JobContext:
-    """What a job function works with.
-
-    :ivar job: the row as it was claimed; ``job.attempts`` counts this attempt.
-    """
-
-    def __init__(self, row: Job, spec: JobKind) -> None:
-        self.job = row
-        self.spec = spec
-        self.finished = False
-        self._lost = False
-        self.touched = time.monotonic()
-        self._written = 0.0
-
-    def _mine(self) -> Any:
-        return Job.objects.filter(
-            id=self.job.id, state=JobState.RUNNING, fence=self.job.fence, lease_token=self.job.lease_token
-        )
-
-    def renew(self) -> bool:
-        """Renew the lease (the heartbeat calls this); False when it is no longer ours."""
-        if not self._mine().update(lease_until=now() + timedelta(seconds=self.spec.lease_s)):
-            self._lost = True
-        return not self._lost
-
-    def expire(self, reason: str) -> None:
-        """Let the lease end now, so that the job is taken up again without waiting for it."""
-        self._mine().update(lease_until=now(), error=reason[:500])
-
-    def hand_back(self) -> bool:
-        """Put the job back as if this attempt had not been: the worker stops. False when it is not ours any more."""
-        fields = {"attempts": self.job.attempts - 1, "run_after": now(), "lease_until": None, "woken_at": None}
-        moved = _move(self._mine(), "postpone", JobState.RUNNING, **fields)
-        self._lost = True
-        return bool(moved)
-
-    def check(self) -> None:
-        """Raise `LostLease` when it is already known that another attempt holds the job or that it was cancelled."""
-        if self._lost:
-            raise LostLease(f"job {self.job.id} is no longer held by this attempt")
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        """Show how far the work is (0 to 1) and that it still moves. ``text`` names no patient.
-
-        Written at most every half second. :raises LostLease:
-        """
-        self.check()
-        self.touched = time.monotonic()
-        if self.touched - self._written < 0.5 and fraction < 1.0:
-            return
-        self._written = self.touched
-        updated = self._mine().update(
-            progress=min(max(float(fraction), 0.0), 1.0), progress_text=text[:200], progress_at=now()
-        )
-        if not updated:
-            self._lost = True
-            self.check()
-
-    @contextmanager
-    def commit(self, *, done: bool = False, result: Any = None) -> Iterator[None]:
-        """A transaction that only the attempt holding the job can commit.
-
-        Its first statement renews the lease under the fence, which also locks the row until the end: nobody can take
-        the job over while results are written. With ``done`` the job is finished in the same transaction.
-
-        :raises LostLease: nothing was written.
-        """
-        with transaction.atomic():
-            if not self._mine().update(lease_until=now() + timedelta(seconds=self.spec.lease_s), progress_at=now()):
-                self._lost = True
-                self.check()
-            self.touched = time.monotonic()
-            failpoints.hit("jobs.in_commit")
-            yield
-            if done:
-                self._finish(result)
-        if done:
-            self.finished = True
-        failpoints.hit("jobs.after_commit")
-
-    def _finish(self, result: Any) -> None:
-        fields: dict[str, Any] = {"progress": 1.0, "error": "", "result": result}
-        if not _move(self._mine(), "finish", JobState.RUNNING, finished_at=now(), lease_until=None, **fields):
-            self._lost = True
-            self.check()
-
-    def finish(self, result: Any = None) -> None:
-        """Mark the job done (the runner calls it after the function returned)."""
-        with transaction.atomic():
-            self._finish(result)
-        self.finished = True
-
-
-def _move(rows: Any, event: str, state: str, **fields: Any) -> int:
-    """Compare-and-swap ``rows`` from ``state`` by ``event``; the number of rows moved."""
-    return int(rows.filter(state=state).update(state=JOB_MACHINE.next(state, event), **fields))
-
-
 def _claim(job_id: str | uuid.UUID) -> Job | None:
     row = Job.objects.filter(id=job_id, state=JobState.WAITING, run_after__lte=now()).first()
     if row is None:
         return None
-    spec = _kinds.get(row.kind)
+    spec = kinds.known(row.kind)
     token, moment = uuid.uuid4(), now()
-    lease_until = moment + timedelta(seconds=spec.lease_s if spec else 60.0)
-    claimed = _move(
-        Job.objects.filter(id=row.id, fence=row.fence),
-        "claim",
-        JobState.WAITING,
-        attempts=row.attempts + 1,
-        fence=row.fence + 1,
-        lease_token=token,
-        lease_until=lease_until,
-        started_at=moment,
-        progress_at=moment,
-        finished_at=None,
-    )
+    rows = job_locks.runnable(moment).filter(id=row.id, fence=row.fence)
+    try:
+        with transaction.atomic():
+            claimed = JOB_MACHINE.apply(
+                rows,
+                "claim",
+                attempts=row.attempts + 1,
+                fence=row.fence + 1,
+                lease_token=token,
+                lease_until=moment + timedelta(seconds=spec.lease_s if spec else 60.0),
+                started_at=moment,
+                progress_at=moment,
+                finished_at=None,
+            )
+    except IntegrityError:
+        return None  # at this very moment another job took the lock; whoever holds it wakes the next
     # By the token: after a long pause right here the row may be another attempt's already.
     return Job.objects.filter(id=row.id, lease_token=token).first() if claimed else None
 
@@ -343,9 +160,9 @@ def run_job(job_id: str | uuid.UUID) -> bool:
 
 
 def _run_claimed(row: Job) -> None:
-    spec = _kinds.get(row.kind)
+    spec = kinds.known(row.kind)
     if spec is None:
-        _fail(JobContext(row, _unknown(row.kind)), PermanentError(f"no job is registered as {row.kind!r}"))
+        _fail(JobContext(row, kinds.unknown(row.kind)), PermanentError(f"no job is registered as {row.kind!r}"))
         return
     ctx = JobContext(row, spec)
     with leases.held(ctx):
@@ -358,57 +175,90 @@ def _run_claimed(row: Job) -> None:
         except LostLease:
             logger.info("job %s (%s): attempt %d lost its lease", row.id, row.kind, row.attempts)
         except Exception as error:
-            logger.warning("job %s (%s) attempt %d: %s", row.id, row.kind, row.attempts, safe_error_text(error))
+            text, frames = safe_error_text(error), error_frames(error)
+            logger.warning("job %s (%s) attempt %d: %s [%s]", row.id, row.kind, row.attempts, text, frames)
             _fail(ctx, error)
 
 
 def _fail(ctx: JobContext, error: BaseException) -> None:
     row, text = ctx.job, safe_error_text(error)
-    if isinstance(error, (PermanentError, UserVisibleError, IllegalMove)):
-        move = "refuse"
-    elif row.attempts >= row.max_attempts:
-        move = "exhaust"
-    else:
-        wait = backoff(row.attempts)
-        if isinstance(error, TransientError) and error.retry_after is not None:
-            wait = max(wait, timedelta(seconds=min(error.retry_after, 86_400.0)))
-        _move(ctx._mine(), "postpone", JobState.RUNNING, run_after=now() + wait, lease_until=None, error=text)
-        return
     with transaction.atomic():
-        if _move(ctx._mine(), move, JobState.RUNNING, finished_at=now(), lease_until=None, error=text):
-            _tell_failure(row.id)
+        if isinstance(error, (PermanentError, UserVisibleError, IllegalMove)):
+            if JOB_MACHINE.apply(ctx.held(), "refuse", finished_at=now(), lease_until=None, error=text):
+                _end(row.id)
+        elif row.attempts >= row.max_attempts:
+            if JOB_MACHINE.apply(ctx.held(), "exhaust", finished_at=now(), lease_until=None, error=text):
+                _end(row.id)
+        else:
+            wait = backoff(row.attempts)
+            if isinstance(error, TransientError) and error.retry_after is not None:
+                wait = max(wait, timedelta(seconds=min(error.retry_after, 86_400.0)))
+            JOB_MACHINE.apply(ctx.held(), "postpone", run_after=now() + wait, lease_until=None, error=text)
+        job_locks.freed(row.lock)
 
 
-def _tell_failure(job_id: uuid.UUID) -> None:
-    if _failure_hook is not None:
-        _failure_hook(Job.objects.select_related("event").get(id=job_id))
+def _end(job_id: uuid.UUID, *, failure: bool = True) -> None:
+    """The job has ended without being done: tell of it, and have its kind say what becomes of its subject.
+
+    In the transaction that ended it. When the kind's handler fails, the job has ended all the same, and another job
+    calls the handler again until it goes through.
+    """
+    row = Job.objects.select_related("event").get(id=job_id)
+    if failure and _failure_hook is not None:
+        _failure_hook(row)
+    spec = kinds.known(row.kind)
+    if spec is None or spec.on_dead is None:
+        return
+    try:
+        with transaction.atomic():
+            spec.bury(row)
+    except Exception as error:
+        text, frames = safe_error_text(error), error_frames(error)
+        logger.error("job %s (%s): what follows from its end failed: %s [%s]", row.id, row.kind, text, frames)
+        key = f"after-death:{row.id}:{row.fence}:{row.state}"
+        enqueue(AFTER_DEATH, subject=row.subject, key=key, kwargs={"job_id": row.id})
+    failpoints.hit("jobs.in_death")
+
+
+@job(AFTER_DEATH, max_attempts=20)
+def after_death(ctx: JobContext, *, job_id: str) -> None:
+    """Before: a job ended for good and its kind's ``on_dead`` failed. After: it went through, unless the job runs again."""
+    with ctx.commit(done=True):
+        row = Job.objects.get(id=job_id)
+        spec = kinds.known(row.kind)
+        if row.state in (JobState.FAILED, JobState.DEAD, JobState.CANCELLED) and spec is not None:
+            spec.bury(row)
 
 
 def cancel(job_id: str | uuid.UUID) -> bool:
     """Cancel a waiting or running job; a running one notices at its next `progress` or `commit`. False: too late."""
-    for state in JOB_MACHINE.sources("cancel"):
-        if _move(Job.objects.filter(id=job_id), "cancel", state, finished_at=now(), lease_until=None):
-            return True
-    return False
+    with transaction.atomic():
+        rows = Job.objects.filter(id=job_id)
+        if not JOB_MACHINE.apply(rows, "cancel", finished_at=now(), lease_until=None):
+            return False
+        row = rows.get()
+        _end(row.id, failure=False)
+        job_locks.freed(row.lock)
+    return True
 
 
 def retry(job_id: str | uuid.UUID) -> bool:
     """Let a failed, dead or cancelled job run again with its attempts counted anew; False when it is none of these."""
+    moment = now()
+    fresh = {"attempts": 0, "run_after": moment, "woken_at": moment, "finished_at": None, "progress": 0.0}
     with transaction.atomic():
-        for state in JOB_MACHINE.sources("retry"):
-            fresh = {"attempts": 0, "run_after": now(), "woken_at": now(), "finished_at": None, "progress": 0.0}
-            if _move(Job.objects.filter(id=job_id), "retry", state, **fresh):
-                row = Job.objects.get(id=job_id)
-                transaction.on_commit(partial(_wake, row))
-                return True
-    return False
+        rows = Job.objects.filter(id=job_id)
+        if not JOB_MACHINE.apply(rows, "retry", **fresh):
+            return False
+        transaction.on_commit(partial(job_locks.wake, rows.get()))
+    return True
 
 
 def reap(queue: str | None = None) -> int:
     """Give back what lost its lease and wake what is due but was never told or whose wake-up was lost.
 
-    Every consumer calls this every few seconds; it is safe to run anywhere, any number of times.
-    Returns how many jobs were given back or woken.
+    Every consumer calls this every few seconds; it is safe to run anywhere, any number of times. What waits for a lock
+    is left alone: whoever holds the lock wakes it. Returns how many jobs were given back or woken.
     """
     count = _reap_lost()
     moment = now()
@@ -419,11 +269,10 @@ def reap(queue: str | None = None) -> int:
         except Exception as error:
             logger.warning("queue %s cannot be read: %s", name, safe_error_text(error))
             continue
-        due = Job.objects.filter(queue=name, state=JobState.WAITING, run_after__lte=moment)
-        for row in due.order_by("-priority", "run_after")[:200]:
+        for row in job_locks.runnable(moment).filter(queue=name).order_by("-priority", "run_after")[:200]:
             if row.woken_at is None or row.woken_at < row.run_after or row.woken_at < moment - patience:
                 Job.objects.filter(id=row.id).update(woken_at=moment)
-                _wake(row)
+                job_locks.wake(row)
                 count += 1
     return count
 
@@ -435,13 +284,15 @@ def _reap_lost() -> int:
         with transaction.atomic():
             text = row.error or "the worker stopped before the job was done"
             if row.attempts >= row.max_attempts:
-                if _move(lost, "exhaust", JobState.RUNNING, finished_at=now(), lease_until=None, error=text):
-                    _tell_failure(row.id)
-                    count += 1
-            elif _move(
-                lost, "postpone", JobState.RUNNING, run_after=now(), lease_until=None, woken_at=None, error=text
-            ):
-                count += 1
+                moved = JOB_MACHINE.apply(lost, "exhaust", finished_at=now(), lease_until=None, error=text)
+                if moved:
+                    _end(row.id)
+            else:
+                moved = JOB_MACHINE.apply(
+                    lost, "postpone", run_after=now(), lease_until=None, woken_at=None, error=text
+                )
+            job_locks.freed(row.lock)
+        count += moved
     return count
 
 
@@ -449,7 +300,7 @@ def run_pending(*queues: str, limit: int = 1000) -> int:
     """Run due jobs here, in this process, until none is left: for tests, the demo and repair. Returns how many ran."""
     count = 0
     while count < limit:
-        due = Job.objects.filter(queue__in=queues or huey_app.QUEUES, state=JobState.WAITING, run_after__lte=now())
+        due = job_locks.runnable(now()).filter(queue__in=queues or huey_app.QUEUES)
         row = due.order_by("-priority", "created_at", "id").first()
         if row is None:
             break

@@ -11,14 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from django.db import connections
 
 from oncoflow_site.foundation.errors import safe_error_text
-
-if TYPE_CHECKING:
-    from oncoflow_site.foundation.jobs import JobContext
+from oncoflow_site.foundation.job_context import JobContext
 
 __all__ = ["EXIT_HUNG", "hand_back_all", "held", "holding", "start"]
 

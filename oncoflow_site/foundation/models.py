@@ -71,6 +71,7 @@ class Event(models.Model):
         return f"{self.kind} {self.subject}"
 
 
+@JOB_MACHINE.governs("state")
 class Job(models.Model):
     """One unit of background work. The row is the truth; the queue only wakes somebody up to look at it."""
 
@@ -81,6 +82,9 @@ class Job(models.Model):
     idempotency_key = models.CharField(max_length=255, unique=True)
     kwargs = models.JSONField(default=dict, help_text="Ids only.")
     event = models.ForeignKey(Event, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs")
+    lock = models.CharField(
+        max_length=200, blank=True, default="", help_text="Jobs of one lock run one after another; empty: none."
+    )
     state = models.CharField(max_length=10, choices=JobState.choices, default=JobState.WAITING)
     priority = models.SmallIntegerField(default=0, help_text="Higher runs earlier.")
     attempts = models.PositiveIntegerField(default=0)
@@ -106,6 +110,13 @@ class Job(models.Model):
             models.Index(fields=["queue", "state", "run_after"], name="job_due"),
             models.Index(fields=["lease_until"], name="job_lease", condition=Q(state="running")),
             models.Index(fields=["state", "created_at"], name="job_state_created"),
+            models.Index(fields=["lock", "created_at"], name="job_lock_line", condition=~Q(lock="")),
+        ]
+        constraints = [
+            # The database itself lets at most one job of a lock run, whoever claims at the same moment.
+            models.UniqueConstraint(
+                fields=["lock"], condition=Q(state="running") & ~Q(lock=""), name="job_lock_held_once"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -205,6 +216,7 @@ DELIVERY_MACHINE = StateMachine(
 )
 
 
+@DELIVERY_MACHINE.governs("state")
 class Delivery(models.Model):
     """One thing on its way to one endpoint. Rows of one (endpoint, subject) form a lane and go strictly in sequence."""
 

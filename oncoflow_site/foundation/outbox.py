@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Max
+from django.db.models import Max, QuerySet
 
 from oncoflow_site.foundation import events, failpoints, jobs, objects
 from oncoflow_site.foundation.clock import now
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 DELIVERY_DONE: Final = events.declare_event("delivery.done", "an endpoint has taken a delivery")
 DELIVERY_DEAD: Final = events.declare_event("delivery.dead", "a delivery was refused or gave up; a person must look")
 
-_SETTLED = (DeliveryState.DELIVERED, DeliveryState.ABANDONED)
+_SETTLED = DELIVERY_MACHINE.terminal
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,8 @@ def _ahead(delivery: Delivery) -> bool:
     return lane.filter(sequence__lt=delivery.sequence).exclude(state__in=_SETTLED).exists()
 
 
-def _move(delivery: Delivery, event: str, **fields: Any) -> bool:
-    for state in DELIVERY_MACHINE.sources(event):
-        rows = Delivery.objects.filter(pk=delivery.pk, state=state)
-        if rows.update(state=DELIVERY_MACHINE.next(state, event), **fields):
-            return True
-    return False
+def _row(delivery: Delivery) -> QuerySet[Delivery]:
+    return Delivery.objects.filter(pk=delivery.pk)
 
 
 def _wake_next(delivery: Delivery) -> None:
@@ -179,7 +175,7 @@ def deliver(ctx: jobs.JobContext, *, delivery_id: str) -> None:
         return
     send = _transports.get(delivery.transport)
     with ctx.commit():
-        if _ahead(delivery) or not _move(delivery, "send", attempts=delivery.attempts + 1):
+        if _ahead(delivery) or not DELIVERY_MACHINE.apply(_row(delivery), "send", attempts=delivery.attempts + 1):
             return
     delivery.refresh_from_db()
     try:
@@ -195,7 +191,7 @@ def deliver(ctx: jobs.JobContext, *, delivery_id: str) -> None:
         return
     with ctx.commit(done=True):
         code = result.response_code[:50]
-        if _move(delivery, "accept", delivered_at=now(), last_error="", response_code=code):
+        if DELIVERY_MACHINE.apply(_row(delivery), "accept", delivered_at=now(), last_error="", response_code=code):
             events.emit(DELIVERY_DONE, subject=delivery.subject, delivery_id=delivery.id)
             _wake_next(delivery)
 
@@ -206,15 +202,15 @@ def _settle_failure(ctx: jobs.JobContext, delivery: Delivery, error: Exception) 
     with ctx.commit(done=True):
         fields = {"last_error": text, "response_code": str(code)[:50]}
         if isinstance(error, (PermanentError, UserVisibleError)):
-            ended = _move(delivery, "refuse", **fields)
+            ended = DELIVERY_MACHINE.apply(_row(delivery), "refuse", **fields)
         elif delivery.attempts >= limit:
-            ended = _move(delivery, "exhaust", **fields)
+            ended = DELIVERY_MACHINE.apply(_row(delivery), "exhaust", **fields)
         else:
             wait = jobs.backoff(delivery.attempts)
             if isinstance(error, TransientError) and error.retry_after is not None:
                 wait = max(wait, timedelta(seconds=min(error.retry_after, 86_400.0)))
-            ended = False
-            if _move(delivery, "postpone", next_attempt_at=now() + wait, **fields):
+            ended = 0
+            if DELIVERY_MACHINE.apply(_row(delivery), "postpone", next_attempt_at=now() + wait, **fields):
                 delivery.refresh_from_db()
                 _wake(delivery)
         if ended:
@@ -225,7 +221,7 @@ def resend(delivery: Delivery | uuid.UUID | str) -> Delivery:
     """Send a failed or dead delivery again, with its attempts counted anew. :raises IllegalMove: it is neither."""
     with transaction.atomic():
         row = _get(delivery)
-        if not _move(row, "resend", attempts=0, next_attempt_at=now()):
+        if not DELIVERY_MACHINE.apply(_row(row), "resend", attempts=0, next_attempt_at=now()):
             raise IllegalMove(f"a delivery that is {row.state} cannot be sent again")
         row.refresh_from_db()
         _wake(row)
@@ -239,7 +235,7 @@ def abandon(delivery: Delivery | uuid.UUID | str) -> Delivery:
     """
     with transaction.atomic():
         row = _get(delivery)
-        if not _move(row, "abandon"):
+        if not DELIVERY_MACHINE.apply(_row(row), "abandon"):
             raise IllegalMove(f"a delivery that is {row.state} cannot be abandoned")
         row.refresh_from_db()
         _wake_next(row)

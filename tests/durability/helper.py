@@ -33,9 +33,12 @@ def produce(lane: str, first: int, last: int) -> None:
             jobs.enqueue("effects.make", subject=f"lane:{lane}", key=f"make:{name}", kwargs={"name": name})
 
 
-def enqueue(kind: str) -> None:
-    """Enqueue one job without arguments."""
-    jobs.enqueue(kind, subject="s", key=kind, kwargs={})
+def enqueue(kind: str, *names: str) -> None:
+    """Enqueue one job without arguments, or one for each of ``names``."""
+    for name in names:
+        jobs.enqueue(kind, subject=f"lane:{name[0]}", key=f"{kind}:{name}", kwargs={"name": name})
+    if not names:
+        jobs.enqueue(kind, subject="s", key=kind, kwargs={})
 
 
 def look() -> dict[str, Any]:

@@ -251,6 +251,40 @@ def test_a_stopping_worker_hands_its_job_back(site: Site) -> None:
     site.stop(second)
 
 
+def test_jobs_of_one_lock_take_turns_though_their_workers_are_killed(site: Site) -> None:
+    """Three workers of two threads, one of them killed every moment: inside a lane nobody meets anybody, in order."""
+    names = [f"{lane}{number:03d}" for number in range(12) for lane in "ab"]
+    site.tell("enqueue", "effects.turn", *names)
+    workers = [site.worker("default") for _ in range(3)]
+    for at in (0, 1, 2, 0):
+        time.sleep(0.4)
+        workers[at].kill()
+        workers[at] = site.worker("default")
+    found = site.wait_for(lambda found: found["jobs"] == {"effects.turn done": len(names)})
+    site.stop(*workers)
+    assert found["effects"] == {f"turn {name}": 1 for name in names}
+    for lane in "ab":
+        lines = [line.split() for line in site.peer.read_text().splitlines() if line.startswith(lane)]
+        for number, (name, fence, what) in enumerate(lines):
+            if what == "out":  # who goes out is who came in last: between the two nobody else did
+                assert lines[number - 1] == [name, fence, "in"]
+        left = [name for name, _, what in lines if what == "out"]
+        # Killed after it went out and before it was written down, it goes in once more, still before the others.
+        assert list(dict.fromkeys(left)) == [name for name in names if name[0] == lane]
+
+
+def test_what_follows_from_the_end_of_a_job_survives_a_kill(site: Site) -> None:
+    """Killed between the end of the job and what becomes of its subject, both are there afterwards, once."""
+    site.tell("enqueue", "effects.doomed", "a000")
+    assert site.worker("default", "jobs.in_death").wait() == -signal.SIGKILL
+    found = site.look()
+    assert (found["jobs"], found["effects"]) == ({"effects.doomed running": 1}, {})
+    second = site.worker("default")
+    found = site.wait_for(lambda found: found["jobs"] == {"effects.doomed failed": 1})
+    site.stop(second)
+    assert found["effects"] == {"buried failed a000": 1}
+
+
 def test_the_command_itself(site: Site) -> None:
     """``manage.py work`` as it is run in production does the same work."""
     site.tell("produce", "a", 0, 2)

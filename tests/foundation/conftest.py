@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from oncoflow_site.foundation import events, huey_app, jobs, outbox
+from oncoflow_site.foundation import events, huey_app, job_kinds, outbox
 
 
 @pytest.fixture(autouse=True)
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test may register what it likes."""
-    monkeypatch.setattr(jobs, "_kinds", dict(jobs._kinds))
+    monkeypatch.setattr(job_kinds, "_kinds", dict(job_kinds._kinds))
     monkeypatch.setattr(events, "_declared", dict(events._declared))
     monkeypatch.setattr(events, "_followers", {})
     monkeypatch.setattr(events, "_nothing", {})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from django.db.models import F
 
+from oncoflow_site.foundation import machines
 from oncoflow_site.foundation.errors import IllegalMove
 from oncoflow_site.foundation.machines import StateMachine
-from oncoflow_site.foundation.models import DELIVERY_MACHINE, JOB_MACHINE
+from oncoflow_site.foundation.models import DELIVERY_MACHINE, JOB_MACHINE, Event, Job
 
 JOB = {
     "claim": {"waiting": "running"},
@@ -52,3 +54,48 @@ def test_the_tables_know_no_other_event() -> None:
 def test_a_table_with_an_unknown_state_is_refused() -> None:
     with pytest.raises(ValueError, match="nowhere"):
         StateMachine("broken", ("here",), {("here", "go"): "nowhere"})
+
+
+def test_what_nothing_leaves_is_terminal() -> None:
+    assert JOB_MACHINE.terminal == ("done",)
+    assert DELIVERY_MACHINE.terminal == ("delivered", "abandoned")
+
+
+def job(key: str, state: str = "waiting") -> Job:
+    return Job.objects.create(kind="t", queue="default", subject="s", idempotency_key=key, state=state)
+
+
+@pytest.mark.django_db
+def test_the_executor_moves_what_the_table_allows_and_leaves_the_rest() -> None:
+    rows = {state: job(state, state) for state in JOB_MACHINE.states}
+    assert JOB_MACHINE.apply(Job.objects.all(), "cancel", error="stopped") == 2
+    after = {row.idempotency_key: (row.state, row.error) for row in Job.objects.all()}
+    moved = {"waiting": ("cancelled", "stopped"), "running": ("cancelled", "stopped")}
+    assert after == {state: moved.get(state, (state, "")) for state in rows}
+    with pytest.raises(IllegalMove, match="no event 'explode'"):
+        JOB_MACHINE.apply(Job.objects.all(), "explode")
+    with pytest.raises(LookupError, match="Event is not governed"):
+        JOB_MACHINE.apply(Event.objects.all(), "cancel")
+    with pytest.raises(LookupError, match="Job is not governed by the delivery machine"):
+        DELIVERY_MACHINE.apply(Job.objects.all(), "send")
+
+
+@pytest.mark.django_db
+def test_one_event_may_lead_to_different_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = StateMachine("job", JOB_MACHINE.states, {("failed", "x"): "waiting", ("dead", "x"): "cancelled"})
+    monkeypatch.setitem(machines._governed, Job, machines.Governed(machine, "state"))
+    for state in ("failed", "dead", "done"):
+        job(state, state)
+    assert machine.apply(Job.objects.all(), "x") == 2
+    states = dict(Job.objects.values_list("idempotency_key", "state"))
+    assert states == {"failed": "waiting", "dead": "cancelled", "done": "done"}
+
+
+@pytest.mark.django_db
+def test_one_row_that_must_move_does_or_raises() -> None:
+    row = job("a")
+    stale = Job.objects.get(pk=row.pk)
+    JOB_MACHINE.advance(row, "claim", attempts=F("attempts") + 1)
+    assert (row.state, row.attempts) == ("running", 1)
+    with pytest.raises(IllegalMove, match="'claim' is not possible in state 'running'"):
+        JOB_MACHINE.advance(stale, "claim")

@@ -13,7 +13,9 @@ class EffectsConfig(AppConfig):
 
     def ready(self) -> None:
         """Register jobs and followers."""
-        from oncoflow_site.foundation import jobs, outbox  # noqa: F401
+        from oncoflow_site.foundation import job_kinds, outbox  # noqa: F401
         from tests.durability.effects import tasks  # noqa: F401
 
-        jobs._kinds["foundation.deliver"] = replace(jobs._kinds["foundation.deliver"], lease_s=1.5, max_attempts=50)
+        job_kinds._kinds["foundation.deliver"] = replace(
+            job_kinds._kinds["foundation.deliver"], lease_s=1.5, max_attempts=50
+        )

@@ -6,7 +6,8 @@ import os
 import time
 
 from oncoflow_site.foundation import events, jobs, objects, outbox
-from oncoflow_site.foundation.models import Delivery
+from oncoflow_site.foundation.errors import PermanentError
+from oncoflow_site.foundation.models import Delivery, Job
 from tests.durability.effects.models import Effect
 
 MADE = events.declare_event("effects.made")
@@ -69,3 +70,27 @@ def long(ctx: jobs.JobContext) -> None:
     """Takes for ever the first time."""
     if ctx.job.fence == 1:
         time.sleep(3600)
+
+
+@jobs.job("effects.turn", lease_s=1.5, max_attempts=50, locks=lambda name: f"lane:{name[0]}")
+def turn(ctx: jobs.JobContext, *, name: str) -> None:
+    """Works on its lane for a moment; the peer's file tells who was inside when."""
+    path = os.environ["ONCOFLOW_TEST_PEER_FILE"]
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{name} {ctx.job.fence} in\n".encode())
+    time.sleep(0.03)
+    os.write(descriptor, f"{name} {ctx.job.fence} out\n".encode())
+    os.close(descriptor)
+    with ctx.commit(done=True):
+        Effect.objects.create(name=name, stage="turn")
+
+
+def bury(job: Job, *, name: str) -> None:
+    """The subject of a doomed job gets its end."""
+    Effect.objects.create(name=name, stage=f"buried {job.state}")
+
+
+@jobs.job("effects.doomed", lease_s=1.5, max_attempts=3, on_dead=bury)
+def doomed(ctx: jobs.JobContext, *, name: str) -> None:
+    """Never works."""
+    raise PermanentError("doomed")
