@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import cast
 
 from oncoflow_site.foundation.errors import error_frames
 
@@ -22,4 +21,4 @@ class FramesFormatter(logging.Formatter):
         self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
     ) -> str:
         """File, line and function of each frame, in one line."""
-        return "" if ei[1] is None else error_frames(cast(BaseException, ei[1]))
+        return "" if ei[1] is None else error_frames(ei[1])
