@@ -15,7 +15,7 @@ from .anatomy import Maps
 from .fields import FieldSource, Floats, soft_step
 from .tumour import TumourMaps
 
-__all__ = ["SEQUENCES", "Look", "paint_brain", "random_look"]
+__all__ = ["SEQUENCES", "Four", "Look", "paint_brain", "paint_tumour", "random_look"]
 
 SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
 Four = tuple[float, float, float, float]
@@ -147,7 +147,7 @@ def paint_brain(maps: Maps, tumour: TumourMaps | None, look: Look, source: Field
     _flow(maps, look, source, canvas, csf)
     _enhancing_structures(maps, look, source, canvas, csf, fine)
     if tumour is not None and tumour.labels.any():
-        _tumour(maps, tumour, look, source, canvas)
+        paint_tumour(maps, tumour, look, source, images)
     return images
 
 
@@ -215,7 +215,9 @@ def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     return first, second, third
 
 
-def _tumour(maps: Maps, tumour: TumourMaps, look: Look, source: FieldSource, canvas: _Canvas) -> None:
+def paint_tumour(maps: Maps, tumour: TumourMaps, look: Look, source: FieldSource, images: Floats) -> None:
+    """Paint a tumour that is not empty over the brain `images` (4, x, y, z), in place."""
+    canvas = _Canvas(images)
     box = _bounds(np.asarray((tumour.ed + tumour.ncr + tumour.et) > 0.01))
     axes = maps.grid.crop(box).axes
     coarse = source.field(axes, 9.0, 50)

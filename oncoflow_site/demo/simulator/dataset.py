@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +20,17 @@ from numpy.typing import NDArray
 
 from .acquisition import brain_mask, prepared_images, random_degradation
 from .anatomy import Anatomy, load_template
+from .cases import REGION_LABELS, Case, SimulatedCase, case_grid, finish
 from .contrast import SEQUENCES, paint_brain, random_look
 from .fields import FieldSource, Floats, Grid
 from .head import paint_outside, random_shell
+from .kinds.simulate import simulate_kinds
 from .tumour import Lesion, random_lesion, render_lesions
 
 __all__ = ["REGION_LABELS", "Case", "plan_cases", "simulate_case", "write_dataset"]
 
-REGION_LABELS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
 TUMOUR_FREE_SHARE = 0.27
 MISSING_SEQUENCE_SHARE = 0.10
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is to be simulated: name, seed, held out or not, tumour or not, grid spacing in mm."""
-
-    name: str
-    seed: int
-    held_out: bool
-    tumour: bool
-    spacing: float
-
-
-@dataclass
-class SimulatedCase:
-    """images (4, x, y, z) int16, order SEQUENCES, 0 outside the brain mask; labels (x, y, z); affine RAS mm; a record."""
-
-    images: NDArray[np.int16]
-    labels: NDArray[np.uint8]
-    affine: NDArray[np.float64]
-    record: dict[str, Any]
 
 
 def plan_cases(cases: int, held_out: int, seed: int, spacing: float) -> list[Case]:
@@ -97,16 +77,12 @@ def _lesions(rng: np.random.Generator, anatomy: Anatomy, grid: Grid, mni: Floats
 
 def simulate_case(case: Case) -> SimulatedCase:
     """Simulate one prepared examination. Deterministic in `case`."""
+    if case.kinds:
+        return simulate_kinds(case)
     source = FieldSource(case.seed)
     rng = source.rng(100)
     anatomy = Anatomy(case.seed, rotate=True)
-    s = case.spacing
-    jitter = rng.uniform(-0.5, 0.5, 3) * s
-    lower, upper = np.array([-80.0, -112.0, -78.0]), np.array([80.0, 84.0, 90.0])
-    lower, upper = lower * anatomy.scale.max(), upper * anatomy.scale.max()
-    shape = np.ceil((upper - lower) / s).astype(int)
-    origin = lower + jitter
-    grid = Grid((origin[0], origin[1], origin[2]), s, (int(shape[0]), int(shape[1]), int(shape[2])))
+    grid = case_grid(rng, anatomy, case.spacing)
     mni = anatomy.coordinates(grid)
     lesions = _lesions(rng, anatomy, grid, mni) if case.tumour else []
     maps = anatomy.maps(grid, [lesion.mass for lesion in lesions], mni)
@@ -128,19 +104,9 @@ def simulate_case(case: Case) -> SimulatedCase:
         flaws[index] = replace(flaws[index], missing=True)
         missing = SEQUENCES[index]
     prepared = prepared_images(images, maps, mask, tuple(flaws), source)
-    labels = np.where(mask, tumour.labels, 0).astype(np.uint8)
-    keep = tuple(slice(max(int(i.min()) - 3, 0), int(i.max()) + 4) for i in np.nonzero(mask))
-    ml = s**3 / 1000.0
-    record = {
-        "name": case.name,
-        "seed": case.seed,
-        "held_out": case.held_out,
-        "spacing_mm": s,
+    facts = {
         "kinds": [lesion.kind for lesion in lesions],
         "radius_mm": [round(lesion.radius, 1) for lesion in lesions],
-        "volumes_ml": {
-            region: round(float(np.isin(labels, values).sum()) * ml, 2) for region, values in REGION_LABELS.items()
-        },
         "difficulty": {
             "enhancement_t1c": round(look.enhancing[1], 2),
             "oedema_flair": round(look.oedema[3], 2),
@@ -150,9 +116,7 @@ def simulate_case(case: Case) -> SimulatedCase:
             "notes": list(look.notes),
         },
     }
-    affine = grid.affine
-    affine[:3, 3] += s * np.array([k.start for k in keep])
-    return SimulatedCase(prepared[(slice(None), *keep)], labels[keep], affine, record)
+    return finish(case, grid, prepared, tumour.labels, mask, facts)
 
 
 def _write_case(task: tuple[Case, str]) -> dict[str, Any]:
@@ -164,6 +128,11 @@ def _write_case(task: tuple[Case, str]) -> dict[str, Any]:
             nib.Nifti1Image(image, result.affine), Path(folder) / f"images{suffix}" / f"{case.name}_{n:04d}.nii.gz"
         )
     nib.save(nib.Nifti1Image(result.labels, result.affine), Path(folder) / f"labels{suffix}" / f"{case.name}.nii.gz")
+    if result.cavity is not None and result.cavity.any():
+        # Apart from the labels: a cavity belongs to no region of a tumour.
+        place = Path(folder) / f"cavities{suffix}"
+        place.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(result.cavity.astype(np.uint8), result.affine), place / f"{case.name}.nii.gz")
     return result.record
 
 
