@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from audit.services import Actor, acting_as, record
-from fhir_api.auth import revoke_token
+from fhir_api.access.tokens import revoke_token
 from fhir_api.hl7v2.process import retry_message
 from fhir_api.models import ApiToken, Endpoint, Hl7Message, Peer, ReceivedResource
 from oncoflow_site.foundation.jobs import enqueue

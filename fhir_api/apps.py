@@ -17,6 +17,6 @@ class FhirApiConfig(AppConfig):
 
     def ready(self) -> None:
         """Declare events, register the jobs and the transports with the outbox."""
-        from fhir_api import events, tasks, transports  # noqa: F401
+        from fhir_api.delivery import transports
 
         transports.register()

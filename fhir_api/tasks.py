@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fhir_api.deliver import deliver as deliver_version
+from fhir_api.delivery.deliver import deliver as deliver_version
 from fhir_api.hl7v2.process import process_lane
 from fhir_api.models import Hl7Message, Hl7MessageState
 from oncoflow_site.foundation.jobs import JobContext, job

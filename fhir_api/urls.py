@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from fhir_api.r4.views import CreateSearchView, MetadataView, ReadView, SearchView, UnknownView
+from fhir_api.r4.server.views import CreateSearchView, MetadataView, ReadView, SearchView, UnknownView
 
 app_name = "fhir"
 

@@ -22,8 +22,8 @@ class ImagingConfig(AppConfig):
         warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\..*)?$")
         logging.getLogger("pydicom").addFilter(lambda record: False)
         from imaging import audit_codes, checks, events, tasks  # noqa: F401
-        from imaging.keeping import originals
-        from imaging.uploads.filing import expire_due
+        from imaging.archive.retention import originals
+        from imaging.intake.upload_job import expire_due
         from oncoflow_site.foundation import janitors, retention
 
         for kind, quarantined in (("dicom-original", False), ("dicom-quarantined", True)):

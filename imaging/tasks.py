@@ -1,13 +1,13 @@
-"""Background entry points of the imaging room. Each re-reads its rows, checks their state and may run twice."""
+"""Background entry points of what DICOMweb offers. Each re-reads its rows, checks their state and may run twice."""
 
 from __future__ import annotations
 
 from clinical.models import Order
-from imaging import commitment, completion, matching, priors, quarantine
+from imaging.archive import completion, order_matching, quarantine
+from imaging.dimse import storage_commitment
+from imaging.intake import upload_job, watched_files_job
 from imaging.models import Study, Upload
-from imaging.tasks_dicomweb import deface_study, publish_segmentations, publish_study
-from imaging.tasks_volumes import measure_and_compare, prepare_study
-from imaging.uploads import filing, intake
+from imaging.priors import fetch
 from oncoflow_site.foundation.jobs import JobContext, job
 
 __all__ = [
@@ -29,6 +29,46 @@ __all__ = [
 ]
 
 
+@job("imaging.publish_study", queue="default", lease_s=120)
+def publish_study(ctx: JobContext, *, study_id: str) -> None:
+    """Before: de-identified instances. After: those that may be shown are offered through DICOMweb."""
+    from imaging.dicomweb import index
+
+    index.publish_study(ctx, Study.objects.select_related("patient").get(pk=study_id))
+
+
+@job("imaging.deface_study", queue="default", lease_s=120)
+def deface_study(ctx: JobContext, *, study_id: str) -> None:
+    """Before: volumes, or a flag. After: with ONCOFLOW_DEFACE on, copies without faces (event study.defaced), or why not."""
+    from imaging.defacing import deface_study
+
+    deface_study.deface_study(ctx, Study.objects.select_related("patient").get(pk=study_id))
+
+
+@job("imaging.publish_segmentations", queue="default", lease_s=120)
+def publish_segmentations(ctx: JobContext, *, study_id: str) -> None:
+    """Before: a segmentation that counts. After: it is a DICOM object, offered through DICOMweb."""
+    from imaging import dicomseg
+
+    dicomseg.publish_segmentations(ctx, Study.objects.select_related("patient").get(pk=study_id))
+
+
+@job("imaging.prepare_study", queue="default", lease_s=120)
+def prepare_study(ctx: JobContext, *, study_id: str) -> None:
+    """Before: complete. After: ready with volumes (event volumes.ready), or flagged (event study.flagged)."""
+    from imaging.volumes import prepare
+
+    prepare.prepare(ctx, Study.objects.select_related("patient").get(pk=study_id))
+
+
+@job("imaging.measure_and_compare", queue="default", lease_s=120)
+def measure_and_compare(ctx: JobContext, *, study_id: str) -> None:
+    """Before: a segmentation. After: it is measured and compared with every earlier study (event comparison.ready)."""
+    from imaging.longitudinal import measure_and_compare
+
+    measure_and_compare.measure_and_compare(ctx, Study.objects.select_related("patient").get(pk=study_id))
+
+
 @job("imaging.complete_study", queue="default")
 def complete_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: receiving. After: complete (event study.complete) if quiet; else a later job looks again."""
@@ -40,45 +80,45 @@ def complete_study(ctx: JobContext, *, study_id: str) -> None:
 def match_order_to_study(ctx: JobContext, *, order_id: str) -> None:
     """After: studies of the order's patient that carry its accession number are linked to it."""
     with ctx.commit():
-        matching.match_order(Order.objects.get(pk=order_id))
+        order_matching.match_order(Order.objects.get(pk=order_id))
 
 
 @job("imaging.release_order", queue="default")
 def release_order(ctx: JobContext, *, order_id: str) -> None:
     """After: no study is linked to the cancelled order."""
     with ctx.commit():
-        matching.release_order(Order.objects.get(pk=order_id))
+        order_matching.release_order(Order.objects.get(pk=order_id))
 
 
 @job("imaging.ingest_upload", queue="default")
 def ingest_upload(ctx: JobContext, *, upload_id: str) -> None:
     """Before: staged. After: done, its images filed and its staged bytes deleted; or failed, with the reason."""
-    filing.run(ctx, Upload.objects.select_related("owner").get(pk=upload_id))
+    upload_job.run(ctx, Upload.objects.select_related("owner").get(pk=upload_id))
 
 
 @job("imaging.find_priors", queue="default")
 def find_priors(ctx: JobContext, *, order_id: str) -> None:
     """After: each PACS configured for it will be asked for the earlier studies of the order's patient."""
-    priors.find(ctx, order_id)
+    fetch.find(ctx, order_id)
 
 
 # What waits for other machines runs beside the deliveries, so that it holds up no preparation.
 @job("imaging.ask_for_priors", queue="delivery", max_attempts=8)
 def ask_for_priors(ctx: JobContext, *, order_id: str, peer_id: str) -> None:
     """After: the earlier studies that this PACS has and we want are rows, each with its job."""
-    priors.ask(ctx, order_id, peer_id)
+    fetch.ask(ctx, order_id, peer_id)
 
 
 @job("imaging.pull_prior", queue="delivery", max_attempts=8, lease_s=120, progress_deadline_s=3600)
 def pull_prior(ctx: JobContext, *, prior_id: str) -> None:
     """After: an earlier study is here, or as much of it as its PACS could send."""
-    priors.pull(ctx, prior_id)
+    fetch.pull(ctx, prior_id)
 
 
 @job("imaging.report_commitment", queue="delivery", max_attempts=20)
 def report_commitment(ctx: JobContext, *, request_id: str) -> None:
     """Before: waiting. After: the peer knows which of its instances we keep."""
-    commitment.report(ctx, request_id)
+    storage_commitment.report(ctx, request_id)
 
 
 @job("imaging.purge_discarded", queue="default")
@@ -90,4 +130,4 @@ def purge_discarded(ctx: JobContext, *, instance_id: str) -> None:
 @job("imaging.ingest_intake", queue="default")
 def ingest_intake(ctx: JobContext, *, batch: str) -> None:
     """Before: files of the batch are seen. After: filed and cleared away, or refused with the reason beside them."""
-    intake.run(ctx, batch)
+    watched_files_job.run(ctx, batch)

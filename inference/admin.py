@@ -17,9 +17,7 @@ from django.urls import URLPattern, path
 
 from audit import services as audit
 from clinical.roles import can
-from inference import weighting
-from inference.charts import csv_lines, dice_chart, series_of
-from inference.experts.base import REGIONS
+from imaging.brats.regions import REGIONS
 from inference.models import (
     CaseEvaluation,
     ExpertRun,
@@ -32,7 +30,9 @@ from inference.models import (
     ReferenceKind,
     StandingProposal,
 )
-from inference.watching import decide_proposal
+from inference.quality import learned_weights
+from inference.quality.charts import csv_lines, dice_chart, dice_series
+from inference.quality.drift import decide_proposal
 from oncoflow_site.foundation.admin import ReadOnlyAdmin
 from oncoflow_site.foundation.errors import UserVisibleError
 
@@ -89,7 +89,7 @@ class ModelVersionAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         try:
             with audit.acting_as(audit.Actor.user(request.user), source="web"):
-                made = weighting.learn(who=request.user.get_username(), why=request.POST.get("why", ""))
+                made = learned_weights.learn(who=request.user.get_username(), why=request.POST.get("why", ""))
         except UserVisibleError as error:
             self.message_user(request, str(error), messages.WARNING)
         else:
@@ -210,7 +210,7 @@ class CaseEvaluationAdmin(ReadOnlyAdmin):
         rows, region, reference = self._chosen(request)
         weights = FusionWeights.objects.first()
         with transaction.atomic():
-            series = series_of(rows)
+            series = dice_series(rows)
             audit.record(
                 "evaluation.charts",
                 action="R",

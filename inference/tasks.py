@@ -28,51 +28,51 @@ def convene_panel(ctx: JobContext, *, study_id: str, after: str = "") -> None:
 
     ``after``: the cancelled or failed panel that is to be run again.
     """
-    from inference import convening
+    from inference.panel import convene
 
-    convening.convene(ctx, Study.objects.select_related("order", "patient").get(pk=study_id), after=after)
+    convene.convene(ctx, Study.objects.select_related("order", "patient").get(pk=study_id), after=after)
 
 
 @job("inference.run_expert", queue="gpu", max_attempts=8, lease_s=60, progress_deadline_s=900)
 def run_expert(ctx: JobContext, *, expert_run_id: str) -> None:
     """Before: waiting. After: done with a segmentation, or failed with a reason."""
     runs = ExpertRun.objects.select_related("panel_run__study__patient", "panel_run__volume_set", "model_version")
-    from inference import running
+    from inference.panel import run_expert
 
-    running.run_expert(ctx, runs.get(pk=expert_run_id))
+    run_expert.run_expert(ctx, runs.get(pk=expert_run_id))
 
 
 @job("inference.conclude_panel", queue="gpu", lease_s=120)
 def conclude_panel(ctx: JobContext, *, panel_run_id: str) -> None:
     """Before: every expert has ended, or the panel's time is up. After: concluded (event panel.concluded) or failed."""
     panels = PanelRun.objects.select_related("study__patient", "volume_set")
-    from inference import concluding
+    from inference.panel import conclude
 
-    concluding.conclude(ctx, panels.get(pk=panel_run_id))
+    conclude.conclude(ctx, panels.get(pk=panel_run_id))
 
 
 @job("inference.fuse_chosen", queue="gpu", lease_s=120)
 def fuse_chosen(ctx: JobContext, *, choice_id: str) -> None:
     """Before: a choice that waits. After: its consensus is the panel's (event consensus.chosen)."""
     choices = FusionChoice.objects.select_related("panel_run__study__patient", "panel_run__volume_set")
-    from inference import choosing
+    from inference.panel import choose_fusion
 
-    choosing.fuse_chosen(ctx, choices.get(pk=choice_id))
+    choose_fusion.fuse_chosen(ctx, choices.get(pk=choice_id))
 
 
 @job("inference.evaluate_panel", queue="gpu", lease_s=120)
 def evaluate_panel(ctx: JobContext, *, panel_run_id: str) -> None:
     """Before: a concluded panel. After: a row for each expert and region against the consensus; all fusions compared."""
     panels = PanelRun.objects.select_related("study__patient", "volume_set", "consensus")
-    from inference import evaluating
+    from inference.quality import case_evaluation
 
-    evaluating.evaluate_panel(ctx, panels.get(pk=panel_run_id))
+    case_evaluation.evaluate_panel(ctx, panels.get(pk=panel_run_id))
 
 
 @job("inference.evaluate_against_review", queue="gpu", lease_s=120)
 def evaluate_against_review(ctx: JobContext, *, segmentation_id: str) -> None:
     """Before: a person's outline in force. After: a row for each expert and region against it; voters are looked at."""
     outlines = Segmentation.objects.select_related("study", "volume_set", "labels")
-    from inference import evaluating
+    from inference.quality import case_evaluation
 
-    evaluating.evaluate_against_review(ctx, outlines.get(pk=segmentation_id))
+    case_evaluation.evaluate_against_review(ctx, outlines.get(pk=segmentation_id))

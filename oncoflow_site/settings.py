@@ -311,7 +311,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 64 << 20
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "fhir_api.auth.BearerAuthentication",
+        "fhir_api.access.auth.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
@@ -349,7 +349,7 @@ ONCOFLOW_PRIORS_MAX = int(env_number("ONCOFLOW_PRIORS_MAX", 4))
 ONCOFLOW_PRIORS_YEARS = env_number("ONCOFLOW_PRIORS_YEARS", 5)
 ONCOFLOW_DISCARD_DAYS = env_number("ONCOFLOW_DISCARD_DAYS", 30)
 ONCOFLOW_STUDY_QUIET_SECONDS = env_number("ONCOFLOW_STUDY_QUIET_SECONDS", 60)
-# classical, hd-bet (the command), or module:function; see imaging/braintools.py
+# classical, hd-bet (the command), or module:function; see imaging/preprocessing/brain_extraction_tools.py
 ONCOFLOW_BRAIN_MASK = env("ONCOFLOW_BRAIN_MASK", "classical") or "classical"
 # With it, viewers and clients are offered images without faces only; see docs/deidentification.md.
 ONCOFLOW_DEFACE = env_bool("ONCOFLOW_DEFACE")
@@ -395,7 +395,7 @@ def panel_from(text: str | None) -> list[dict[str, Any]]:
 
     A list of objects: name, kind and weights_dir (relative to ``ONCOFLOW_WEIGHTS_DIR``), and where wanted device, threads,
     sha256 (of its model.json), factory ("module:callable", for an expert of one's own) and needs (the sequences without which
-    it cannot run, for example ["T1c"]; see `inference.experts.needs` for what holds without it).
+    it cannot run, for example ["T1c"]; see `inference.experts.common.input_requirements` for what holds without it).
     """
     try:
         entries = json.loads(text) if text else _DEMO_PANEL

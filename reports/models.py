@@ -59,7 +59,7 @@ class Report(models.Model):
 class ReportVersion(models.Model):
     """One version of a report. Immutable once ``issued_at`` is set, here and by a trigger in the database.
 
-    ``content`` is the canonical JSON of `reports.content`; ``content_sha256`` and ``pdf_sha256`` are the hashes of the
+    ``content`` is the canonical JSON of `reports.lifecycle.assemble`; ``content_sha256`` and ``pdf_sha256`` are the hashes of the
     exact bytes. ``draft_key`` is a hash over everything the draft was made from, so that the same facts make no second
     version.
     """

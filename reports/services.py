@@ -8,12 +8,13 @@ from typing import Any
 from clinical.roles import can
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
-from reports.content import parse_content
-from reports.models import Report, ReportVersion
-from reports.releasing import SEAL_REASON
+from reports.content.schema import parse_content
+from reports.lifecycle.release import SEAL_REASON
+from reports.lifecycle.sign_off import SIGN_REASON, sign_off, unsignable
+from reports.lifecycle.versions import current_version
+from reports.models import ReportVersion
 from reports.signing.keyring import active_personal_key, init_signing, issue_personal_key, trust_pem
 from reports.signing.verify import VerifyResult, verify
-from reports.signoff import SIGN_REASON, current_version, sign_off, unsignable
 
 __all__ = [
     "SEAL_REASON",
@@ -22,7 +23,6 @@ __all__ = [
     "current_version",
     "init_signing",
     "issue_personal_key",
-    "issued_version",
     "load_content",
     "load_pdf",
     "sign_off",
@@ -30,11 +30,6 @@ __all__ = [
     "verify",
     "why_not_sign",
 ]
-
-
-def issued_version(report: Report) -> ReportVersion | None:
-    """The newest version that has been sent out (preliminary, final or amended): the one in force."""
-    return report.versions.filter(issued_at__isnull=False).order_by("-number").first()
 
 
 def load_content(version: ReportVersion) -> dict[str, Any]:

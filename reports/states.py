@@ -4,7 +4,7 @@ A *version* is one rendering of one content. What has left the house (``prelimin
 changes again; only a version that nobody outside has seen (``draft``, ``held``) may be overtaken by a newer one.
 
 A *report* is where the newest version stands. After a final version a new measurement may open a draft again: the report
-then reads ``held`` until a radiologist signs the amendment, while `reports.services.issued_version` still answers with
+then reads ``held`` until a radiologist signs the amendment, while `reports.lifecycle.versions.issued_version` still answers with
 the final version that is in force.
 """
 

@@ -12,22 +12,22 @@ __all__ = ["draft", "redraft_open", "release"]
 @job("reports.draft", queue="default", lease_s=120)
 def draft(ctx: JobContext, *, study_id: str, measurement_id: str) -> None:
     """Before: a measurement and its comparison exist. After: a draft version made from them (event report.drafted)."""
-    from reports import drafting
+    from reports.lifecycle import draft
 
-    drafting.draft_measurement(ctx, measurement_id)
+    draft.draft_measurement(ctx, measurement_id)
 
 
 @job("reports.release", queue="default", lease_s=120)
 def release(ctx: JobContext, *, report_id: str, version_id: str) -> None:
     """Before: draft. After: preliminary (event report.issued) or held (event report.held), by the gate."""
-    from reports import releasing
+    from reports.lifecycle import release
 
-    releasing.release_version(ctx, version_id)
+    release.release_version(ctx, version_id)
 
 
 @job("reports.redraft_open", queue="default", lease_s=120)
 def redraft_open(ctx: JobContext, *, document_id: str) -> None:
     """Before: a document has been read. After: the patient's open drafts take it into account."""
-    from reports import drafting
+    from reports.lifecycle import draft
 
-    drafting.redraft_for_document(ctx, document_id)
+    draft.redraft_for_document(ctx, document_id)

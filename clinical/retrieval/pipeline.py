@@ -34,7 +34,7 @@ from transformers.utils.logging import disable_progress_bar
 from oncoflow_site.foundation.errors import EngineError, TransientError
 
 if TYPE_CHECKING:
-    from clinical.retrieval.search import ReadDocument
+    from clinical.retrieval.documents import ReadDocument
 
 __all__ = ["INDEX", "forget_patient", "search"]
 

@@ -6,68 +6,23 @@ checked against the patient's own documents and against what cleaning takes out 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
 
 from audit.services import record
-from clinical.cleaning import CleanedText, clean
-from clinical.documents import read_text
-from clinical.models import ClinicalDocument, DocumentState, Patient
-from clinical.registry import current_patient, identity_for_cleaning
-from clinical.retrieval.passages import Passage, trimmed, windows
+from clinical.models import Patient
+from clinical.registry import current_patient
+from clinical.retrieval.documents import ReadDocument, searchable_documents
+from clinical.retrieval.passages import Passage, trimmed
 from oncoflow_site.foundation.errors import EngineError
 
-__all__ = ["ReadDocument", "forget", "retrieve"]
+__all__ = ["forget", "retrieve"]
 
-logger = logging.getLogger(__name__)
 
-# Embedding takes about 30 ms a passage on one core; what does not fit is older than what does, and is said in the log.
-MAX_PASSAGES = 1500
 MAX_QUERIES = 20
-
-
-@dataclass(frozen=True)
-class ReadDocument:
-    """A document with its stored text and what cleaning takes out of it."""
-
-    row: ClinicalDocument
-    data: bytes
-    cleaned: CleanedText
-    spans: tuple[tuple[int, int], ...]
-
-    def citable(self, start: int, end: int) -> bool:
-        """Whether these bytes exist, are whole characters, and touch nothing that was taken out."""
-        if not 0 <= start < end <= len(self.data) or self.cleaned.overlaps(start, end):
-            return False
-        try:
-            self.data[start:end].decode()
-        except UnicodeDecodeError:
-            return False
-        return True
-
-
-def _documents(patient: Patient) -> dict[UUID, ReadDocument]:
-    """The patient's readable documents, newest first, as many as the limit of passages allows."""
-    identity = identity_for_cleaning(patient)
-    rows = ClinicalDocument.objects.filter(patient=patient, state=DocumentState.READ, text__isnull=False)
-    ordered = sorted(rows.select_related("text"), key=lambda row: row.authored_on or row.created_at, reverse=True)
-    out: dict[UUID, ReadDocument] = {}
-    count = 0
-    for row in ordered:
-        data = read_text(row)
-        cleaned = clean(data.decode(), identity)
-        spans = tuple(windows(data, cleaned.removed))
-        count += len(spans)
-        if out and count > MAX_PASSAGES:
-            logger.warning("%d of %d documents of patient %s are searched", len(out), len(ordered), patient.pk)
-            break
-        out[row.pk] = ReadDocument(row, data, cleaned, spans[:MAX_PASSAGES])
-    return out
 
 
 def retrieve(patient: Patient, queries: Sequence[str], *, top_k: int = 6) -> list[Passage]:
@@ -84,7 +39,7 @@ def retrieve(patient: Patient, queries: Sequence[str], *, top_k: int = 6) -> lis
     store = str(settings.ONCOFLOW_RETRIEVAL)
     if store not in ("memory", "elasticsearch"):
         raise EngineError(f"ONCOFLOW_RETRIEVAL must be memory or elasticsearch, not {store!r}")
-    documents = _documents(patient)
+    documents = searchable_documents(patient)
     found: list[Passage] = []
     if wanted and top_k > 0 and any(document.spans for document in documents.values()):
         # Torch and Haystack come in here only.

@@ -15,7 +15,7 @@ __all__ = [
     "STANDARD",
     "Delimiters",
     "Er7Error",
-    "Message",
+    "Er7Message",
     "Segment",
     "charset_codec",
     "escape",
@@ -221,7 +221,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Message:
+class Er7Message:
     """A decoded message."""
 
     segments: tuple[Segment, ...]
@@ -292,7 +292,7 @@ def _decode(data: bytes, declared: str, peer_charset: str) -> tuple[str, str]:
     return data.decode("latin-1"), "latin-1"
 
 
-def parse(data: bytes, peer_charset: str = "") -> Message:
+def parse(data: bytes, peer_charset: str = "") -> Er7Message:
     """Split the bytes of one frame.
 
     Segments end with CR (section 2.5); LF and CR LF are tolerated, empty lines are passed over.
@@ -321,4 +321,4 @@ def parse(data: bytes, peer_charset: str = "") -> Message:
         segments.append(Segment(line, delimiters, codec))
     if len(segments) > MAX_SEGMENTS:
         raise Er7Error("The message has too many segments.", condition="104")
-    return Message(tuple(segments), delimiters, codec, declared)
+    return Er7Message(tuple(segments), delimiters, codec, declared)

@@ -14,10 +14,10 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 
 from clinical.identity import Identifier, IdentityData, OrderIdentity
-from fhir_api.hl7v2.er7 import Message, Segment, standard
+from fhir_api.hl7v2.er7 import Er7Message, Segment, standard
 from fhir_api.hl7v2.structure import identifiers
 
-__all__ = ["OrderFacts", "identity_of", "order_of", "timestamp"]
+__all__ = ["InboundOrder", "identity_of", "order_of", "timestamp"]
 
 _TS = re.compile(r"(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:\.\d{1,4})?([+-]\d{4})?\Z")
 # TQ1-9 and its forerunners (table 0485). P (preoperative), C (callback) and T (timing critical) are urgent, not stat.
@@ -26,7 +26,7 @@ _ORDER_ECHO = (("ORC", (2, 3, 4)), ("OBR", (2, 3, 4, 13, 16, 18, 19, 20, 31)))
 
 
 @dataclass(frozen=True)
-class OrderFacts:
+class InboundOrder:
     """One order group. ``control`` is ORC-1."""
 
     control: str
@@ -114,7 +114,7 @@ def _provider(group: dict[str, Segment]) -> str:
     return ""
 
 
-def order_of(message: Message, group: dict[str, Segment]) -> OrderFacts:
+def order_of(message: Er7Message, group: dict[str, Segment]) -> InboundOrder:
     """One ORC group with its OBR, TQ1, IPC and ZDS. The raw fields an answer must repeat go into ``identity.echo``."""
     orc, obr, ipc, zds = group["ORC"], group["OBR"], group.get("IPC"), group.get("ZDS")
     placer, placer_authority = _entity(orc, obr, 2)
@@ -142,7 +142,7 @@ def order_of(message: Message, group: dict[str, Segment]) -> OrderFacts:
         ordering_provider=_provider(group)[:200],
         echo=echo,
     )
-    return OrderFacts(
+    return InboundOrder(
         control=orc.get(1).upper(),
         identity=identity,
         priority=_priority(group),

@@ -10,8 +10,8 @@ from django.db.models import Q
 
 from audit.services import Actor, acting_as, record, record_refusal
 from fhir_api.hl7v2.ack import Fault, accept_mode, build_ack
-from fhir_api.hl7v2.er7 import Er7Error, Message, Segment, parse, read_header
-from fhir_api.hl7v2.structure import Verdict, examine
+from fhir_api.hl7v2.er7 import Er7Error, Er7Message, Segment, parse, read_header
+from fhir_api.hl7v2.structure import MessageDisposition, examine
 from fhir_api.models import Hl7Message, Hl7MessageState, Peer
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import safe_error_text
@@ -114,13 +114,13 @@ def _receive(data: bytes, remote: str) -> bytes:
 
 
 def _store(data: bytes, msh: Segment, peer: Peer, key: dict[str, str]) -> bytes:
-    message: Message | None = None
+    message: Er7Message | None = None
     try:
         message = parse(data, peer.default_charset)
         verdict = examine(message)
     except Er7Error as error:
         kind = f"{msh.get(9, 1)}^{msh.get(9, 2)}"[:32]
-        verdict = Verdict("refused", kind, faults=(Fault.of(error),), reason=error.condition)
+        verdict = MessageDisposition("refused", kind, faults=(Fault.of(error),), reason=error.condition)
     # An acknowledgement is never acknowledged.
     silent = message is not None and message.first("MSA") is not None
     ack = b"" if silent else _answer(msh, verdict.faults)

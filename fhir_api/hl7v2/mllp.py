@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from oncoflow_site.foundation.errors import TransientError, safe_error_text
 
-__all__ = ["END", "START", "FrameTooLarge", "Limits", "MllpServer", "exchange", "frame", "read_frames"]
+__all__ = ["END", "START", "FrameTooLarge", "MllpLimits", "MllpServer", "exchange", "frame", "read_frames"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ Handler = Callable[[bytes, str], bytes]
 
 
 @dataclass(frozen=True)
-class Limits:
+class MllpLimits:
     """Bounds of one server.
 
     :param frame_bytes: largest message. :param frame_s: seconds a begun frame may take to arrive.
@@ -54,7 +54,7 @@ def frame(message: bytes) -> bytes:
     return START + message + END
 
 
-async def read_frames(reader: asyncio.StreamReader, limits: Limits) -> AsyncIterator[bytes]:
+async def read_frames(reader: asyncio.StreamReader, limits: MllpLimits) -> AsyncIterator[bytes]:
     """The messages of a connection, without their frame characters.
 
     Bytes before 0x0B are discarded. A second 0x0B inside a frame begins anew: what stood before it was cut off by its
@@ -115,13 +115,13 @@ class MllpServer:
         handler: Handler,
         *,
         too_large: Callable[[bytes], bytes],
-        limits: Limits | None = None,
+        limits: MllpLimits | None = None,
         tls: ssl.SSLContext | None = None,
         threads: int = 4,
     ) -> None:
         self._handler = handler
         self._too_large = too_large
-        self._limits = limits or Limits()
+        self._limits = limits or MllpLimits()
         self._tls = tls
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="mllp")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -204,7 +204,7 @@ async def _exchange(
     timeout_s: float,
     tls: ssl.SSLContext | None,
 ) -> bytes:
-    limits = Limits(frame_bytes=4 << 20, frame_s=timeout_s, idle_s=timeout_s)
+    limits = MllpLimits(frame_bytes=4 << 20, frame_s=timeout_s, idle_s=timeout_s)
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=1 << 18)
         try:

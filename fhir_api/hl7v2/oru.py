@@ -18,11 +18,16 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.core import Message as Hl7apyMessage
 from hl7apy.parser import parse_segment
 
-from fhir_api.facts import ReportFacts, read_facts
 from fhir_api.hl7v2.er7 import charset_codec, escape
 from fhir_api.models import Endpoint
-from fhir_api.r4.codes import REGION_NAMES, RESPONSE, RESPONSE_NAMES
-from fhir_api.r4.observations import left_out, millilitres
+from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
+from fhir_api.report_out.observations_common import (
+    REGION_DISPLAY,
+    RESPONSE_ANSWERS,
+    RESPONSE_DISPLAY,
+    reason_not_assessed,
+    volume_ml,
+)
 from oncoflow_site.foundation.errors import PermanentError
 from reports.models import ReportVersion
 
@@ -36,7 +41,7 @@ _PDF_PLACE = "PDF5f0c2b7e6d"
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ObxRow:
     """One OBX: value type, OBX-3, OBX-4, escaped OBX-5, OBX-6, and why there is no value."""
 
     kind: str
@@ -57,10 +62,10 @@ def report_oru(version: ReportVersion, endpoint: Endpoint) -> bytes:
 
     Raises `PermanentError` for a version that was not issued, or contents that do not make a valid message.
     """
-    return build_oru(read_facts(version), endpoint)
+    return build_oru(disclose_report(version), endpoint)
 
 
-def build_oru(facts: ReportFacts, endpoint: Endpoint) -> bytes:
+def build_oru(facts: DisclosedReport, endpoint: Endpoint) -> bytes:
     """`report_oru` without the database."""
     settings: Mapping[str, Any] = endpoint.capabilities or {}
     charset = str(settings.get("charset") or "UNICODE UTF-8")
@@ -83,7 +88,7 @@ def _ts(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y%m%d%H%M%S+0000")
 
 
-def _build(facts: ReportFacts, endpoint: Endpoint, settings: Mapping[str, Any], charset: str) -> Hl7apyMessage:
+def _build(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, Any], charset: str) -> Hl7apyMessage:
     echo = facts.order.echo if facts.order else {}
     message = Hl7apyMessage("ORU_R01", version="2.5.1", validation_level=VALIDATION_LEVEL.STRICT)
     msh = message.msh
@@ -137,7 +142,7 @@ def _build(facts: ReportFacts, endpoint: Endpoint, settings: Mapping[str, Any], 
     return message
 
 
-def _pid(pid: Any, facts: ReportFacts, echo: Mapping[str, str]) -> None:
+def _pid(pid: Any, facts: DisclosedReport, echo: Mapping[str, str]) -> None:
     identity = facts.identity
     numbers = sorted(identity.identifiers, key=lambda one: (one.kind != "MR", one.authority != facts.authority))
     own = "~".join(f"{escape(one.value)}^^^{escape(one.authority)}^{escape(one.kind)}" for one in numbers)
@@ -149,7 +154,7 @@ def _pid(pid: Any, facts: ReportFacts, echo: Mapping[str, str]) -> None:
     pid.pid_8 = identity.sex
 
 
-def _numbers(facts: ReportFacts, echo: Mapping[str, str]) -> tuple[str, str]:
+def _numbers(facts: DisclosedReport, echo: Mapping[str, str]) -> tuple[str, str]:
     """ORC-2/OBR-2 and ORC-3/OBR-3 exactly as the order had them; the filler number is our report's where it had none."""
     order = facts.order
     placer = echo.get("OBR-2") or echo.get("ORC-2", "")
@@ -161,7 +166,7 @@ def _numbers(facts: ReportFacts, echo: Mapping[str, str]) -> tuple[str, str]:
     return placer, filler or f"{facts.report_id[-12:].upper()}^ONCOFLOW"
 
 
-def _obr(obr: Any, facts: ReportFacts, echo: Mapping[str, str], placer: str, filler: str) -> None:
+def _obr(obr: Any, facts: DisclosedReport, echo: Mapping[str, str], placer: str, filler: str) -> None:
     obr.obr_1 = "1"
     if placer:
         obr.obr_2 = placer
@@ -199,14 +204,14 @@ def _lines(text: str) -> str:
     return "~".join(wrapped)
 
 
-def _rows(facts: ReportFacts) -> Iterator[_Row]:
+def _rows(facts: DisclosedReport) -> Iterator[_ObxRow]:
     findings: Mapping[str, Any] = facts.content.get("findings") or {}
     comparison: Mapping[str, Any] = facts.content.get("comparison") or {}
     regions: Mapping[str, Any] = findings.get("regions") or {}
-    for region, name in REGION_NAMES.items():
+    for region, name in REGION_DISPLAY.items():
         values = regions.get(region) or {}
         reason = str(values.get("reason") or "not assessed")
-        volume = millilitres(values.get("volume_mm3"))
+        volume = volume_ml(values.get("volume_mm3"))
         yield _number(f"{region}-volume^{name} volume^L", region, volume, "mL^mL^UCUM", reason)
         if region == "ET" or values.get("longest_axial_diameter_mm") is not None:
             for key, code in (
@@ -216,7 +221,7 @@ def _rows(facts: ReportFacts) -> Iterator[_Row]:
                 value = values.get(key)
                 yield _number(code, region, None if value is None else round(value, 1), "mm^mm^UCUM", reason)
     if comparison.get("prior_study_id"):
-        for region, name in REGION_NAMES.items():
+        for region, name in REGION_DISPLAY.items():
             values = (comparison.get("regions") or {}).get(region) or {}
             change = values.get("change_percent")
             yield _number(
@@ -229,33 +234,33 @@ def _rows(facts: ReportFacts) -> Iterator[_Row]:
     for lesion in findings.get("lesions") or ():
         label = str(lesion.get("id", ""))
         for region, mm3 in (lesion.get("regions") or {}).items():
-            absent = left_out(regions.get(region) or {})
-            if region in REGION_NAMES and (mm3 is not None or absent):
-                code = f"lesion-{region}-volume^{REGION_NAMES[region]} volume of the lesion^L"
-                yield _number(code, label, millilitres(mm3), "mL^mL^UCUM", absent)
-        yield _Row("ST", "lesion-status^Status of the lesion^L", label, escape(str(lesion.get("status", ""))))
+            absent = reason_not_assessed(regions.get(region) or {})
+            if region in REGION_DISPLAY and (mm3 is not None or absent):
+                code = f"lesion-{region}-volume^{REGION_DISPLAY[region]} volume of the lesion^L"
+                yield _number(code, label, volume_ml(mm3), "mL^mL^UCUM", absent)
+        yield _ObxRow("ST", "lesion-status^Status of the lesion^L", label, escape(str(lesion.get("status", ""))))
     yield _response(comparison.get("response") or {})
     impression = str(facts.content.get("impression") or "")
     warning = ["DEMO: simulated patient, models trained on simulated patients."] if facts.demo else []
     if facts.status == "preliminary":
         warning.append("PRELIMINARY: made by models, not read by a radiologist.")
     text = _lines("\n".join([*warning, impression]))
-    yield _Row("TX", "19005-8^Radiology Imaging study [Impression]^LN", "", text)
+    yield _ObxRow("TX", "19005-8^Radiology Imaging study [Impression]^LN", "", text)
     narrative = [str(one.get("text", "")) for one in facts.content.get("narrative") or ()]
     narrative.append(str(facts.content.get("disclaimer") or ""))
-    yield _Row("TX", "18782-3^Radiology Study observation^LN", "", _lines("\n".join(narrative)))
-    yield _Row("ED", "68604-8^Radiology Diagnostic study note^LN", "", f"ONCOFLOW^AP^PDF^Base64^{_PDF_PLACE}")
+    yield _ObxRow("TX", "18782-3^Radiology Study observation^LN", "", _lines("\n".join(narrative)))
+    yield _ObxRow("ED", "68604-8^Radiology Diagnostic study note^LN", "", f"ONCOFLOW^AP^PDF^Base64^{_PDF_PLACE}")
 
 
-def _number(code: str, sub_id: str, value: float | None, unit: str, reason: str) -> _Row:
+def _number(code: str, sub_id: str, value: float | None, unit: str, reason: str) -> _ObxRow:
     if value is None:
-        return _Row("NM", code, sub_id, "", unit, reason or "not assessed")
-    return _Row("NM", code, sub_id, f"{value:.3f}".rstrip("0").rstrip(".") if value else "0", unit)
+        return _ObxRow("NM", code, sub_id, "", unit, reason or "not assessed")
+    return _ObxRow("NM", code, sub_id, f"{value:.3f}".rstrip("0").rstrip(".") if value else "0", unit)
 
 
-def _response(response: Mapping[str, Any]) -> _Row:
+def _response(response: Mapping[str, Any]) -> _ObxRow:
     code = "97509-4^Cancer disease progression^LN"
     category = str(response.get("category") or "")
-    if category not in RESPONSE:
-        return _Row("CE", code, "", "", "", str(response.get("reason") or "not assessed"))
-    return _Row("CE", code, "", f"RANO-{category}^{RESPONSE_NAMES[category]} (imaging only)^L")
+    if category not in RESPONSE_ANSWERS:
+        return _ObxRow("CE", code, "", "", "", str(response.get("reason") or "not assessed"))
+    return _ObxRow("CE", code, "", f"RANO-{category}^{RESPONSE_DISPLAY[category]} (imaging only)^L")

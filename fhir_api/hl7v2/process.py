@@ -10,8 +10,8 @@ from audit.services import Actor, acting_as, record
 from clinical import services as clinical
 from clinical.models import Order, Patient
 from clinical.notices import write_notice
-from fhir_api.hl7v2.er7 import Er7Error, Message, parse
-from fhir_api.hl7v2.fields import OrderFacts, identity_of, order_of
+from fhir_api.hl7v2.er7 import Er7Error, Er7Message, parse
+from fhir_api.hl7v2.fields import InboundOrder, identity_of, order_of
 from fhir_api.hl7v2.structure import ADT_EVENTS, ORDER_TYPES, orders
 from fhir_api.models import HL7_MESSAGE_MACHINE, Hl7Message, Hl7MessageState
 from oncoflow_site.foundation import objects
@@ -120,7 +120,7 @@ def retry_message(row: Hl7Message) -> bool:
     return False
 
 
-def _apply(message: Message, peer: str) -> tuple[Patient, str]:
+def _apply(message: Er7Message, peer: str) -> tuple[Patient, str]:
     """Do what the message says; returns the patient and, when nothing was to be done, why."""
     code, event = message.type
     pid = message.first("PID")
@@ -137,7 +137,7 @@ def _apply(message: Message, peer: str) -> tuple[Patient, str]:
     return patient, ", ".join(filter(None, ignored)) if all(ignored) else ""
 
 
-def _order(patient: Patient, facts: OrderFacts, peer: str) -> str:
+def _order(patient: Patient, facts: InboundOrder, peer: str) -> str:
     if facts.control in _CANCEL:
         clinical.cancel_order(_known(patient, facts, required=True), source="mllp")  # type: ignore[arg-type]
         return ""
@@ -167,7 +167,7 @@ def _order(patient: Patient, facts: OrderFacts, peer: str) -> str:
     return ""
 
 
-def _known(patient: Patient, facts: OrderFacts, *, required: bool) -> Order | None:
+def _known(patient: Patient, facts: InboundOrder, *, required: bool) -> Order | None:
     order = clinical.find_order(facts.identity)
     if order is None:
         if required:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from fhir_api.hl7v2.ack import Fault
-from fhir_api.hl7v2.er7 import Message, Segment
+from fhir_api.hl7v2.er7 import Er7Message, Segment
 from oncoflow_site.foundation.keys import keyed_hash
 
-__all__ = ["ADT_EVENTS", "ORDER_TYPES", "Verdict", "examine", "identifiers", "orders"]
+__all__ = ["ADT_EVENTS", "ORDER_TYPES", "MessageDisposition", "examine", "identifiers", "orders"]
 
 # Patient registration and update: A31 has the structure ADT_A05, the others ADT_A01.
 ADT_EVENTS = frozenset({"A01", "A04", "A08", "A31"})
@@ -25,7 +25,7 @@ _VERSION = re.compile(r"2\.\d(\.\d)?\Z")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MessageDisposition:
     """What is to happen with a message.
 
     :param state: ``stored`` (to be processed), ``ignored`` or ``refused``.
@@ -39,7 +39,7 @@ class Verdict:
     reason: str = ""
 
 
-def authority_of(pid: Segment, repetition: str) -> str:
+def assigning_authority(pid: Segment, repetition: str) -> str:
     """CX.4 as one name: the namespace, or the one configured for the OID, or the OID itself."""
     namespace, oid = pid.part(repetition, 4, 1), pid.part(repetition, 4, 2)
     known: dict[str, str] = getattr(settings, "ONCOFLOW_AUTHORITY_OIDS", {})
@@ -50,14 +50,14 @@ def identifiers(pid: Segment) -> list[tuple[str, str, str]]:
     """(assigning authority, value, type) of each PID-3 repetition that names its authority; type MR first."""
     found = []
     for repetition in pid.repetitions(3):
-        value, authority = pid.part(repetition, 1), authority_of(pid, repetition)
+        value, authority = pid.part(repetition, 1), assigning_authority(pid, repetition)
         if value and value != '""' and authority:
             found.append((authority, value, pid.part(repetition, 5).upper() or "MR"))
     home = settings.ONCOFLOW_ASSIGNING_AUTHORITY
     return sorted(found, key=lambda one: (one[2] != "MR", one[0] != home))
 
 
-def orders(message: Message) -> list[dict[str, Segment]]:
+def orders(message: Er7Message) -> list[dict[str, Segment]]:
     """The order groups: each ORC with the first OBR, TQ1, IPC and ZDS that follow it, by segment name."""
     groups: list[dict[str, Segment]] = []
     for segment in message.segments:
@@ -72,7 +72,7 @@ def _missing(location: str, text: str) -> Fault:
     return Fault("101", location, text)
 
 
-def _header_faults(message: Message) -> list[Fault]:
+def _header_faults(message: Er7Message) -> list[Fault]:
     msh, faults = message.msh, []
     if not msh.get(9, 1):
         faults.append(_missing("MSH^1^9", "The message type is missing."))
@@ -89,7 +89,7 @@ def _header_faults(message: Message) -> list[Fault]:
     return faults
 
 
-def _patient_faults(message: Message) -> list[Fault]:
+def _patient_faults(message: Er7Message) -> list[Fault]:
     pid = message.first("PID")
     if pid is None:
         return [_missing("PID^1", "The PID segment is missing.")]
@@ -100,7 +100,7 @@ def _patient_faults(message: Message) -> list[Fault]:
     return []
 
 
-def _order_faults(message: Message) -> list[Fault]:
+def _order_faults(message: Er7Message) -> list[Fault]:
     groups = orders(message)
     if not groups:
         return [_missing("ORC^1", "The ORC segment is missing.")]
@@ -119,7 +119,7 @@ def _order_faults(message: Message) -> list[Fault]:
     return faults
 
 
-def examine(message: Message) -> Verdict:
+def examine(message: Er7Message) -> MessageDisposition:
     """Check header, required segments and fields. Everything wrong is reported at once."""
     code, event = message.type
     kind = f"{code}^{event}"[:32]
@@ -130,15 +130,15 @@ def examine(message: Message) -> Verdict:
         elif (code, event) in ORDER_TYPES:
             faults = _patient_faults(message) + _order_faults(message)
         elif message.first("MSA") is not None:
-            return Verdict("ignored", kind, reason="an acknowledgement")
+            return MessageDisposition("ignored", kind, reason="an acknowledgement")
         elif code in KEPT_FAMILIES:
-            return Verdict("ignored", kind, reason="message type not processed here")
+            return MessageDisposition("ignored", kind, reason="message type not processed here")
         else:
             faults = [Fault("200", "MSH^1^9", "This message type is not supported.")]
     if faults:
-        return Verdict(
+        return MessageDisposition(
             "refused", kind, faults=tuple(faults), reason=", ".join(sorted({one.condition for one in faults}))
         )
     pid = message.first("PID")
     authority, value, _ = identifiers(pid)[0] if pid else ("", "", "")
-    return Verdict("stored", kind, lane=keyed_hash("fhir_api.hl7_lane", f"{authority}|{value}").hex())
+    return MessageDisposition("stored", kind, lane=keyed_hash("fhir_api.hl7_lane", f"{authority}|{value}").hex())

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 from pydicom.uid import UID
 
-from imaging.deidentification import values
-from imaging.deidentification.codestream import HiddenText, without_comments
-from imaging.deidentification.elements import BadElements, Element, Reader, Writer, known_vr
-from imaging.deidentification.rules import RULES, Rule
-from imaging.deidentification.unusedbits import overlay_in_pixels, without_unused_bits
-from imaging.structure import BadStructure, content_start
+from imaging.deidentification import value_cleaning
+from imaging.deidentification.codestream_comments import HiddenText, without_comments
+from imaging.deidentification.profile import RULES, Rule
+from imaging.deidentification.unused_bits import overlay_in_pixels, without_unused_bits
+from imaging.dicom.elements import BadElements, Element, ElementReader, ElementWriter, known_vr
+from imaging.dicom.preflight import BadStructure, content_start
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
     "DeidentificationRefused",
     "Deidentified",
     "Deidentifier",
+    "PatientProfile",
     "PixelStatement",
-    "Profile",
     "deidentify",
 ]
 
@@ -67,7 +67,7 @@ class DeidentificationRefused(EngineError):
 
 
 @dataclass(frozen=True)
-class Profile:
+class PatientProfile:
     """What is particular to a patient.
 
     :param pseudonym: stands for name and id.
@@ -98,7 +98,7 @@ class Deidentified:
 
     :param data: a DICOM file (preamble, file meta information, data set in the transfer syntax it came in; a deflated one
         comes out as Explicit VR Little Endian).
-    :param report: (tag, VR, action of `imaging.deidentification.rules.ACTIONS`) -> how many. Private tags are reported by
+    :param report: (tag, VR, action of `imaging.deidentification.profile.ACTIONS`) -> how many. Private tags are reported by
         their group alone, as (group << 16), unless they are on the safe list. No values.
     :param codes: CID 7050 codes written into (0012,0064).
     :param image_type: (0008,0008) and :param burned_in: (0028,0301) as they were sent, to judge the pixels by. Not to be
@@ -120,7 +120,7 @@ class Deidentified:
         return counts
 
 
-def deidentify(data: bytes, profile: Profile, pixels: PixelStatement | None = None) -> Deidentified:
+def deidentify(data: bytes, profile: PatientProfile, pixels: PixelStatement | None = None) -> Deidentified:
     """De-identify one DICOM file. For many of one patient, a `Deidentifier` is faster.
 
     :raises DeidentificationRefused: it cannot be parsed or written, or is nested too deep. Nothing half done comes out.
@@ -131,7 +131,7 @@ def deidentify(data: bytes, profile: Profile, pixels: PixelStatement | None = No
 class Deidentifier:
     """De-identifies the files of one patient, and remembers what it made of an element: those of a series are mostly alike."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: PatientProfile) -> None:
         self.profile = profile
         self._caches: dict[object, dict[bytes, tuple[bytes | None, _Key]]] = {}
 
@@ -149,7 +149,7 @@ class Deidentifier:
         syntax = _transfer_syntax(data, start)
         if syntax.is_deflated:
             data, start, syntax = _inflated(data[start:]), 0, UID(EXPLICIT_LITTLE)
-        reader = Reader(data, little=syntax.is_little_endian)
+        reader = ElementReader(data, little=syntax.is_little_endian)
         elements = reader.elements(start, len(data), implicit=syntax.is_implicit_VR)
         by_tag = {element.tag: element for element in elements}
         value = {tag: _stripped(data, by_tag, tag) for tag in (0x00080005, 0x00080016, 0x00080018)}
@@ -165,8 +165,8 @@ class Deidentifier:
         cache = self._caches.setdefault(context, {})
         if len(self._caches) > 8 or len(cache) > _CACHED_VALUES:
             self._caches = {context: (cache := {})}
-        writer = Writer(implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
-        walk = _Walk(self.profile, reader, writer, str(syntax), sop_class, character_set, names, cache)
+        writer = ElementWriter(implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
+        walk = _DeidentifyingWalk(self.profile, reader, writer, str(syntax), sop_class, character_set, names, cache)
         written = dict(walk.elements(elements, 0))
         codes, no_face = _sender_codes(reader, by_tag)
         if walk.report_has("PK"):
@@ -183,7 +183,7 @@ class Deidentifier:
 
 
 def _transfer_syntax(data: bytes, start: int) -> UID:
-    reader = Reader(data, little=True)
+    reader = ElementReader(data, little=True)
     for element in reader.elements(132, start, implicit=False):
         if element.tag == 0x00020010:
             syntax = UID(data[element.start : element.end].rstrip(b" \0").decode("ascii", "replace"))
@@ -212,8 +212,8 @@ def _names(data: bytes, by_tag: dict[int, Element], character_set: tuple[str, ..
     for tag in _NAMES:
         if tag in by_tag:
             element = by_tag[tag]
-            text = values.decoded(data[element.start : min(element.end, element.start + 1024)], character_set)
-            found.update(word.lower() for word in values.words_of(text) if len(word) > 2)
+            text = value_cleaning.decoded(data[element.start : min(element.end, element.start + 1024)], character_set)
+            found.update(word.lower() for word in value_cleaning.words_of(text) if len(word) > 2)
     return frozenset(found)
 
 
@@ -225,7 +225,7 @@ def _said(data: bytes, by_tag: dict[int, Element]) -> bytes | None:
 
 def _meta(sop_class: str, sop_instance: str, syntax: str) -> bytes:
     """Preamble and file meta information (PS3.10 section 7.1), written anew: nothing of the sender's survives."""
-    explicit = Writer(implicit=False, little=True)
+    explicit = ElementWriter(implicit=False, little=True)
     meta = b"".join(
         explicit.element(tag, vr, value)
         for tag, vr, value in (
@@ -240,7 +240,7 @@ def _meta(sop_class: str, sop_instance: str, syntax: str) -> bytes:
     return b"\0" * 128 + b"DICM" + explicit.element(0x00020000, "UL", struct.pack("<I", len(meta))) + meta
 
 
-def _sender_codes(reader: Reader, by_tag: dict[int, Element]) -> tuple[tuple[str, ...], bool]:
+def _sender_codes(reader: ElementReader, by_tag: dict[int, Element]) -> tuple[tuple[str, ...], bool]:
     """Codes of what the sender did to the pixels, and whether it says that no face can be recognised."""
     sequence = by_tag.get(0x00120064)
     if sequence is None or sequence.vr not in ("", "SQ"):
@@ -255,7 +255,7 @@ def _sender_codes(reader: Reader, by_tag: dict[int, Element]) -> tuple[tuple[str
 
 
 def _statement(
-    writer: Writer, codes: tuple[str, ...], burned_in: bytes | None, *, face: bool
+    writer: ElementWriter, codes: tuple[str, ...], burned_in: bytes | None, *, face: bool
 ) -> Iterator[tuple[int, bytes]]:
     """What was done: (0012,0062) to (0012,0064), (0028,0301) to (0028,0303), PS3.15 section E.2 and PS3.3 C.7.1.1."""
     yield 0x00120062, writer.element(0x00120062, "CS", b"YES")
@@ -275,14 +275,14 @@ def _statement(
     yield 0x00280303, writer.element(0x00280303, "CS", b"MODIFIED")
 
 
-class _Walk:
+class _DeidentifyingWalk:
     """One pass over a data set and its sequences."""
 
     def __init__(
         self,
-        profile: Profile,
-        reader: Reader,
-        writer: Writer,
+        profile: PatientProfile,
+        reader: ElementReader,
+        writer: ElementWriter,
         syntax: str,
         sop_class: str,
         character_set: tuple[str, ...],
@@ -379,20 +379,20 @@ class _Walk:
 
     def _changed(self, rule: Rule, action: str, vr: str, value: bytes, scheme: bytes) -> bytes | None:
         if action in ("K", "T"):
-            return values.value_allowed(rule, vr, value, self.writer.little)
+            return value_cleaning.value_allowed(rule, vr, value, self.writer.little)
         if vr not in rule.vrs:
             return None
         if action == "U":
             return self._uids(value)
         if action == "S":
-            return values.shift_date(value, self.profile.shift_days)
+            return value_cleaning.shift_date(value, self.profile.shift_days)
         if action == "A":
-            return values.clean_age(value)
+            return value_cleaning.clean_age(value)
         if action == "code":
-            return values.clean_code(scheme.decode("ascii", "replace").strip(" \0"), value)
+            return value_cleaning.clean_code(scheme.decode("ascii", "replace").strip(" \0"), value)
         if action == "version":
-            return values.clean_version(value, self.character_set, self.names)
-        cleaned = values.clean_text(value, self.character_set, self.names)
+            return value_cleaning.clean_version(value, self.character_set, self.names)
+        cleaned = value_cleaning.clean_text(value, self.character_set, self.names)
         if action == "contrast" and not cleaned and value.strip(b" \0"):
             return b"CONTRAST"  # that an agent was given must survive; which one, said in unknown words, need not
         return cleaned
@@ -428,7 +428,7 @@ class _Walk:
             self._seen.append((group << 16, "", "P"))
             return
         rule = Rule("", element.tag, "K", frozenset({wanted}), 9)
-        value = values.value_allowed(rule, wanted, self.data[element.start : element.end], self.writer.little)
+        value = value_cleaning.value_allowed(rule, wanted, self.data[element.start : element.end], self.writer.little)
         self._seen.append((element.tag, wanted, "PK" if value is not None else "V"))
         if value is not None:
             yield creator_tag, self.writer.element(creator_tag, "LO", creator.encode())

@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.datadict import keyword_for_tag
 
 from imaging.deidentification.engine import CODES, Deidentified
-from imaging.deidentification.rules import ACTIONS, RULES
+from imaging.deidentification.profile import ACTIONS, RULES
 from imaging.models import DeidentificationReport, FaceRemoval, Study
 from oncoflow_site.foundation.clock import now
 

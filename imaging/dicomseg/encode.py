@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from imaging.deidentification.study import shift_days
-from imaging.dicomseg.terms import AI, ALTERED_STRUCTURE, BRAIN, SEGMENTS, term_of
-from imaging.geometry import LPS_FROM_RAS
-from imaging.identity import map_uid
+from imaging.deidentification.deidentify_study import shift_days
+from imaging.dicom.image_plane import VolumeRefused
+from imaging.dicomseg.segment_codes import AI, ALTERED_STRUCTURE, BRAIN, SEGMENTS, term_of
+from imaging.geometry.sitk import LPS_FROM_RAS
+from imaging.identifiers import map_uid
 from imaging.models import Instance, Segmentation, SegmentationKind, Volume
-from imaging.scannergrid import scanner_frames, scanner_grid, to_scanner_grid
-from imaging.segmentations import load_labels
-from imaging.stack import VolumeRefused
+from imaging.segmentation.label_maps import load_labels
+from imaging.volumes.native_space import native_frames, native_grid, to_native_grid
 from oncoflow_site.foundation import keys, objects
 from oncoflow_site.foundation.errors import UserVisibleError
 
@@ -82,10 +82,10 @@ def encode(segmentation: Segmentation, identity: Identity = Identity.DEIDENTIFIE
     series = volume.source_series
     assert series is not None
     try:
-        frames = scanner_frames(series)
+        frames = native_frames(series)
     except VolumeRefused as error:
         raise NotEncodable(f"The series behind it cannot be referred to. {error.message}", code="refused") from error
-    on_scanner = to_scanner_grid(load_labels(segmentation), volume)
+    on_scanner = to_native_grid(load_labels(segmentation), volume)
     present = [label for label in SEGMENTS if np.any(on_scanner == label)]
     if not present:
         raise NotEncodable("Nothing is outlined on the images of this study.", code="empty")
@@ -125,7 +125,7 @@ def encode(segmentation: Segmentation, identity: Identity = Identity.DEIDENTIFIE
 def _complete(header: Dataset, volume: Volume) -> None:
     """Fill in, on our copy, what highdicom looks for in one place only: the thickness of a classic image, and the shared
     measures and orientation of a multi-frame one that gives them frame by frame."""
-    grid = scanner_grid(volume)
+    grid = native_grid(volume)
     x, y, z = grid.spacing_xyz()
     shared = header.get("SharedFunctionalGroupsSequence")
     if shared is None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from audit import services as audit
 from imaging.dicomseg.encode import Identity, NotEncodable, encode
-from imaging.dicomweb.header import read_published
-from imaging.dicomweb.publish import publish_object
+from imaging.dicomweb.dicom_json import read_published
+from imaging.dicomweb.index import publish_object
 from imaging.models import SegmentationKind, Study
 from oncoflow_site.foundation import objects
 

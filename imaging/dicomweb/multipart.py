@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-__all__ = ["MultipartError", "Part", "TooLarge", "Writer", "read_parts"]
+__all__ = ["MultipartError", "MultipartWriter", "Part", "TooLarge", "read_parts"]
 
 MAX_HEADERS = 16 * 1024
 READ = 1 << 20
@@ -29,7 +29,7 @@ class Part:
     content: bytes | None
 
 
-class Writer:
+class MultipartWriter:
     """Frames parts. ``content_type(...)`` goes into the header of the answer."""
 
     def __init__(self) -> None:

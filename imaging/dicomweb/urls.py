@@ -2,7 +2,7 @@
 
 from django.urls import path, register_converter
 
-from imaging.dicomweb import frames, retrieve, search, store
+from imaging.dicomweb import qido_rs, stow_rs, wado_frames, wado_rs
 
 
 class _Uid:
@@ -43,24 +43,24 @@ INSTANCE = f"{SERIES}/instances/<dicomuid:instance_uid>"
 
 app_name = "dicomweb"
 urlpatterns = [
-    path("studies", store.Studies.as_view()),
-    path("series", search.SearchSeries.as_view()),
-    path("instances", search.SearchInstances.as_view()),
-    path(STUDY, store.OneStudy.as_view()),
-    path(f"{STUDY}/series", search.SearchSeries.as_view()),
-    path(f"{STUDY}/instances", search.SearchInstances.as_view()),
-    path(f"{STUDY}/metadata", retrieve.Metadata.as_view()),
-    path(f"{STUDY}/thumbnail", frames.Thumbnail.as_view()),
-    path(SERIES, retrieve.Instances.as_view()),
-    path(f"{SERIES}/instances", search.SearchInstances.as_view()),
-    path(f"{SERIES}/metadata", retrieve.Metadata.as_view()),
-    path(f"{SERIES}/thumbnail", frames.Thumbnail.as_view()),
-    path(INSTANCE, retrieve.Instances.as_view(), name="instance"),
-    path(f"{INSTANCE}/metadata", retrieve.Metadata.as_view()),
-    path(f"{INSTANCE}/bulkdata/<path:path>", retrieve.BulkData.as_view()),
-    path(f"{INSTANCE}/rendered", frames.Rendered.as_view()),
-    path(f"{INSTANCE}/thumbnail", frames.Thumbnail.as_view()),
-    path(f"{INSTANCE}/frames/<dicomframes:frames>", frames.Frames.as_view()),
-    path(f"{INSTANCE}/frames/<dicomframe:frame>/rendered", frames.Rendered.as_view()),
-    path(f"{INSTANCE}/frames/<dicomframe:frame>/thumbnail", frames.Thumbnail.as_view()),
+    path("studies", stow_rs.Studies.as_view()),
+    path("series", qido_rs.SearchSeries.as_view()),
+    path("instances", qido_rs.SearchInstances.as_view()),
+    path(STUDY, stow_rs.OneStudy.as_view()),
+    path(f"{STUDY}/series", qido_rs.SearchSeries.as_view()),
+    path(f"{STUDY}/instances", qido_rs.SearchInstances.as_view()),
+    path(f"{STUDY}/metadata", wado_rs.Metadata.as_view()),
+    path(f"{STUDY}/thumbnail", wado_frames.Thumbnail.as_view()),
+    path(SERIES, wado_rs.Instances.as_view()),
+    path(f"{SERIES}/instances", qido_rs.SearchInstances.as_view()),
+    path(f"{SERIES}/metadata", wado_rs.Metadata.as_view()),
+    path(f"{SERIES}/thumbnail", wado_frames.Thumbnail.as_view()),
+    path(INSTANCE, wado_rs.Instances.as_view(), name="instance"),
+    path(f"{INSTANCE}/metadata", wado_rs.Metadata.as_view()),
+    path(f"{INSTANCE}/bulkdata/<path:path>", wado_rs.BulkData.as_view()),
+    path(f"{INSTANCE}/rendered", wado_frames.Rendered.as_view()),
+    path(f"{INSTANCE}/thumbnail", wado_frames.Thumbnail.as_view()),
+    path(f"{INSTANCE}/frames/<dicomframes:frames>", wado_frames.Frames.as_view()),
+    path(f"{INSTANCE}/frames/<dicomframe:frame>/rendered", wado_frames.Rendered.as_view()),
+    path(f"{INSTANCE}/frames/<dicomframe:frame>/thumbnail", wado_frames.Thumbnail.as_view()),
 ]

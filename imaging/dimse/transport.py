@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _config.LOG_HANDLER_LEVEL = "none"
 
 MAX_PDU = 1 << 18
-MAX_MESSAGE = 1 << 30  # of one data set; see `imaging.header.MAX_BYTES`
+MAX_MESSAGE = 1 << 30  # of one data set; see `imaging.archive.filing_header.MAX_BYTES`
 MAX_ANSWER = 4 << 20  # of an identifier or a status, which have some hundreds of bytes
 _MAX_ASSOCIATE_PDU = 1 << 20  # 128 presentation contexts with 30 transfer syntaxes each need a quarter of it
 _MAX_WAITING = 8  # requests; one at a time is negotiated (PS3.7 D.3.3.3), a C-CANCEL may come between

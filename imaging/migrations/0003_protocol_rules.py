@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="series",
             name="protocol",
-            field=models.JSONField(blank=True, default=dict, help_text="What tells its protocol (imaging.protocols)."),
+            field=models.JSONField(blank=True, default=dict, help_text="What tells its protocol."),
         ),
         migrations.CreateModel(
             name="ProtocolRule",

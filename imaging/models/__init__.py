@@ -1,13 +1,12 @@
 """What the imaging room keeps. One module a subject; everything is imported from here."""
 
-from imaging.machines import STUDY_MACHINE, UPLOAD_MACHINE, StudyState, UploadState
 from imaging.models.archive import (
     DicomPeer,
     Instance,
     InstanceState,
+    MrSequence,
     PriorsBy,
     QuarantinedInstance,
-    Sequence,
     Series,
     Study,
     StudyPurpose,
@@ -21,6 +20,7 @@ from imaging.models.protocols import ProtocolRule
 from imaging.models.published import PublishedInstance
 from imaging.models.results import Comparison, Measurement, Segmentation, SegmentationKind, Volume, VolumeSet
 from imaging.models.uploads import Upload, UploadFile, UploadPart
+from imaging.states import STUDY_MACHINE, UPLOAD_MACHINE, StudyState, UploadState
 
 __all__ = [
     "STUDY_MACHINE",
@@ -37,6 +37,7 @@ __all__ = [
     "IntakeFile",
     "IntakeState",
     "Measurement",
+    "MrSequence",
     "PixelRelease",
     "PriorState",
     "PriorStudy",
@@ -46,7 +47,6 @@ __all__ = [
     "QuarantinedInstance",
     "Segmentation",
     "SegmentationKind",
-    "Sequence",
     "Series",
     "Study",
     "StudyPurpose",

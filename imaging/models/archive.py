@@ -9,7 +9,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 
-from imaging.machines import StudyState
+from imaging.states import StudyState
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 
@@ -18,9 +18,9 @@ __all__ = [
     "DicomPeer",
     "Instance",
     "InstanceState",
+    "MrSequence",
     "PriorsBy",
     "QuarantinedInstance",
-    "Sequence",
     "Series",
     "Study",
     "StudyPurpose",
@@ -41,7 +41,7 @@ class StudySource(models.TextChoices):
     NIFTI = "nifti", "NIfTI files"
 
 
-class Sequence(models.TextChoices):
+class MrSequence(models.TextChoices):
     """What an MRI series shows."""
 
     T1 = "T1", "T1-weighted"
@@ -116,7 +116,7 @@ class DicomPeer(models.Model):
 class Study(models.Model):
     """One DICOM study (or one date of NIfTI files) of one patient; at most one order.
 
-    ``ciphertext`` holds `imaging.identity.StudyIdentity`. ``performed_at`` is the true moment, aware.
+    ``ciphertext`` holds `imaging.identifiers.StudyIdentity`. ``performed_at`` is the true moment, aware.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -163,7 +163,7 @@ class Study(models.Model):
 
 
 class Series(models.Model):
-    """One DICOM series, or one NIfTI file. ``ciphertext`` holds `imaging.identity.SeriesIdentity`."""
+    """One DICOM series, or one NIfTI file. ``ciphertext`` holds `imaging.identifiers.SeriesIdentity`."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="series")
@@ -171,7 +171,7 @@ class Series(models.Model):
     deidentified_uid = models.CharField(max_length=64, unique=True)
     modality = models.CharField(max_length=16, default="MR")
     number = models.IntegerField(null=True, blank=True, help_text="Series Number (0020,0011).")
-    sequence = models.CharField(max_length=10, choices=Sequence.choices, default=Sequence.UNKNOWN)
+    sequence = models.CharField(max_length=10, choices=MrSequence.choices, default=MrSequence.UNKNOWN)
     sequence_confidence = models.FloatField(default=0.0, help_text="0 to 1.")
     sequence_reason = models.CharField(max_length=500, blank=True, default="")
     overridden_by = models.ForeignKey(
@@ -179,7 +179,7 @@ class Series(models.Model):
     )
     description = models.CharField(max_length=200, blank=True, default="", help_text="Cleaned by the allow-list.")
     parameters = models.JSONField(default=dict, blank=True, help_text="Acquisition facts used for recognition.")
-    protocol = models.JSONField(default=dict, blank=True, help_text="What tells its protocol (imaging.protocols).")
+    protocol = models.JSONField(default=dict, blank=True, help_text="What tells its protocol.")
     ciphertext = models.BinaryField()
     nifti = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(default=now)

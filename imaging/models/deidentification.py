@@ -16,7 +16,7 @@ class DeidentificationReport(models.Model):
     """What was done to which attribute of a study's instances, without any value. One row a profile and table edition.
 
     ``attributes`` lists ``[tag, VR, action, count]`` with the tag as eight hexadecimal digits and the action as in
-    `imaging.deidentification.rules.ACTIONS`; ``pixels`` counts what the pixels were: pass, ocr, released, quarantine.
+    `imaging.deidentification.profile.ACTIONS`; ``pixels`` counts what the pixels were: pass, ocr, released, quarantine.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)

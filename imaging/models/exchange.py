@@ -19,7 +19,7 @@ class CommitmentState(models.TextChoices):
 
 
 class CommitmentRequest(models.Model):
-    """One request for storage commitment (PS3.4 Annex J). ``ciphertext`` holds `imaging.commitment.Requested`."""
+    """One request for storage commitment (PS3.4 Annex J). ``ciphertext`` holds `imaging.dimse.storage_commitment.Requested`."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     peer = models.ForeignKey(DicomPeer, on_delete=models.CASCADE, related_name="commitments")
@@ -51,7 +51,7 @@ class PriorState(models.TextChoices):
 class PriorStudy(models.Model):
     """An earlier study that a PACS says it has of a patient, and that we asked for.
 
-    What arrives under its UID is filed only under ``patient``. ``ciphertext`` holds `imaging.priors.Wanted`.
+    What arrives under its UID is filed only under ``patient``. ``ciphertext`` holds `imaging.priors.fetch.WantedPrior`.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from imaging.models.archive import OBJECT, Sequence, Series, Study
+from imaging.models.archive import OBJECT, MrSequence, Series, Study
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 
@@ -47,7 +47,7 @@ class Volume(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     volume_set = models.ForeignKey(VolumeSet, on_delete=models.CASCADE, related_name="volumes")
-    sequence = models.CharField(max_length=10, choices=Sequence.choices)
+    sequence = models.CharField(max_length=10, choices=MrSequence.choices)
     object = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
     sha256 = models.CharField(max_length=64)
     source_series = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="volumes")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 
-from imaging.machines import UploadState
 from imaging.models.archive import OBJECT, Study
+from imaging.states import UploadState
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 
@@ -19,7 +19,7 @@ __all__ = ["Upload", "UploadFile", "UploadPart"]
 class Upload(models.Model):
     """Files that belong together under one declaration. Only its owner sees it.
 
-    ``declaration`` holds `imaging.uploads.declared.Declared` and is emptied when the upload is done; ``notes`` a list of
+    ``declaration`` holds an `imaging.intake.upload_declaration` and is emptied when the upload is done; ``notes`` a list of
     sentences that may show file names.
     """
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .base import SEQUENCES, Expert, WeightsMissing, read_model_json
+from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.experts.contract import Expert
+from inference.experts.errors import WeightsMissing
+from inference.experts.weights import read_model_json
 
 __all__ = ["KINDS", "ExpertSpec", "expert_for_folder", "heavy_modules", "make_expert"]
 
@@ -44,8 +47,8 @@ class ExpertSpec:
     def __post_init__(self) -> None:
         if self.needs is not None:
             object.__setattr__(self, "needs", tuple(self.needs))
-            if not self.needs or not set(self.needs) <= set(SEQUENCES):
-                raise ValueError(f"needs names some of {', '.join(SEQUENCES)}")
+            if not self.needs or not set(self.needs) <= set(PANEL_SEQUENCES):
+                raise ValueError(f"needs names some of {', '.join(PANEL_SEQUENCES)}")
 
 
 def heavy_modules(specs: Sequence[ExpertSpec]) -> list[str]:

@@ -13,22 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from inference.experts.base import (
-    REGIONS,
-    ExpertError,
-    ExpertFailed,
-    ExpertOutput,
-    Finding,
-    InvalidVolumes,
-    MissingSequence,
-    ModelVersion,
-    Progress,
-    Prompt,
-    Refined,
-    Volumes,
-)
-
-from .wire import Channel, Closed, Message, ProtocolError, open_channel
+from imaging.brats.regions import REGIONS
+from inference.experts.contract import ExpertOutput, Finding, ModelIdentity, Progress, Prompt, Refined, Volumes
+from inference.experts.errors import ExpertError, ExpertFailed, InvalidVolumes, MissingSequence
+from inference.supervisor.protocol import Channel, ChannelClosed, ProtocolError, ProtocolMessage, open_channel
 
 __all__ = [
     "ExpertFailed",
@@ -151,7 +139,7 @@ class SupervisorClient:
             "prompt": _prompt_values(prompt),
             "priority": int(priority),
         }
-        request = Message("run", values, {} if key else _arrays(volumes))
+        request = ProtocolMessage("run", values, {} if key else _arrays(volumes))
         answer = self._converse(request, lambda: volumes, on_progress)
         return self._exchange(partial(_output, answer, volumes.shape))
 
@@ -179,10 +167,12 @@ class SupervisorClient:
             "sequences": list(sequences),
             "prompt": _prompt_values(prompt),
         }
-        answer = self._converse(Message("refine", values), load, None)
+        answer = self._converse(ProtocolMessage("refine", values), load, None)
         return None if prompt is None else self._exchange(partial(_refined, answer))
 
-    def _converse(self, request: Message, load: Callable[[], Volumes], on_progress: Progress | None) -> Message:
+    def _converse(
+        self, request: ProtocolMessage, load: Callable[[], Volumes], on_progress: Progress | None
+    ) -> ProtocolMessage:
         """Ask, send volumes where they are asked for, and wait for the result."""
         channel = self._open()
         try:
@@ -196,7 +186,7 @@ class SupervisorClient:
                 elif answer.kind == "volumes_needed":
                     arrays = _arrays(load())
                     wanted = {name: arrays[name] for name in answer.values["names"] if name in arrays}
-                    self._exchange(partial(channel.send, Message("volumes", {}, wanted)))
+                    self._exchange(partial(channel.send, ProtocolMessage("volumes", {}, wanted)))
                 elif answer.kind == "result":
                     return answer
                 elif answer.kind == "error":
@@ -209,7 +199,7 @@ class SupervisorClient:
         """Run one step of the conversation; what goes wrong with it becomes ExpertUnavailable."""
         try:
             return action()
-        except (Closed, TimeoutError) as error:
+        except (ChannelClosed, TimeoutError) as error:
             raise ExpertUnavailable("the connection to the supervisor was lost") from error
         except (ProtocolError, KeyError, ValueError, TypeError) as error:
             name = type(error).__name__
@@ -222,9 +212,9 @@ class SupervisorClient:
         """
         channel = self._open()
         try:
-            channel.send(Message("health"))
+            channel.send(ProtocolMessage("health"))
             answer = channel.receive()
-        except (Closed, TimeoutError, ProtocolError) as error:
+        except (ChannelClosed, TimeoutError, ProtocolError) as error:
             raise ExpertUnavailable("the supervisor does not answer") from error
         finally:
             channel.close()
@@ -237,7 +227,7 @@ class SupervisorClient:
             raise ExpertUnavailable("the supervisor cannot be reached") from error
         try:
             channel = open_channel(connection, self.key)
-        except (Closed, TimeoutError) as error:
+        except (ChannelClosed, TimeoutError) as error:
             connection.close()
             raise ExpertUnavailable("the supervisor does not answer") from error
         connection.settimeout(self.silence_s)
@@ -261,11 +251,11 @@ def _arrays(volumes: Volumes) -> dict[str, Any]:
     return {"brain_mask": np.asarray(volumes.brain_mask, bool)} | images
 
 
-def _model(values: dict[str, Any]) -> ModelVersion:
-    return ModelVersion(*(str(values[k]) for k in ("name", "version", "sha256", "architecture")))
+def _model(values: dict[str, Any]) -> ModelIdentity:
+    return ModelIdentity(*(str(values[k]) for k in ("name", "version", "sha256", "architecture")))
 
 
-def _refined(answer: Message) -> Refined:
+def _refined(answer: ProtocolMessage) -> Refined:
     mask, (z, y, x) = answer.arrays["mask"], (int(n) for n in answer.values["origin"])
     if mask.dtype != np.bool_ or mask.ndim != 3:
         raise ProtocolError("the answer is no mask")
@@ -280,7 +270,7 @@ def _refined(answer: Message) -> Refined:
     )
 
 
-def _output(answer: Message, shape: tuple[int, int, int]) -> ExpertOutput:
+def _output(answer: ProtocolMessage, shape: tuple[int, int, int]) -> ExpertOutput:
     probabilities = {r: answer.arrays[r] for r in REGIONS}
     if any(p.shape != shape or p.dtype != np.float16 for p in probabilities.values()):
         raise ProtocolError("the answer has another shape than the question")

@@ -2,7 +2,7 @@
 
     python -m inference.training.distribution --dataset DIR --model inference/weights/nnunet-plain [--model ...]
 
-Fits `inference.distribution` on the training cases, says how many held-out cases pass, writes distribution.json into
+Fits `inference.domain_shift.distribution` on the training cases, says how many held-out cases pass, writes distribution.json into
 each weights folder.
 """
 
@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.distribution import FILE, Distribution, features, fit
-
-from .dataset import RawCase, RawDataset
+from inference.domain_shift.distribution import FILE, Distribution, features, fit
+from inference.training.common.dataset import RawCase, RawDataset
 
 __all__ = ["main"]
 

@@ -23,16 +23,18 @@ from typing import Any
 
 import numpy as np
 
-from imaging.assessable import assessable
-from inference.evaluation import CaseScore, score_case, summarise
-from inference.experts.base import SEQUENCES, Expert, Volumes, read_model_json, regions_from_labels
+from imaging.brats.assessability import assessable
+from imaging.brats.regions import region_masks
+from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.evaluation.heldout import CaseScore, score_case, summarise
+from inference.experts.common.flair_baseline import RULE_SEQUENCES, rule_regions
+from inference.experts.common.input_requirements import read_evaluation, subset_key
+from inference.experts.contract import Expert, Volumes
 from inference.experts.factory import expert_for_folder
-from inference.experts.needs import read_evaluation, subset_key
-from inference.experts.saliency import RULE_SEQUENCES, rule_regions
-from inference.fusion import masks_of
-
-from .common import set_threads
-from .dataset import RawDataset
+from inference.experts.weights import read_model_json
+from inference.fusion.fuse import masks_of
+from inference.training.common.command_line import set_threads
+from inference.training.common.dataset import RawDataset
 
 __all__ = ["evaluate", "main", "model_card", "with_subset"]
 
@@ -42,7 +44,7 @@ def evaluate(
     dataset: RawDataset,
     split: str = "test",
     limit: int | None = None,
-    sequences: Sequence[str] = SEQUENCES,
+    sequences: Sequence[str] = PANEL_SEQUENCES,
 ) -> dict[str, Any]:
     """The content of evaluation.json for one expert, the rule's figures under "baseline" where it can be applied.
 
@@ -55,7 +57,7 @@ def evaluate(
     with_rule = set(RULE_SEQUENCES) <= set(sequences)
     for name in dataset.names(split)[:limit]:
         case = dataset.load(split, name)
-        whole, truth = case.volumes(), regions_from_labels(case.labels)
+        whole, truth = case.volumes(), region_masks(case.labels)
         images = {s: image if s in sequences else np.zeros_like(image) for s, image in whole.images.items()}
         volumes = Volumes(images, whole.spacing, whole.brain_mask)
         output = expert.predict(volumes)
@@ -178,11 +180,13 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--out", type=Path, default=None, help="folder for the result; the model's own if not given")
     p.add_argument(
-        "--sequences", default=",".join(SEQUENCES), help="what the model is given, as T1c,FLAIR; all four if not said"
+        "--sequences",
+        default=",".join(PANEL_SEQUENCES),
+        help="what the model is given, as T1c,FLAIR; all four if not said",
     )
     arguments = p.parse_args(argv)
-    sequences = [s for s in SEQUENCES if s in arguments.sequences.split(",")]
-    if set(arguments.sequences.split(",")) - set(SEQUENCES) or not assessable(sequences).regions:
+    sequences = [s for s in PANEL_SEQUENCES if s in arguments.sequences.split(",")]
+    if set(arguments.sequences.split(",")) - set(PANEL_SEQUENCES) or not assessable(sequences).regions:
         p.error("--sequences: some of T1, T1c, T2, FLAIR; at least T1c, FLAIR or T2")
     set_threads(arguments.threads)
     dataset = RawDataset(arguments.dataset)
@@ -193,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out or arguments.model
     out.mkdir(parents=True, exist_ok=True)
     earlier = read_evaluation(out) or read_evaluation(arguments.model)
-    if sequences != list(SEQUENCES):
+    if sequences != list(PANEL_SEQUENCES):
         if not earlier:
             p.error("evaluate the model with all sequences first")
         result = with_subset(earlier, sequences, result)

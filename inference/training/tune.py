@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from inference.experts.base import ExpertError
-from inference.training.dataset import DatasetError, RawDataset
+from inference.experts.errors import ExpertError
+from inference.training.common.dataset import DatasetError, RawDataset
 
 __all__ = ["Tuning", "TuningFailed", "tune"]
 
@@ -59,13 +59,13 @@ def tune(wanted: Tuning) -> Path:
     for option in wanted.extra:
         key, _, value = option.partition("=")
         arguments += [f"--{key.lstrip('-')}", *([value] if value else [])]
-    _run(f"inference.training.{wanted.expert}", arguments)
+    _run(f"inference.training.{wanted.expert}.train", arguments)
     folder = wanted.out / "export"
     common = ["--model", str(folder), "--dataset", str(wanted.dataset), "--threads", str(wanted.threads)]
     if wanted.expert == "nnunet":
-        _run("inference.training.calibrate", common)
+        _run("inference.training.nnunet.calibrate", common)
     elif wanted.expert == "sam":
-        _run("inference.training.presence", common)
+        _run("inference.training.sam.presence", common)
     _run("inference.training.evaluate", [*common, *(["--limit", str(wanted.limit)] if wanted.limit else [])])
     return folder
 

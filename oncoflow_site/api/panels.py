@@ -17,11 +17,11 @@ from rest_framework.response import Response
 from audit.services import Actor, acting_as, record, record_refusal
 from clinical.roles import can
 from imaging.models import Study
-from inference.cancelling import cancel_panel, run_again
-from inference.choosing import choose_fusion
-from inference.fusion import METHODS
+from inference.fusion.fuse import METHODS
 from inference.models import FusionChoice, PanelRun
-from inference.panel import latest_panel, newest_panel, panel_summary
+from inference.panel.cancel import cancel_panel, run_again
+from inference.panel.choose_fusion import choose_fusion
+from inference.panel.queries import latest_panel, newest_panel, panel_summary
 from oncoflow_site.api.studies import Base
 
 __all__ = ["Panel", "PanelAgain", "PanelCancel", "PanelFuse", "panel_to_steer"]

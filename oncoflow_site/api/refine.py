@@ -15,12 +15,12 @@ from rest_framework.response import Response
 
 from audit.services import Actor, acting_as, record_refusal, record_view
 from clinical.roles import can
-from imaging.corrections import encode_runs, save_corrections
 from imaging.models import Segmentation, Study
-from imaging.segmentations import grid_of
-from imaging.volumes import latest_volume_set
-from inference.experts.base import ExpertError, InvalidVolumes, MissingSequence
-from inference.refine import refine
+from imaging.segmentation.corrections import save_corrections
+from imaging.segmentation.run_length import encode_runs
+from imaging.volumes.load import grid_of, latest_volume_set
+from inference.experts.errors import ExpertError, InvalidVolumes, MissingSequence
+from inference.interactive import refine
 from inference.supervisor.client import ExpertTimeout, ExpertUnavailable
 from oncoflow_site.api.refine_forms import CorrectionsForm, PromptForm, RefinedForm, first_error
 from oncoflow_site.api.studies import Base, bring_in_outline

@@ -7,10 +7,11 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from imaging.corrections import HOW, Correction, decode_runs
-from imaging.render import PLANES
-from imaging.segmentations import REGIONS
-from inference.experts.base import Prompt
+from imaging.brats.regions import REGIONS
+from imaging.rendering.slices import VIEW_PLANES
+from imaging.segmentation.corrections import HOW, Correction
+from imaging.segmentation.run_length import decode_runs
+from inference.experts.contract import Prompt
 from oncoflow_site.foundation.errors import UserVisibleError
 
 __all__ = ["CorrectionsForm", "PromptForm", "RefinedForm", "first_error"]
@@ -56,7 +57,7 @@ class PromptForm(serializers.Serializer[Any]):
     region = serializers.ChoiceField(choices=REGIONS, required=False)
     points = PointForm(many=True, required=False, default=list)
     box = BoxForm(required=False, allow_null=True, default=None)
-    plane = serializers.ChoiceField(choices=PLANES, default="axial", help_text="The slices the person looks at.")
+    plane = serializers.ChoiceField(choices=VIEW_PLANES, default="axial", help_text="The slices the person looks at.")
     scope = serializers.ChoiceField(
         choices=("slice", "volume"),
         default="slice",
@@ -69,7 +70,7 @@ class PromptForm(serializers.Serializer[Any]):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if attrs["prepare"]:
             return attrs
-        points, box, axis = attrs["points"], attrs["box"], PLANES.index(attrs["plane"])
+        points, box, axis = attrs["points"], attrs["box"], VIEW_PLANES.index(attrs["plane"])
         if "region" not in attrs:
             raise serializers.ValidationError("`region` is missing.")
         if len(points) > MOST_POINTS:
@@ -89,7 +90,7 @@ class PromptForm(serializers.Serializer[Any]):
             return None
         points = tuple((p["z"], p["y"], p["x"], p["positive"]) for p in data["points"])
         box = tuple(tuple(data["box"][corner]) for corner in ("first", "last")) if data["box"] else None
-        return Prompt(data["region"], points, box, PLANES.index(data["plane"]), data["scope"])  # type: ignore[arg-type]
+        return Prompt(data["region"], points, box, VIEW_PLANES.index(data["plane"]), data["scope"])  # type: ignore[arg-type]
 
 
 @extend_schema_field({"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": MOST_RUNS})

@@ -10,9 +10,9 @@ __all__ = ["BearerScheme"]
 
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """Bearer tokens of `fhir_api.auth`."""
+    """Bearer tokens of `fhir_api.access.auth`."""
 
-    target_class = "fhir_api.auth.BearerAuthentication"
+    target_class = "fhir_api.access.auth.BearerAuthentication"
     name = "bearer"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:

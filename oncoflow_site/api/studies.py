@@ -23,12 +23,12 @@ from audit.services import Actor, record, record_refusal, record_view
 from clinical.access import patients_for, require_patient
 from clinical.models import ClinicalDocument
 from clinical.roles import can
-from imaging.handmade import MAX_BYTES, accept_label_map
-from imaging.models import Comparison, Measurement, Segmentation, Sequence, Study
-from imaging.render import PLANES, best_slices, render_slice, slice_count
-from imaging.segmentations import current_segmentation, grid_of, load_labels
-from imaging.volumes import assessable_of, latest_volume_set, load_volume
-from inference.panel import latest_panel, panel_summary
+from imaging.models import Comparison, Measurement, MrSequence, Segmentation, Study
+from imaging.rendering.slices import VIEW_PLANES, best_slices, render_slice, slice_count
+from imaging.segmentation.label_maps import current_segmentation, load_labels
+from imaging.segmentation.manual_import import MAX_BYTES, accept_label_map
+from imaging.volumes.load import assessable_of, grid_of, latest_volume_set, load_volume
+from inference.panel.queries import latest_panel, panel_summary
 from oncoflow_site.api.problems import ProblemRenderer, handle
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.models import Job
@@ -302,7 +302,7 @@ class SlicePicture(Base):
         study = self.study(request, study_id, "study.slices")
         sequence = request.query_params.get("sequence", "T1c")
         volume_set = latest_volume_set(study)
-        if plane not in PLANES or sequence not in Sequence.values or volume_set is None:
+        if plane not in VIEW_PLANES or sequence not in MrSequence.values or volume_set is None:
             raise Http404
         if not volume_set.volumes.filter(sequence=sequence).exists():
             raise Http404
@@ -416,4 +416,4 @@ def default_slices(study: Study) -> dict[str, int]:
     if segmentation is not None and segmentation.volume_set_id == volume_set.id:
         return {str(plane): int(index) for plane, index in best_slices(load_labels(segmentation)).items()}
     grid = grid_of(volume_set)
-    return {plane: slice_count(grid, plane) // 2 for plane in PLANES}
+    return {plane: slice_count(grid, plane) // 2 for plane in VIEW_PLANES}

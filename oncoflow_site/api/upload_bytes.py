@@ -19,8 +19,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from audit.services import Actor, acting_as
+from imaging.intake import upload_session
 from imaging.models import UploadFile
-from imaging.uploads import receiving
 from oncoflow_site.api.studies import Base
 from oncoflow_site.api.upload_forms import DeclarationForm, PresignedForm, PresignForm
 from oncoflow_site.api.uploads import OFFSET_STREAM, TUS, LengthRequired, OffsetStreamParser, UploadView, problem
@@ -79,7 +79,7 @@ class Files(UploadView):
         brought = _content_length(request) if request.content_type == OFFSET_STREAM else 0
         if brought > size:
             raise UserVisibleError("That is more than was declared.", code="too-large")
-        file = receiving.add_file(
+        file = upload_session.add_file(
             upload,
             name=told.get("filename", ""),
             size=size,
@@ -88,7 +88,7 @@ class Files(UploadView):
         )
         offset = file.offset
         if brought and offset == 0:
-            offset = receiving.append(file, 0, request._request, brought)
+            offset = upload_session.append(file, 0, request._request, brought)
         place = reverse("api:upload-file", args=[upload.pk, file.pk])
         return Response(status=201, headers={"Location": place, **_offset_headers(file, offset)})
 
@@ -127,13 +127,13 @@ class FileDetail(UploadView):
             raise exceptions.UnsupportedMediaType(request.content_type)
         file = self.file(request, upload_id, file_id)
         length = _content_length(request)
-        offset = receiving.append(file, _number(request, "Upload-Offset"), request._request, length)
+        offset = upload_session.append(file, _number(request, "Upload-Offset"), request._request, length)
         return Response(status=204, headers=_offset_headers(file, offset))
 
     @extend_schema(responses={204: None})
     def delete(self, request: Request, upload_id: uuid.UUID, file_id: uuid.UUID) -> Response:
         file = self.file(request, upload_id, file_id)
-        receiving.remove_file(file)
+        upload_session.remove_file(file)
         return Response(status=204)
 
 
@@ -147,11 +147,11 @@ class Presign(UploadView):
             if wanted.get("upload"):
                 upload = self.upload(request, wanted["upload"])
             else:
-                upload = receiving.create(request.user, DeclarationForm.of(wanted.get("declaration")))
-            file = receiving.add_file(
+                upload = upload_session.create(request.user, DeclarationForm.of(wanted.get("declaration")))
+            file = upload_session.add_file(
                 upload, name=wanted["name"], size=wanted["size"], sha256=wanted["sha256"].lower(), signed=True
             )
-            signed = receiving.sign(file)
+            signed = upload_session.sign(file)
         if signed is None:
             url, headers, expires_at = self._own_address(request, file)
         else:
@@ -209,5 +209,5 @@ class SignedPut(Base):
         if not request.headers.get("Content-Length"):
             raise LengthRequired
         with acting_as(Actor.user(file.upload.owner), source="api"):
-            etag = receiving.put_whole(file, request._request, _number(request, "Content-Length"))
+            etag = upload_session.put_whole(file, request._request, _number(request, "Content-Length"))
         return Response(status=200, headers={"ETag": f'"{etag}"'})

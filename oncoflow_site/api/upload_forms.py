@@ -8,9 +8,9 @@ from typing import Any
 from rest_framework import serializers
 
 from clinical.identity import SEXES
-from imaging.ingest import DECLARABLE
+from imaging.brats.sequences import PANEL_SEQUENCES
+from imaging.intake.upload_declaration import UploadDeclaration
 from imaging.models import UploadState
-from imaging.uploads.declared import Declared
 
 __all__ = ["DeclarationForm", "PresignForm", "PresignedForm", "UploadForm"]
 
@@ -32,24 +32,24 @@ class DeclarationForm(serializers.Serializer[Any]):
         child=serializers.CharField(max_length=500),
         required=False,
         default=dict,
-        help_text=f"For NIfTI: {', '.join(DECLARABLE)} -> name of the file.",
+        help_text=f"For NIfTI: {', '.join(PANEL_SEQUENCES)} -> name of the file.",
     )
     spacing_known = serializers.BooleanField(
         required=False, default=True, help_text="False: nothing in millimetres is assessed."
     )
 
     @classmethod
-    def declared(cls, data: Any) -> Declared:
+    def declared(cls, data: Any) -> UploadDeclaration:
         """:raises ValidationError: :raises UserVisibleError:"""
         form = cls(data=data)
         form.is_valid(raise_exception=True)
         return cls.of(form.validated_data)
 
     @staticmethod
-    def of(checked: Mapping[str, Any] | None) -> Declared:
+    def of(checked: Mapping[str, Any] | None) -> UploadDeclaration:
         """What was checked already, as it is kept. :raises UserVisibleError:"""
         given = dict(checked or {})
-        return Declared(day=given.pop("date", None), **given)
+        return UploadDeclaration(day=given.pop("date", None), **given)
 
 
 class UploadedFileForm(serializers.Serializer[Any]):

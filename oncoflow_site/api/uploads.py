@@ -22,14 +22,14 @@ from rest_framework.response import Response
 
 from audit.services import Actor, acting_as, record_refusal, record_view
 from clinical.access import patients_for
-from fhir_api.auth import scope_allows
+from imaging.intake import upload_job, upload_session
 from imaging.models import Upload, UploadFile, UploadState
-from imaging.uploads import filing, receiving
 from oncoflow_site.api.problems import handle
 from oncoflow_site.api.studies import Base
 from oncoflow_site.api.upload_forms import DeclarationForm, UploadForm
 from oncoflow_site.foundation.errors import TransientError, UserVisibleError
 from oncoflow_site.foundation.models import Job
+from oncoflow_site.foundation.scopes import scope_allows
 
 TUS = "1.0.0"
 OFFSET_STREAM = "application/offset+octet-stream"
@@ -99,7 +99,7 @@ class UploadView(Base):
         token = request.auth
         scopes = getattr(token, "scopes", None)
         allowed = scopes is None or scope_allows(scopes, "ImagingStudy", "c")
-        if not receiving.may_upload(request.user) or not allowed:
+        if not upload_session.may_upload(request.user) or not allowed:
             why = "role" if allowed else "scope"
             actor = Actor.user(request.user)
             record_refusal("upload.create", action="C", resource="upload", actor=actor, detail={"why": why})
@@ -127,7 +127,7 @@ class UploadView(Base):
     def upload(self, request: Request, upload_id: uuid.UUID) -> Upload:
         """The caller's upload; somebody else's and none at all look alike."""
         try:
-            return receiving.find(request.user, upload_id)
+            return upload_session.find(request.user, upload_id)
         except ObjectDoesNotExist:
             actor = Actor.user(request.user)
             record_refusal("upload.view", action="R", resource=f"upload:{upload_id}", actor=actor)
@@ -153,7 +153,7 @@ def upload_state(upload: Upload) -> dict[str, Any]:
         "state": upload.state,
         "code": upload.code,
         "counts": upload.counts,
-        "notes": filing.notes_of(upload),
+        "notes": upload_job.notes_of(upload),
         "studies": [str(one) for one in visible],
         "studies_of_other_patients": upload.studies.count() - len(visible),
         "job": str(upload.job) if upload.job else None,
@@ -161,7 +161,7 @@ def upload_state(upload: Upload) -> dict[str, Any]:
         "files": [
             {
                 "id": str(one.pk),
-                "name": receiving.file_name(one),
+                "name": upload_session.file_name(one),
                 "fingerprint": one.fingerprint,
                 "size": one.size,
                 "offset": one.offset,
@@ -188,7 +188,7 @@ class Uploads(UploadView):
     @extend_schema(request=DeclarationForm, responses={201: UploadForm}, operation_id="uploads_create")
     def post(self, request: Request) -> Response:
         with self.acting(request):
-            upload = receiving.create(request.user, DeclarationForm.declared(request.data))
+            upload = upload_session.create(request.user, DeclarationForm.declared(request.data))
         place = reverse("api:upload", args=[upload.pk])
         return Response(upload_state(upload), status=201, headers={"Location": place})
 
@@ -206,7 +206,7 @@ class UploadDetail(UploadView):
     def delete(self, request: Request, upload_id: uuid.UUID) -> Response:
         upload = self.upload(request, upload_id)
         with self.acting(request):
-            filing.withdraw(upload)
+            upload_job.withdraw(upload)
         return Response(status=204)
 
 
@@ -218,5 +218,5 @@ class Complete(UploadView):
         upload = self.upload(request, upload_id)
         declared = DeclarationForm.declared(request.data) if request.data else None
         with self.acting(request):
-            filing.complete(upload, declared)
+            upload_job.complete(upload, declared)
         return Response(upload_state(upload), status=202)

@@ -1,4 +1,4 @@
-"""Train the detector of burned-in text (`imaging.deidentification.textnet`): minutes on two cores.
+"""Train the detector of burned-in text (`imaging.deidentification.lettering_network`): minutes on two cores.
 
     python -m oncoflow_site.demo.lettering_training --out imaging/deidentification/data/textnet.npz
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
-from imaging.atlas import atlas_template
-from imaging.deidentification.textnet import LAYERS, STRIDE, channels
+from imaging.deidentification.lettering_network import LAYERS, STRIDE, channels
+from imaging.preprocessing.mni152 import atlas_template
 from oncoflow_site.demo.lettering import (
     TRAINING_FONTS,
     Ground,
@@ -99,7 +99,7 @@ def _crop(whole: Ground, rng: np.random.Generator) -> Ground:
 
 
 class Detector(nn.Sequential):
-    """The network of `imaging.deidentification.textnet`, as torch trains it."""
+    """The network of `imaging.deidentification.lettering_network`, as torch trains it."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []

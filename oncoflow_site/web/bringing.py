@@ -15,7 +15,7 @@ from audit.services import Actor, record, record_refusal
 from clinical.access import patients_for
 from clinical.registry import reveal_identity
 from clinical.roles import can
-from imaging.ingest import DECLARABLE
+from imaging.brats.sequences import PANEL_SEQUENCES
 
 MOST_PATIENTS = 200
 
@@ -37,7 +37,7 @@ def bring_in_page(request: HttpRequest) -> HttpResponse:
             "rows": rows,
             "most": MOST_PATIENTS if len(patients) == MOST_PATIENTS else 0,
             "authority": settings.ONCOFLOW_ASSIGNING_AUTHORITY,
-            "sequences": [str(one) for one in DECLARABLE],
+            "sequences": [str(one) for one in PANEL_SEQUENCES],
             "hours": settings.ONCOFLOW_STAGING_HOURS,
         }
         return render(request, "web/bring_in.html", context)

@@ -15,11 +15,11 @@ from django.views.decorators.http import require_POST
 from audit.services import Actor, acting_as
 from clinical.roles import can
 from imaging.models import Study
-from inference.cancelling import cancel_panel, run_again
-from inference.choosing import choose_fusion
-from inference.fusion import METHODS
+from inference.fusion.fuse import METHODS
 from inference.models import ExpertState, PanelRun, PanelState
-from inference.panel import latest_panel, newest_panel
+from inference.panel.cancel import cancel_panel, run_again
+from inference.panel.choose_fusion import choose_fusion
+from inference.panel.queries import latest_panel, newest_panel
 from oncoflow_site.api.panels import panel_to_steer
 from oncoflow_site.api.studies import visible_study
 from oncoflow_site.foundation.errors import UserVisibleError

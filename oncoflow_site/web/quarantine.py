@@ -1,4 +1,4 @@
-"""Images kept apart, for those who may look at one and release it. What they do is in `imaging.deidentification.release`."""
+"""Images kept apart, for those who may look at one and release it. What they do is in `imaging.archive.pixel_release`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django.views.decorators.http import require_POST
 from audit.services import Actor, acting_as, record, record_refusal
 from clinical.access import patients_for
 from clinical.roles import can
-from imaging.deidentification import release as releasing
+from imaging.archive import pixel_release as releasing
 from imaging.models import Instance, InstanceState
 from oncoflow_site.foundation.errors import UserVisibleError
 

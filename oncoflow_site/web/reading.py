@@ -21,8 +21,10 @@ from clinical.roles import can
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.models import Delivery
 from oncoflow_site.web.records import identity_of, visible_patient
+from reports.lifecycle.sign_off import sign_off
+from reports.lifecycle.versions import current_version
 from reports.models import Report
-from reports.services import current_version, load_content, sign_off, why_not_sign
+from reports.services import load_content, why_not_sign
 
 # The same headings as in the PDF.
 HEADINGS = (

@@ -23,11 +23,11 @@ from clinical.registry import reveal_identity
 from clinical.roles import can
 from imaging.deidentification.report import faces_of, readable
 from imaging.models import Comparison, Measurement, Segmentation, Study
-from imaging.render import PLANES, slice_count
-from imaging.segmentations import current_segmentation, grid_of
-from imaging.volumes import assessable_of, latest_volume_set
-from inference.panel import latest_panel, panel_summary
-from inference.refine import promptable_expert
+from imaging.rendering.slices import VIEW_PLANES, slice_count
+from imaging.segmentation.label_maps import current_segmentation
+from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
+from inference.interactive import promptable_expert
+from inference.panel.queries import latest_panel, panel_summary
 from oncoflow_site.api.steps import current_steps
 from oncoflow_site.api.studies import bring_in_outline, default_slices, visible_study
 from oncoflow_site.foundation import objects
@@ -160,7 +160,7 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
                     "count": slice_count(grid, plane),
                     "letters": list(zip(("left", "right", "top", "bottom"), LETTERS[plane], strict=True)),
                 }
-                for plane in PLANES
+                for plane in VIEW_PLANES
                 if grid is not None and plane in slices
             ],
             "segmentation": segmentation,

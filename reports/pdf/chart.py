@@ -10,7 +10,7 @@ from typing import Any
 from reportlab.graphics.shapes import Circle, Drawing, Group, Line, Polygon, PolyLine, Rect, String
 from reportlab.lib.colors import Color, HexColor
 
-from reports.figures import REGION_NAMES
+from reports.content.figures import REGION_NAMES
 from reports.pdf.style import BOLD, FONT, INK, MUTED, RULE
 
 __all__ = ["volume_chart"]

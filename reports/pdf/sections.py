@@ -9,7 +9,7 @@ from typing import Any
 
 from reportlab.platypus import CondPageBreak, Flowable, Image, KeepTogether, Paragraph, Spacer, Table, TableStyle
 
-from reports.figures import date_text, moment_text
+from reports.content.figures import date_text, moment_text
 from reports.pdf.chart import volume_chart
 from reports.pdf.data import RenderInput, SignatureText
 from reports.pdf.signature import SignatureBlock

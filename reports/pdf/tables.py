@@ -8,7 +8,7 @@ from typing import Any
 from reportlab.lib.colors import HexColor
 from reportlab.platypus import Flowable, Paragraph, Table, TableStyle
 
-from reports.figures import REGION_NAMES, dice_text, millilitres, millimetres, percent, round_half_up
+from reports.content.figures import REGION_NAMES, dice_text, millilitres, millimetres, percent, round_half_up
 from reports.pdf.style import FONT, PALE, RULE, safe, styles
 
 __all__ = [
@@ -26,7 +26,7 @@ WIDTH = 489.0
 """Width of the text on the page in points (A4 less the margins)."""
 NOT_ASSESSED = "not assessed"
 
-# The colours of imaging.render's outlines, so that table and pictures speak of the same thing.
+# The colours of imaging.rendering.slices's outlines, so that table and pictures speak of the same thing.
 SWATCHES = {"WT": HexColor("#56b4e9"), "TC": HexColor("#f0e442"), "ET": HexColor("#d55e00")}
 
 _BASE = [

@@ -20,13 +20,16 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.evaluation import CaseScore, score_case, summarise
-from inference.experts.base import REGIONS, SEQUENCES, Expert, Volumes, read_model_json, regions_from_labels
+from imaging.brats.regions import REGIONS, region_masks
+from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.evaluation.heldout import CaseScore, score_case, summarise
+from inference.experts.common.flair_baseline import rule_regions
+from inference.experts.common.input_requirements import read_evaluation
+from inference.experts.common.islands import least_voxels
+from inference.experts.contract import Expert, Volumes
 from inference.experts.factory import expert_for_folder
-from inference.experts.needs import read_evaluation
-from inference.experts.postprocess import least_voxels
-from inference.experts.saliency import rule_regions
-from inference.fusion import fuse, masks_of
+from inference.experts.weights import read_model_json
+from inference.fusion.fuse import fuse, masks_of
 from oncoflow_site.demo.simulator.dataset import plan_cases, simulate_case
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "inference" / "weights"
@@ -39,11 +42,11 @@ def simulated(count: int, seed: int) -> Iterator[tuple[str, Volumes, Masks]]:
     found = 0
     for case in plan_cases(4 * count, 0, seed=seed, spacing=2.0):
         made = simulate_case(case)
-        images = {s: np.asarray(made.images[i].transpose(2, 1, 0), np.float32) for i, s in enumerate(SEQUENCES)}
+        images = {s: np.asarray(made.images[i].transpose(2, 1, 0), np.float32) for i, s in enumerate(PANEL_SEQUENCES)}
         if not all(image.any() for image in images.values()):
             continue
         brain = np.any([image != 0 for image in images.values()], axis=0)
-        yield case.name, Volumes(images, (2.0, 2.0, 2.0), brain), regions_from_labels(made.labels.transpose(2, 1, 0))
+        yield case.name, Volumes(images, (2.0, 2.0, 2.0), brain), region_masks(made.labels.transpose(2, 1, 0))
         found += 1
         if found == count:
             return
@@ -56,7 +59,7 @@ def real(folder: Path) -> Iterator[tuple[str, Volumes, Masks]]:
         labels, spacing = _read(place, "seg")
         brain = np.any([image != 0 for image in found.values()], axis=0)
         whole = np.where(labels == 4, 3, labels).astype(np.uint8)
-        yield place.name, Volumes(found, spacing, brain), regions_from_labels(whole)
+        yield place.name, Volumes(found, spacing, brain), region_masks(whole)
 
 
 def _read(place: Path, ending: str) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
@@ -71,7 +74,7 @@ def _read(place: Path, ending: str) -> tuple[NDArray[np.float32], tuple[float, f
 
 def voters(folders: list[Path]) -> set[str]:
     """Which of the experts their evaluation gives a vote, at the demo's thresholds; all of them when none has."""
-    from inference.gate import votes_from_evaluation
+    from inference.registry.standing import votes_from_evaluation
     from oncoflow_site.demo.stage import VOTE_THRESHOLDS
 
     found = set()
@@ -95,7 +98,7 @@ def main() -> None:
     experts: dict[str, Expert] = {p.name: expert_for_folder(p, arguments.threads, arguments.device) for p in folders}
     voting = voters(folders)
     described = [read_model_json(WEIGHTS / name) for name in voting]
-    kept = set(arguments.sequences.split(",")) if arguments.sequences else set(SEQUENCES)
+    kept = set(arguments.sequences.split(",")) if arguments.sequences else set(PANEL_SEQUENCES)
     scores: dict[str, list[CaseScore]] = {name: [] for name in (*experts, "consensus", "trivial rule")}
     source = real(arguments.folder) if arguments.folder else simulated(arguments.cases, arguments.seed)
     for name, whole, truth in source:

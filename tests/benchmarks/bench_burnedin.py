@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 from pydicom import dcmread
 
-from imaging.deidentification import text, textnet
+from imaging.deidentification import burned_in_text, lettering_network
 from oncoflow_site.demo import lettering
 
 CHOSE_THE_THRESHOLD = ("orientation/ax/", "enhanced/Siemens", "failing/slice", "transfer_syntaxes")
@@ -82,8 +82,8 @@ def main() -> None:
 
     def seen(picture: lettering.Ground) -> bool:
         if arguments.tesseract:
-            return not text.look_for_text(picture).clean
-        return textnet.lettering(picture) >= textnet.THRESHOLD
+            return not burned_in_text.look_for_text(picture).clean
+        return lettering_network.lettering(picture) >= lettering_network.THRESHOLD
 
     begun, looked = time.monotonic(), 0
     missed: list[lettering.Words] = []

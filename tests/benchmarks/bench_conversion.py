@@ -36,7 +36,7 @@ def main() -> None:
     began = time.perf_counter()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oncoflow_site.settings")
     django.setup()
-    from imaging.convert import convert_folder
+    from imaging.research.dicom_to_nifti import convert_folder
 
     start = time.perf_counter() - began
     import dcm2niix

@@ -32,8 +32,8 @@ import pydicom  # noqa: E402
 from dicognito.anonymizer import Anonymizer  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
 
-from imaging.deidentification.engine import Deidentifier, Profile  # noqa: E402
-from imaging.identity import STANDARD_ROOT  # noqa: E402
+from imaging.deidentification.engine import Deidentifier, PatientProfile  # noqa: E402
+from imaging.identifiers import STANDARD_ROOT  # noqa: E402
 from tests.imaging.dicomfiles import as_file, dataset  # noqa: E402
 
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
@@ -93,7 +93,7 @@ def ours(files: list[bytes]) -> None:
     def map_uid(uid: str) -> str:
         return uid if uid.startswith(STANDARD_ROOT) else f"2.25.{hash(uid) & ((1 << 127) - 1)}"
 
-    run = Deidentifier(Profile("OF-BENCH", -100, map_uid))
+    run = Deidentifier(PatientProfile("OF-BENCH", -100, map_uid))
     for data in files:
         run(data)
 

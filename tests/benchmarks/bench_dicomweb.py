@@ -53,7 +53,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from pydicom import dcmread
 
     from clinical.models import User
-    from fhir_api.auth import create_token
+    from fhir_api.access.tokens import create_token
     from imaging.models import PublishedInstance
     from oncoflow_site.foundation import objects
     from tests.imaging.dicomfiles import as_file, dataset

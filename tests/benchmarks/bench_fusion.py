@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
-from inference.fusion import fuse
-from inference.staple import staple, staple_on_device
+from inference.fusion.fuse import fuse
+from inference.fusion.staple import staple, staple_on_device
 
 SHAPE = (155, 240, 240)
 RADII = {"ET": 18.0, "TC": 26.0, "WT": 45.0}

@@ -22,13 +22,14 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.agreement import measure_agreement
-from inference.experts.base import SEQUENCES, Volumes
+from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.experts.contract import Volumes
 from inference.experts.factory import ExpertSpec
-from inference.fusion import fuse, masks_of
+from inference.fusion.agreement import measure_agreement
+from inference.fusion.fuse import fuse, masks_of
 from inference.supervisor.client import SupervisorClient
-from inference.supervisor.main import Supervisor, SupervisorConfig
-from inference.supervisor.residents import pss_bytes
+from inference.supervisor.memory_budget import pss_bytes
+from inference.supervisor.server import Supervisor, SupervisorConfig
 from oncoflow_site.demo.simulator.dataset import plan_cases, simulate_case
 
 SHAPE = (155, 240, 240)
@@ -40,7 +41,9 @@ def patient(seed: int) -> Volumes:
     """A simulated patient with a tumour, centred in BraTS's field of view, 1 mm."""
     case = next(one for one in plan_cases(8, 0, seed=seed, spacing=1.0) if one.tumour)
     made = simulate_case(case)
-    images = {s: _field(np.asarray(made.images[i].transpose(2, 1, 0), np.float32)) for i, s in enumerate(SEQUENCES)}
+    images = {
+        s: _field(np.asarray(made.images[i].transpose(2, 1, 0), np.float32)) for i, s in enumerate(PANEL_SEQUENCES)
+    }
     return Volumes(images, (1.0, 1.0, 1.0), np.any([image != 0 for image in images.values()], axis=0))
 
 
@@ -60,7 +63,7 @@ def command_seconds(volumes: Volumes, folder: Path, device: str, repeats: int) -
     with tempfile.TemporaryDirectory() as place:
         source = Path(place, "in")
         source.mkdir()
-        for number, name in enumerate(SEQUENCES):
+        for number, name in enumerate(PANEL_SEQUENCES):
             image = nib.Nifti1Image(volumes.images[name].transpose(2, 1, 0), np.eye(4))
             nib.save(image, source / f"case_{number:04d}.nii.gz")
         command = [

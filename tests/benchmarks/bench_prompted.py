@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.agreement import dice
-from inference.experts.base import REGIONS, Prompt, Refined, Volumes
+from imaging.brats.regions import REGIONS
+from inference.experts.common.slices import box_of
+from inference.experts.contract import Prompt, Refined, Volumes
 from inference.experts.sam import SamExpert
-from inference.experts.slices import box_of
+from inference.fusion.agreement import dice
 from tests.benchmarks.bench_accuracy import WEIGHTS, simulated
 
 os.environ["TQDM_DISABLE"] = "1"

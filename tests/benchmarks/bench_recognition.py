@@ -22,7 +22,7 @@ def main() -> None:
     """Print the tables and the JSON line."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oncoflow_site.settings")
     django.setup()
-    from imaging.recognise import recognise
+    from imaging.recognition.rules import recognise
     from tests.imaging.protocols import real, simulated
 
     data = Path(os.environ.get("ONCOFLOW_TEST_DATA", "/nowhere"), "dicom")

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from inference.experts.base import SEQUENCES, Prompt, Volumes
+from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.experts.contract import Prompt, Volumes
 from inference.experts.factory import ExpertSpec
 from inference.supervisor.client import SupervisorClient
-from inference.supervisor.main import Supervisor, SupervisorConfig
-from inference.supervisor.residents import pss_bytes
+from inference.supervisor.memory_budget import pss_bytes
+from inference.supervisor.server import Supervisor, SupervisorConfig
 
 SHAPE = (155, 240, 240)
 WEIGHTS = Path(__file__).resolve().parents[2] / "inference" / "weights" / "sam2-small"
@@ -38,7 +39,7 @@ def study() -> Volumes:
     far = sum(((a - c) / 22.0) ** 2 for a, c in zip((z, y, x), CENTRE, strict=True))
     noise = gaussian_filter(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), 1.5)
     images = {}
-    for number, name in enumerate(SEQUENCES):
+    for number, name in enumerate(PANEL_SEQUENCES):
         image = 300 + 200 * noise + np.where(far < 1, 250.0 if name in ("FLAIR", "T2") else -60.0, 0.0) + 10 * number
         images[name] = np.where(brain, np.maximum(image, 1.0), 0).astype(np.float32)
     return Volumes(images, (1.0, 1.0, 1.0), np.broadcast_to(brain, SHAPE).copy())
@@ -74,7 +75,7 @@ def measure(supervisor: Supervisor) -> None:
 
     def click(prompt: Prompt | None) -> None:
         client.refine(
-            "sam2-small", "study", prompt, sequences=SEQUENCES, spacing=volumes.spacing, load=load, deadline_s=300
+            "sam2-small", "study", prompt, sequences=PANEL_SEQUENCES, spacing=volumes.spacing, load=load, deadline_s=300
         )
 
     def timed(action: Callable[[], None]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Registration, brain mask and midline shift on simulated patients whose truth is known.
 
-Each study is prepared as the service does it (`imaging.normalise.normalise_study`). Registration error: distance between where
+Each study is prepared as the service does it (`imaging.preprocessing.coregistration`). Registration error: distance between where
 the transform found and the true one put a brain voxel, 95th percentile over the brain. Dates: the contrast T1 of a visit
 against the first visit's, brain-masked, as for comparison. Brain mask: Dice against the true brain, whole heads and skull-stripped
 images, the "hard" look (noise, bias, faint contrast) apart. Simulated heads are no proof for real ones.
@@ -64,9 +64,10 @@ def _summary(name: str, values: list[float], worst: Any) -> dict[str, float | No
 
 
 def _patient(seed: int, scenario: str, spacing: int, look: str) -> Iterator[dict[str, Any]]:
-    from imaging.midline import find_midline
-    from imaging.normalise import NoBrain, NotAligned, normalise_study
-    from imaging.registration import centroid_ras, register_rigid
+    from imaging.geometry.resample import centroid_ras
+    from imaging.measurement.midline_shift import find_midline
+    from imaging.preprocessing.coregistration import NoBrain, NotAligned, coregister_study
+    from imaging.preprocessing.rigid import register_rigid
     from oncoflow_site.demo.simulator.patient import SyntheticPatient
 
     patient = SyntheticPatient(seed, scenario, spacing=spacing)  # type: ignore[arg-type]
@@ -83,7 +84,7 @@ def _patient(seed: int, scenario: str, spacing: int, look: str) -> Iterator[dict
         head = voxels @ head_affine[:3, :3].T + head_affine[:3, 3]
         began = time.perf_counter()
         try:
-            made = normalise_study(_given(study), threads=1)
+            made = coregister_study(_given(study), threads=1)
         except (NotAligned, NoBrain) as error:
             row["refused"] = 1
             print(f"{scenario} {seed} visit {visit} {look}: refused, {error}")
@@ -114,7 +115,7 @@ def _patient(seed: int, scenario: str, spacing: int, look: str) -> Iterator[dict
             row["shift"].append(abs(shift - true))
         if look == "clean" and visit == 0:
             bare = patient.acquire(visit, skull=False)
-            stripped = normalise_study(_given(bare), threads=1)
+            stripped = coregister_study(_given(bare), threads=1)
             there = _truth(brain, head_affine, bare.series[stripped.reference].to_world, stripped.grid)
             row["stripped"].append(_dice(stripped.brain, there))
         said = "not assessed" if shift is None else f"{shift:.1f}"
@@ -146,8 +147,8 @@ def _error(found: Any, truth: Any, points: Any) -> float:
 
 
 def _truth(brain: Any, head_affine: Any, world: Any, grid: Any) -> Any:
-    from imaging.geometry import Grid
-    from imaging.registration import resample
+    from imaging.geometry.grid import Grid
+    from imaging.geometry.resample import resample
 
     own = Grid(world @ head_affine, brain.shape)
     return resample(np.ascontiguousarray(brain.transpose(2, 1, 0)).astype(np.float32), own, grid) >= 0.5

@@ -15,8 +15,7 @@ from clinical.models import ClinicalDocument
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.jobs import enqueue, run_job
 from oncoflow_site.foundation.models import Event, Job
-
-from .pdfs import bomb, pdf
+from tests.clinical.pdfs import bomb, pdf
 
 
 @pytest.mark.parametrize(

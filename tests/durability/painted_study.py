@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imaging.geometry import Grid
+from imaging.geometry.grid import Grid
 from tests.imaging.dicomfiles import as_file, dataset
 from tests.imaging.studies import tumour
 

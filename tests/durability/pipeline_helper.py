@@ -23,6 +23,7 @@ from django.db.models import F
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
+from imaging.archive.store_instance import ReceiveCache, store_instance
 from imaging.models import (
     Comparison,
     Instance,
@@ -34,26 +35,26 @@ from imaging.models import (
     Volume,
     VolumeSet,
 )
-from imaging.receive import ReceiveCache, store_instance
 from inference.models import ExpertRun, PanelRun
 from oncoflow_site.foundation import jobs, objects, worker
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.models import Delivery, Event, Job, StoredObject, WorkerHeartbeat
 from reports.models import Report, ReportVersion
-from reports.services import trust_pem, verify
+from reports.signing.keyring import trust_pem
+from reports.signing.verify import verify
 from tests.durability import painted_study
 
 OPEN = ("waiting", "running")
 # What the jobs import when they run: here before workers are forked, so that not each of them has to.
 for _module in (
-    "fhir_api.deliver",
-    "imaging.compare",
-    "imaging.prepare",
-    "inference.concluding",
-    "inference.convening",
-    "inference.running",
-    "reports.drafting",
-    "reports.releasing",
+    "fhir_api.delivery.deliver",
+    "imaging.longitudinal.measure_and_compare",
+    "imaging.volumes.prepare",
+    "inference.panel.conclude",
+    "inference.panel.convene",
+    "inference.panel.run_expert",
+    "reports.lifecycle.draft",
+    "reports.lifecycle.release",
 ):
     importlib.import_module(_module)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fhir_api.hl7v2.intake import receive, refuse_too_large
-from fhir_api.hl7v2.mllp import Limits, MllpServer
+from fhir_api.hl7v2.mllp import MllpLimits, MllpServer
 from fhir_api.models import Peer
 
 
@@ -53,7 +53,7 @@ def hl7_peer(db: None) -> Peer:
 def mllp_port(transactional_db: None) -> Iterator[int]:
     """A server on a free port, in a thread, with small limits."""
     loop = asyncio.new_event_loop()
-    limits = Limits(frame_bytes=8 << 20, frame_s=5.0, idle_s=20.0, connections=8)
+    limits = MllpLimits(frame_bytes=8 << 20, frame_s=5.0, idle_s=20.0, connections=8)
     server = MllpServer(receive, too_large=refuse_too_large, limits=limits)
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from clinical.identity import Identifier, IdentityData, OrderIdentity
-from fhir_api.facts import ReportFacts
+from fhir_api.report_out.disclosed_report import DisclosedReport
 
 REPORT_ID = "0192f0e0-0000-7000-8000-000000000001"
 VERSION_IDS = {
@@ -81,7 +81,7 @@ def content() -> dict[str, Any]:
 
 def facts(
     number: int = 1, status: str = "preliminary", *, pdf: bytes = PDF, mrn: str = "MRN-1", **change: Any
-) -> ReportFacts:
+) -> DisclosedReport:
     """Facts of version ``number``; final and amended ones have a signer."""
     signer = None if status == "preliminary" else ("22222222-2222-4222-8222-222222222222", "Dr Eva Ray")
     values: dict[str, Any] = {
@@ -119,4 +119,4 @@ def facts(
         "hospital": "OncoFlow Demo Hospital",
         "authority": "DEMOHOSP",
     }
-    return ReportFacts(**(values | change))
+    return DisclosedReport(**(values | change))

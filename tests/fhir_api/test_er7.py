@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fhir_api.hl7v2.er7 import STANDARD, Delimiters, Er7Error, escape, parse, standard, unescape
 from fhir_api.hl7v2.fields import timestamp
-from fhir_api.systems import authority_of, own, patient_system
+from fhir_api.r4.resources.naming_systems import authority_of, own, patient_system
 
 PRINTABLE = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=("Cs", "Cc")))
 

@@ -15,7 +15,7 @@ from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData
 from clinical.models import ClinicalDocument, Order, Patient
-from fhir_api.auth import create_token, revoke_token
+from fhir_api.access.tokens import create_token, revoke_token
 from fhir_api.models import ReceivedResource
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now

@@ -20,11 +20,11 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
 from clinical.identity import Identifier, IdentityData
+from fhir_api.delivery.transports import CREDENTIAL, send_fhir, send_mllp
 from fhir_api.hl7v2.er7 import parse
 from fhir_api.hl7v2.oru import build_oru
 from fhir_api.models import Endpoint
-from fhir_api.r4.bundle import build_transaction
-from fhir_api.transports import CREDENTIAL, send_fhir, send_mllp
+from fhir_api.r4.resources.bundle import build_transaction
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.errors import PermanentError, TransientError
 from oncoflow_site.foundation.jobs import run_pending

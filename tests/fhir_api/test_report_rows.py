@@ -13,18 +13,18 @@ from django.contrib.auth import get_user_model
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
-from fhir_api.auth import create_token
-from fhir_api.facts import read_facts
+from fhir_api.access.tokens import create_token
 from fhir_api.models import Endpoint
-from fhir_api.r4.bundle import report_transaction
-from imaging.identity import StudyIdentity, seal
+from fhir_api.r4.resources.bundle import report_transaction
+from fhir_api.report_out.disclosed_report import disclose_report
+from imaging.identifiers import StudyIdentity, seal
 from imaging.models import Study
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError
 from oncoflow_site.foundation.jobs import enqueue, run_pending
 from oncoflow_site.foundation.models import Delivery
-from reports.content import canonical_json
+from reports.content.schema import canonical_json
 from reports.models import Report, ReportVersion
 from tests.fhir_api.sample import PDF, content
 from tests.fhir_api.test_fhir_door import Fhir
@@ -96,11 +96,11 @@ def test_every_endpoint_gets_each_version_once_and_in_order(report):
 def test_what_was_not_issued_or_was_altered_does_not_leave(report):
     draft = issue(report, 1, "held", issued=False)
     with pytest.raises(PermanentError):
-        read_facts(draft)
+        disclose_report(draft)
     version = issue(report, 2)
     version.pdf_sha256 = "0" * 64
     with pytest.raises(PermanentError):
-        read_facts(version)
+        disclose_report(version)
 
 
 def test_report_is_read_and_searched_with_references_that_resolve(report):

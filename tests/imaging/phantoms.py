@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from imaging.brainmask import _template
-from imaging.geometry import Grid
-from imaging.registration import resample
+from imaging.geometry.grid import Grid
+from imaging.geometry.resample import resample
+from imaging.preprocessing.brain_extraction import _template
 
 HEAD_VALUES = {"T1": (1.0, 0.3, 0.1, 1.5), "T2": (1.0, 2.6, 0.1, 1.0), "FLAIR": (1.0, 0.3, 0.1, 0.9)}
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData
 from clinical.models import Patient
-from imaging.geometry import Grid, write_nifti
-from imaging.identity import SeriesIdentity, StudyIdentity, map_uid, seal, uid_index
+from imaging.geometry.grid import Grid
+from imaging.geometry.nifti import write_nifti
+from imaging.identifiers import SeriesIdentity, StudyIdentity, map_uid, seal, uid_index
 from imaging.models import Segmentation, Series, Study, StudySource, StudyState, Volume, VolumeSet
-from imaging.segmentations import save_segmentation
+from imaging.segmentation.label_maps import save_segmentation
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_uid

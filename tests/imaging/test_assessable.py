@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imaging.assessable import assessable, left_unassessed
-from imaging.corrections import Correction, apply_corrections
+from imaging.brats.assessability import assessable, left_unassessed
+from imaging.segmentation.corrections import Correction, apply_corrections
 
 FOUR = ("T1", "T1c", "T2", "FLAIR")
 

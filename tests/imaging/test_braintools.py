@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from django.core.checks import run_checks
 
-from imaging.brainmask import BrainMask, find_brain
-from imaging.braintools import brain_finder
-from imaging.geometry import Grid
-from imaging.normalise import normalise_study
+from imaging.geometry.grid import Grid
+from imaging.preprocessing.brain_extraction import BrainMask, find_brain
+from imaging.preprocessing.brain_extraction_tools import brain_finder
+from imaging.preprocessing.coregistration import coregister_study
 from oncoflow_site.foundation.errors import PermanentError
 from tests.imaging.phantoms import sphere
 
@@ -39,15 +39,15 @@ def everything(images, grid, *, threads=2) -> BrainMask:
 
 def named(settings, function: str):
     settings.ONCOFLOW_BRAIN_MASK = f"{__name__}:{function}"
-    return brain_finder()
+    return brain_finder(settings.ONCOFLOW_BRAIN_MASK)
 
 
 def test_the_classical_tool_is_the_default(settings):
-    assert brain_finder() is find_brain
+    assert brain_finder(settings.ONCOFLOW_BRAIN_MASK) is find_brain
 
 
 def test_a_function_that_the_setting_names_finds_the_brain(settings):
-    made = normalise_study(head_of_nothing(), threads=1, brain_finder=named(settings, "bright"))
+    made = coregister_study(head_of_nothing(), threads=1, brain_finder=named(settings, "bright"))
     assert made.parameters["brain"]["method"] == "what is bright"
     assert made.parameters["brain"]["volume_ml"] == pytest.approx(4 / 3 * np.pi * 62**3 / 1000, rel=0.03)
     assert made.parameters["warnings"] == []
@@ -69,7 +69,7 @@ def test_a_tool_that_is_not_there_is_refused_and_the_check_says_so(settings, mon
     monkeypatch.setenv("PATH", str(tmp_path))
     settings.ONCOFLOW_BRAIN_MASK = name
     with pytest.raises(PermanentError, match="ONCOFLOW_BRAIN_MASK"):
-        brain_finder()
+        brain_finder(settings.ONCOFLOW_BRAIN_MASK)
     assert [one.id for one in run_checks(tags=["imaging"])] == ["imaging.E010"]
 
 
@@ -90,10 +90,10 @@ def test_hd_bet_is_run_as_a_command_on_files_of_ours(settings, monkeypatch, tmp_
     settings.ONCOFLOW_BRAIN_MASK = "hd-bet"
     assert run_checks(tags=["imaging"]) == []
     images = {"T1": head_of_nothing()["T1"][0]}
-    found = brain_finder()(images, GRID)
+    found = brain_finder(settings.ONCOFLOW_BRAIN_MASK)(images, GRID)
     assert found.method == "HD-BET"
     assert found.plausible
     assert np.array_equal(found.mask, images["T1"] > 70)
     program.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(PermanentError, match="status 3"):
-        brain_finder()(images, GRID)
+        brain_finder(settings.ONCOFLOW_BRAIN_MASK)(images, GRID)

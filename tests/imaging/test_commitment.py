@@ -13,10 +13,10 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from audit.models import AuditRow
-from imaging import commitment
-from imaging.dimse.scp import StorageScp
+from imaging.archive.store_instance import store_instance
+from imaging.dimse import storage_commitment
+from imaging.dimse.storage_scp import StorageScp
 from imaging.models import CommitmentRequest, CommitmentState, DicomPeer, Instance, InstanceState
-from imaging.receive import store_instance
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Job, JobState
 from tests.imaging.dicomfiles import MR_CLASS, as_file, dataset
@@ -58,9 +58,9 @@ class Peer:
         assert assoc.is_established
         information = Dataset()
         information.TransactionUID = uid
-        information.ReferencedSOPSequence = [commitment._reference(pair) for pair in items]
+        information.ReferencedSOPSequence = [storage_commitment._reference(pair) for pair in items]
         status, _ = assoc.send_n_action(
-            information, action, StorageCommitmentPushModel, instance or commitment.PUSH_MODEL_INSTANCE
+            information, action, StorageCommitmentPushModel, instance or storage_commitment.PUSH_MODEL_INSTANCE
         )
         assoc.release()
         return int(status.Status)

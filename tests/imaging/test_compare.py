@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 from django.db import transaction
 
-from imaging.compare import current_measurement
-from imaging.geometry import Grid
+from imaging.geometry.grid import Grid
+from imaging.geometry.resample import resample
+from imaging.longitudinal.measure_and_compare import current_measurement
 from imaging.models import Comparison, Measurement, Study, StudyState
-from imaging.registration import resample
-from imaging.segmentations import (
-    current_segmentation,
-    decode_probability,
-    encode_probability,
-    load_labels,
-    save_segmentation,
-)
+from imaging.segmentation.label_maps import current_segmentation, load_labels, save_segmentation
+from imaging.segmentation.probability_maps import decode_probability, encode_probability
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.models import Event, Job, JobState
 from tests.imaging import studies

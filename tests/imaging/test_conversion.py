@@ -17,9 +17,10 @@ from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from scipy.spatial.transform import Rotation
 
-from imaging.convert import convert_folder
-from imaging.geometry import read_nifti, to_ras
-from imaging.planes import pixels_of
+from imaging.dicom.image_plane import pixels_of
+from imaging.geometry.grid import to_ras
+from imaging.geometry.nifti import read_nifti
+from imaging.research.dicom_to_nifti import convert_folder
 from tests.imaging.dicomfiles import as_file, dataset
 
 MOSAIC, SAME = "mosaic", "same"

@@ -18,15 +18,17 @@ from django.db import transaction
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from imaging.deidentification.study import shift_days
+from imaging.deidentification.deidentify_study import shift_days
 from imaging.dicomseg import Identity, NotEncodable, encode
-from imaging.geometry import LPS_FROM_RAS, to_ras
-from imaging.identity import map_uid
+from imaging.geometry.grid import to_ras
+from imaging.geometry.sitk import LPS_FROM_RAS
+from imaging.identifiers import map_uid
 from imaging.models import PublishedInstance, Segmentation, SegmentationKind, Series, Study, Volume, VolumeSet
-from imaging.normalise import reference_grid
-from imaging.scannergrid import scanner_grid
-from imaging.segmentations import grid_of, load_labels, save_segmentation
-from imaging.stack import read_series
+from imaging.preprocessing.coregistration import reference_grid
+from imaging.segmentation.label_maps import load_labels, save_segmentation
+from imaging.volumes.load import grid_of
+from imaging.volumes.native_space import native_grid
+from imaging.volumes.series_reader import read_series
 from oncoflow_site.foundation import objects
 from tests.imaging.dicomfiles import as_file, dataset
 from tests.imaging.dicomweb.conftest import bring
@@ -71,7 +73,7 @@ def slices(orientation: str, **changes: Any) -> list[Dataset]:
 
 
 def outlined(study: Study, *lesions: Any, kind: str = "consensus", **fields: Any) -> Segmentation:
-    """A volume set on the reference grid of the study's only series, as `imaging.prepare` makes it, and an outline."""
+    """A volume set on the reference grid of the study's only series, as `imaging.volumes.prepare` makes it, and an outline."""
     series = Series.objects.get(study=study)
     stack = read_series(series)
     _, own = to_ras(stack.array, stack.affine_ras)
@@ -127,7 +129,7 @@ def test_the_outline_lies_where_it_was_drawn(orientation: str, tmp_path: Path) -
     for frame in seg.PerFrameFunctionalGroupsSequence:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
         assert np.allclose(frame.PlanePositionSequence[0].ImagePositionPatient, own[source], atol=1e-4)
-    assert scanner_grid(Volume.objects.get()).shape_xyz == (COLUMNS, ROWS, SLICES)
+    assert native_grid(Volume.objects.get()).shape_xyz == (COLUMNS, ROWS, SLICES)
 
 
 @pytest.mark.django_db

@@ -31,12 +31,12 @@ from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage, Verification
 
 from audit.models import AuditRow
+from imaging.archive.store_instance import store_instance
 from imaging.dimse import transport
-from imaging.dimse.calling import calling, server_context
-from imaging.dimse.scp import TRANSFER_SYNTAXES, StorageScp
+from imaging.dimse.associations import calling, server_context
+from imaging.dimse.storage_scp import TRANSFER_SYNTAXES, StorageScp
 from imaging.dimse.transport import in_flight
 from imaging.models import DicomPeer, Instance, InstanceState, Series, Study, StudySource
-from imaging.receive import store_instance
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import TransientError
 from tests.imaging.dicomfiles import as_file, dataset, study_files

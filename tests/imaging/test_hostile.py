@@ -16,14 +16,16 @@ import pytest
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData
-from imaging.dicomweb.query import LEVELS, BadQuery, parse_query
-from imaging.geometry import GeometryError, read_nifti
-from imaging.ingest import Declaration, ingest
+from imaging.archive.store_instance import StoredInstance, store_instance
+from imaging.dicom.preflight import content_start
+from imaging.dicomweb.qido_query import LEVELS, BadQuery, parse_query
+from imaging.geometry.grid import GeometryError
+from imaging.geometry.nifti import read_nifti
+from imaging.intake.byte_sources import MemorySource
+from imaging.intake.declaration import Declaration
+from imaging.intake.file_contents import contents
+from imaging.intake.file_import import ingest
 from imaging.models import Instance, InstanceState, Series, Study, StudySource
-from imaging.receive import Stored, store_instance
-from imaging.structure import content_start
-from imaging.uploads.contents import contents
-from imaging.uploads.sources import MemorySource
 from oncoflow_site.foundation.errors import UserVisibleError
 from tests.imaging.dicomfiles import as_file, dataset
 
@@ -96,7 +98,7 @@ def test_a_nifti_header_that_lies_takes_no_memory(shape, packed):
     assert peak_mb(read) < 8
 
 
-def store(data: bytes) -> Stored:
+def store(data: bytes) -> StoredInstance:
     """Through the door of STOW-RS, where one instance must not disturb the next."""
     return store_instance(data, source=StudySource.STOW, peer="test")
 
@@ -140,7 +142,7 @@ def test_what_nobody_thought_of_refuses_one_instance_and_says_nothing_of_it(monk
     def stumble(facts):
         raise KeyError("Quastenflosser^Hildegund")
 
-    monkeypatch.setattr("imaging.filing.facts_of", stumble)
+    monkeypatch.setattr("imaging.archive.study_records.facts_of", stumble)
     stored = store(as_file(dataset()))
     assert (stored.status, stored.reason) == (0xC000, "it cannot be filed (KeyError)")
     assert not Instance.objects.exists()

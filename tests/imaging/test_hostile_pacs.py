@@ -13,13 +13,13 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind as Find
 from pynetdicom.sop_class import Verification
 
-from imaging.dimse.calling import calling
-from imaging.dimse.scp import StorageScp
+from imaging.dimse.associations import calling
+from imaging.dimse.storage_scp import StorageScp
 from imaging.models import DicomPeer
-from imaging.pacs import web
-from imaging.pacs.dimse import DimsePacs
-from imaging.pacs.source import MAX_FOUND, found_series, found_study
-from imaging.pacs.web import WebPacs
+from imaging.priors import pacs_dicomweb
+from imaging.priors.pacs import MAX_FOUND, found_series, found_study
+from imaging.priors.pacs_dicomweb import WebPacs
+from imaging.priors.pacs_dimse import DimsePacs
 from oncoflow_site.foundation.errors import TransientError
 from tests.imaging.dicomfiles import as_file, dataset
 
@@ -77,7 +77,7 @@ PARTS = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=
 )
 def test_a_search_answered_without_end_with_a_redirection_or_packed(pacs, monkeypatch, answer):
     monkeypatch.setattr(Answers, "answer", answer)
-    monkeypatch.setattr(web, "_MAX_ANSWER", 4 << 20)
+    monkeypatch.setattr(pacs_dicomweb, "_MAX_ANSWER", 4 << 20)
     with pytest.raises(TransientError):
         pacs.studies("MRN-4711-X", "DEMOHOSP", "20200101")
     assert len(Answers.asked) == 1
@@ -96,7 +96,7 @@ def test_an_instance_comes_byte_for_byte_and_one_without_end_does_not(pacs, monk
     monkeypatch.setattr(Answers, "answer", (200, PARTS, body, False))
     pacs.fetch("1.2.3", "1.2.3.1", "MRN-4711-X", taken.append)
     assert taken == [file]
-    monkeypatch.setattr(web, "MAX_BYTES", 4 << 20)
+    monkeypatch.setattr(pacs_dicomweb, "MAX_BYTES", 4 << 20)
     for kind, begin in ((PARTS, b"--b\r\n\r\n"), ({"Content-Type": "application/dicom"}, b"")):
         monkeypatch.setattr(Answers, "answer", (200, kind, begin + bytes(1 << 20), True))
         with pytest.raises(TransientError):

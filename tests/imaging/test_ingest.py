@@ -13,7 +13,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from clinical import services as clinical
-from imaging.ingest import Declaration, ingest
+from imaging.intake.declaration import Declaration
+from imaging.intake.file_import import ingest
 from imaging.models import Instance, Series, Study, StudySource, StudyState
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError

@@ -15,10 +15,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from imaging.intake import watched_files_job
+from imaging.intake.folder_watcher import Watcher
+from imaging.intake.s3_notifications import S3Events, created_keys
 from imaging.models import Instance, IntakeFile, Series, Study, StudySource
-from imaging.uploads import intake
-from imaging.uploads.s3_events import S3Events, created_keys
-from imaging.uploads.watching import Watcher
 from oncoflow_site.foundation import stores
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.jobs import run_pending
@@ -64,7 +64,7 @@ class Place:
 
 @pytest.fixture(params=["local", "s3", "azure"])
 def place(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Place:
-    from imaging import completion
+    from imaging.archive import completion
 
     monkeypatch.setattr(completion, "arm", lambda *a, **k: None)  # the quiet period is tested elsewhere
     monkeypatch.setattr(completion, "emit", lambda *a, **k: None)
@@ -236,13 +236,13 @@ def test_a_file_that_cannot_be_cleared_away_is_not_filed_twice(tmp_path: Path, s
 )  # fmt: skip
 def test_declarations_that_are_none(text: bytes) -> None:
     with pytest.raises(UserVisibleError):
-        intake.parse_declaration(text)
+        watched_files_job.parse_declaration(text)
 
 
 def test_events_through_sqs(request: pytest.FixtureRequest, settings: Any, moto_server: str, monkeypatch: Any) -> None:
     import boto3
 
-    from imaging import completion
+    from imaging.archive import completion
 
     monkeypatch.setattr(completion, "arm", lambda *a, **k: None)
     options = buckets.storage_options(request, "s3", "drop")

@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from imaging.geometry import Grid
-from imaging.lesions import find_lesions, match_lesions, next_number
-from imaging.measurement import axial_diameters, measure_regions, region_masks, volume_mm3
-from imaging.render import best_slices, render_slice
-from imaging.response import TimePoint, assess_response, change
+from imaging.brats.regions import region_masks
+from imaging.geometry.grid import Grid
+from imaging.longitudinal.lesion_tracking import match_lesions, next_number
+from imaging.longitudinal.rano import TimePoint, assess_response, change
+from imaging.measurement.diameters import axial_diameters
+from imaging.measurement.lesions import find_lesions
+from imaging.measurement.volumetry import measure_regions, volume_mm3
+from imaging.rendering.slices import best_slices, render_slice
 from tests.imaging.phantoms import rigid, sphere
 from tests.imaging.studies import SMALL, tumour
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imaging.atlas import AtlasFit, atlas_grid, atlas_template, fit_atlas, from_atlas, to_atlas
-from imaging.geometry import Grid, to_ras
-from imaging.lesions import find_lesions
-from imaging.location import NO_LOBES, lesion_location, midline_entry
-from imaging.midline import Midline, find_midline
-from imaging.registration import resample
+from imaging.geometry.grid import Grid, to_ras
+from imaging.geometry.resample import resample
+from imaging.measurement.lesion_location import NO_LOBES, lesion_location, midline_entry
+from imaging.measurement.lesions import find_lesions
+from imaging.measurement.midline_shift import Midline, find_midline
+from imaging.preprocessing.mni152 import AtlasFit, atlas_grid, atlas_template, fit_atlas, from_atlas, to_atlas
 from oncoflow_site.demo.simulator.patient import SyntheticPatient
 from tests.imaging.phantoms import rigid, sphere
 from tests.imaging.studies import SMALL, brain_like, tumour

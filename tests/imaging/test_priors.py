@@ -15,11 +15,11 @@ from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from clinical.models import Patient
-from imaging import priors
-from imaging.dimse.scp import StorageScp
+from imaging.archive.store_instance import store_instance
+from imaging.dimse.storage_scp import StorageScp
 from imaging.models import DicomPeer, Instance, InstanceState, PriorState, PriorStudy, Study, StudyPurpose, StudyState
-from imaging.pacs.source import CREDENTIAL, FoundStudy
-from imaging.receive import store_instance
+from imaging.priors import fetch
+from imaging.priors.pacs import CREDENTIAL, FoundStudy
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import run_pending
@@ -198,7 +198,7 @@ def test_nobody_is_asked_where_no_pacs_is_configured_or_the_order_is_cancelled()
 
 def wanted(patient: Patient, uid: str = "1.2.3.1", expected: int | None = None) -> PriorStudy:
     row = DicomPeer.objects.get_or_create(ae_title="PACS")[0]
-    from imaging.identity import uid_index
+    from imaging.identifiers import uid_index
 
     return PriorStudy.objects.create(
         patient=patient, peer=row, uid_index=uid_index(uid), ciphertext=b"x", expected_instances=expected
@@ -251,9 +251,9 @@ def test_which_studies_are_worth_having():
         one("6", "20260101", "MR"),
         one("7", "", "MR"),
     ]
-    chosen = priors.select(found, since="20200101", until="20260101", limit=3)
+    chosen = fetch.select(found, since="20200101", until="20260101", limit=3)
     assert [study.uid for study in chosen] == ["1", "2", "4"]
-    assert [study.uid for study in priors.select(found, since="20200101", until="20260101", limit=1)] == ["1"]
+    assert [study.uid for study in fetch.select(found, since="20200101", until="20260101", limit=1)] == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from django.urls import reverse
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.models import User
-from imaging.headerfacts import facts_of
+from imaging.archive.store_instance import store_instance
+from imaging.dicom.acquisition import acquisition_parameters
 from imaging.models import ProtocolRule, Series
-from imaging.overrides import override_sequence
-from imaging.protocols import protocol_of
-from imaging.receive import store_instance
-from imaging.recognise import recognise
+from imaging.recognition.learned_protocols import protocol_of
+from imaging.recognition.overrides import override_sequence
+from imaging.recognition.rules import recognise
 from tests.imaging.dicomfiles import as_file, dataset
 from tests.imaging.protocols import real, simulated
 
@@ -112,7 +112,7 @@ def test_an_override_is_kept_for_the_next_study_of_that_protocol_only(people):
 def test_a_series_without_physics_keeps_no_rule(people):
     technician, boss = people
     series = came("1.2.3.1", EchoTime=None)
-    assert protocol_of(facts_of(dataset(EchoTime=None))) == {}
+    assert protocol_of(acquisition_parameters(dataset(EchoTime=None))) == {}
     clinical.assign(technician, series.study.patient, reason="scan", by=boss)
     override_sequence(series, "T2", by=technician)
     assert not ProtocolRule.objects.exists()

@@ -12,9 +12,9 @@ from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData
 from clinical.models import User
-from imaging import quarantine
+from imaging.archive import quarantine
+from imaging.archive.store_instance import store_instance
 from imaging.models import Instance, InstanceState, Study
-from imaging.receive import store_instance
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError

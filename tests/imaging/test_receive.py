@@ -17,14 +17,14 @@ from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from clinical.models import Patient
-from imaging import completion, matching
-from imaging.canonical import NotComparable, canonical_sha256
-from imaging.header import read_header
-from imaging.identity import open_series, open_sop_instance_uid, open_study
-from imaging.machines import STUDY_MACHINE
-from imaging.models import Instance, InstanceState, Sequence, Series, Study, StudyState
-from imaging.receive import ReceiveCache, store_instance
-from imaging.structure import BadStructure, scan
+from imaging.archive import completion, order_matching
+from imaging.archive.filing_header import read_header
+from imaging.archive.store_instance import ReceiveCache, store_instance
+from imaging.dicom.content_hash import NotComparable, canonical_sha256
+from imaging.dicom.preflight import BadStructure, scan
+from imaging.identifiers import open_series, open_sop_instance_uid, open_study
+from imaging.models import Instance, InstanceState, MrSequence, Series, Study, StudyState
+from imaging.states import STUDY_MACHINE
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import IllegalMove
@@ -49,7 +49,7 @@ def test_an_instance_is_stored_as_it_came_and_filed():
     assert objects.get(instance.original) == data
     assert instance.state == InstanceState.RECEIVED
     assert study.performed_at == datetime(2026, 3, 11, 8, 30, tzinfo=UTC)
-    assert series.sequence == Sequence.T1C
+    assert series.sequence == MrSequence.T1C
     subject = study.patient.key_subject
     identity = open_study(subject, study.ciphertext)
     assert (identity.study_instance_uid, identity.accession) == ("1.2.3.1", "ACC-77001")
@@ -264,32 +264,32 @@ def order_for(mrn: str, accession: str, uid: str = ""):
 def test_an_order_before_its_study_is_found_by_accession():
     order = order_for("MRN-4711-X", "ACC-77001")
     study = Study.objects.get(pk=take(as_file(dataset())).study_id)
-    assert matching.match_study(study) == order
-    assert matching.match_study(Study.objects.get(pk=study.pk)) == order
+    assert order_matching.match_study(study) == order
+    assert order_matching.match_study(Study.objects.get(pk=study.pk)) == order
     assert AuditRow.objects.filter(event="study.match").count() == 1
 
 
 def test_an_order_after_its_study_links_it_and_a_cancelled_one_releases_it():
     study = Study.objects.get(pk=take(as_file(dataset())).study_id)
-    assert matching.match_study(study) is None
+    assert order_matching.match_study(study) is None
     assert Study.objects.get(pk=study.pk).unsolicited
     order = order_for("MRN-4711-X", "ACC-77001")
-    assert matching.match_order(order) == [study]
+    assert order_matching.match_order(order) == [study]
     assert not Study.objects.get(pk=study.pk).unsolicited
-    assert matching.release_order(order) == 1
+    assert order_matching.release_order(order) == 1
     assert Study.objects.get(pk=study.pk).order is None
 
 
 def test_the_study_uid_that_an_order_announces_also_links():
     study = Study.objects.get(pk=take(as_file(dataset(AccessionNumber=""))).study_id)
     order = order_for("MRN-4711-X", "", uid="1.2.3.1")
-    assert matching.match_order(order) == [study]
+    assert order_matching.match_order(order) == [study]
 
 
 def test_an_order_of_another_patient_is_never_linked():
     order_for("MRN-OTHER", "ACC-77001")
     study = Study.objects.get(pk=take(as_file(dataset())).study_id)
-    assert matching.match_study(study) is None
+    assert order_matching.match_study(study) is None
     study.refresh_from_db()
     assert (study.unsolicited, study.flag_code) == (True, "accession-other-patient")
     assert Event.objects.filter(kind="study.flagged").count() == 1
@@ -313,7 +313,7 @@ def test_odd_values_in_the_header_do_no_harm():
     one.RequestAttributesSequence = [nested]
     stored = take(as_file(one))
     assert stored.status == 0
-    assert Series.objects.get().sequence in Sequence.values
+    assert Series.objects.get().sequence in MrSequence.values
 
 
 def blob(*, implicit: bool = False, front: bytes = b"", back: bytes = b"") -> bytes:
@@ -459,7 +459,7 @@ def test_ct_is_stored_and_never_segmented_and_that_is_said():
     assert (study.modality, Series.objects.get().modality) == ("CT", "CT")
     completion.complete(study)
     # even where a person said that it shows T1
-    Series.objects.update(sequence=Sequence.T1)
+    Series.objects.update(sequence=MrSequence.T1)
     studies.run("imaging.prepare_study", study)
     study.refresh_from_db()
     assert (study.state, study.flag_code) == (StudyState.FLAGGED, "not-mr")

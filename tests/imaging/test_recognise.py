@@ -14,11 +14,13 @@ from pydicom.errors import InvalidDicomError
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.models import User
+from imaging.archive.store_instance import store_instance
+from imaging.dicom.image_plane import VolumeRefused
+from imaging.dicom.image_stack import stack_datasets
 from imaging.models import Series, Study
-from imaging.overrides import override_sequence
-from imaging.receive import store_instance
-from imaging.recognise import best_series, recognise, recognise_name
-from imaging.stack import VolumeRefused, stack_datasets
+from imaging.recognition.overrides import override_sequence
+from imaging.recognition.rules import recognise, recognise_name
+from imaging.recognition.select import best_series
 from oncoflow_site.foundation.models import Job
 from tests.imaging.dicomfiles import as_file, dataset
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imaging.geometry import Grid
-from imaging.registration import centroid_ras, register_rigid, resample
+from imaging.geometry.grid import Grid
+from imaging.geometry.resample import centroid_ras, resample
+from imaging.preprocessing.rigid import register_rigid
 from tests.imaging.phantoms import rigid
 from tests.imaging.studies import SMALL, brain_like
 

@@ -10,12 +10,13 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from audit.models import AuditRow
-from imaging.geometry import Grid, to_ras, write_nifti
+from imaging.geometry.grid import Grid, to_ras
+from imaging.geometry.nifti import write_nifti
+from imaging.geometry.resample import resample
 from imaging.models import Volume
-from imaging.registration import resample
-from imaging.remake import CannotRemake, remake
-from imaging.scannergrid import from_scanner_grid, scanner_frames, scanner_grid, to_scanner_grid
-from imaging.segmentations import grid_of
+from imaging.volumes.load import grid_of
+from imaging.volumes.native_space import from_native_grid, native_frames, native_grid, to_native_grid
+from imaging.volumes.reproduce import CannotRemake, remake
 from oncoflow_site.foundation import objects
 from tests.imaging import studies
 from tests.imaging.phantoms import head, rigid, sphere
@@ -65,16 +66,16 @@ def test_a_volume_is_made_again_byte_for_byte_and_masks_come_back_to_the_scanner
     assert AuditRow.objects.filter(event="study.verify", outcome=0).count() == 3
 
     for name, volume in volumes.items():
-        own, grid = scanner_grid(volume), grid_of(volume.volume_set)
+        own, grid = native_grid(volume), grid_of(volume.volume_set)
         assert own.same_as(given[name][1], 1e-3)  # a NIfTI header holds float32
         ball = sphere(grid, (-35, 0, 30), 18)
-        there = to_scanner_grid(ball, volume)
+        there = to_native_grid(ball, volume)
         assert there.shape == own.shape_zyx
         assert there.dtype == np.bool_
         # the millilitres stay: thick slices cut a ball of 24 ml coarsely
         volume_there = there.sum() * own.voxel_volume_mm3()
         assert volume_there == pytest.approx(ball.sum() * grid.voxel_volume_mm3(), rel=0.06)
-        again = from_scanner_grid(there, volume)
+        again = from_native_grid(there, volume)
         dice = 2 * (again & ball).sum() / (again.sum() + ball.sum())
         assert dice > (0.9 if own.spacing_xyz()[2] > 3 else 0.95), (name, dice)
         # and it lies on what it was drawn on: the tumour of this scan, where this scan has it
@@ -82,7 +83,7 @@ def test_a_volume_is_made_again_byte_for_byte_and_masks_come_back_to_the_scanner
                          np.linalg.inv(np.array(volume.transform["matrix_ras"])), nearest=True) > 0  # fmt: skip
         assert (there | ~truth).all()
     with pytest.raises(ValueError, match="does not fit"):
-        to_scanner_grid(np.zeros((3, 3, 3), bool), volumes["T2"])
+        to_native_grid(np.zeros((3, 3, 3), bool), volumes["T2"])
 
     # another matrix on the record makes other bytes, and that is said
     volume = volumes["T2"]
@@ -114,9 +115,9 @@ def test_the_grid_of_an_older_volume_is_read_from_its_series():
     study = studies.nifti_study(studies.patient(), {"T1c": (image, studies.SMALL)})
     studies.run("imaging.prepare_study", study)
     volume = Volume.objects.get()
-    recorded = scanner_grid(volume)
+    recorded = native_grid(volume)
     volume.transform = None
-    assert scanner_grid(volume).same_as(recorded)
-    assert scanner_frames(volume.source_series) == []
+    assert native_grid(volume).same_as(recorded)
+    assert native_frames(volume.source_series) == []
     turned, grid = to_ras(image, studies.SMALL.affine)
     assert objects.get(volume.source_series.nifti) == write_nifti(turned, grid)

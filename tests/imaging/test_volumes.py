@@ -7,21 +7,13 @@ import gzip
 import numpy as np
 import pytest
 
-from imaging.brainmask import find_brain, skull_stripped_mask
-from imaging.geometry import (
-    GeometryError,
-    Grid,
-    crop_box,
-    crop_to_box,
-    from_sitk,
-    read_nifti,
-    to_ras,
-    to_sitk,
-    write_nifti,
-)
+from imaging.geometry.grid import GeometryError, Grid, crop_box, crop_to_box, to_ras
+from imaging.geometry.nifti import read_nifti, write_nifti
+from imaging.geometry.sitk import from_sitk, to_sitk
 from imaging.models import Study, StudyState, Volume, VolumeSet
-from imaging.normalise import NotAligned, normalise_study, reference_grid
-from imaging.volumes import assessable_of, load_volumes
+from imaging.preprocessing.brain_extraction import find_brain, skull_stripped_mask
+from imaging.preprocessing.coregistration import NotAligned, coregister_study, reference_grid
+from imaging.volumes.load import assessable_of, load_volumes
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
 from oncoflow_site.foundation.models import Event, JobState
@@ -157,7 +149,7 @@ def test_a_sequence_that_shows_something_else_is_not_aligned():
     noise = rng.random((40, 40, 40)).astype(np.float32)
     strange = (noise, np.diag([4.0, 4.0, 4.0, 1.0]))
     with pytest.raises(NotAligned) as caught:
-        normalise_study({"T1": (images["T1"], grid.affine), "T2": strange}, threads=1)
+        coregister_study({"T1": (images["T1"], grid.affine), "T2": strange}, threads=1)
     assert caught.value.sequence == "T2"
 
 
@@ -273,7 +265,7 @@ def test_a_study_without_any_usable_series_is_flagged():
 @pytest.mark.django_db
 def test_a_study_reopened_meanwhile_is_left_alone(monkeypatch):
     study = studies.nifti_study(studies.patient(), stripped())
-    from imaging import prepare
+    from imaging.volumes import prepare
 
     real = prepare.normalise_study
 

@@ -9,18 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.experts.base import (
-    REGIONS,
-    ExpertFailed,
-    ExpertOutput,
-    ModelVersion,
-    Progress,
-    Prompt,
-    Refined,
-    Volumes,
-    VolumesNeeded,
-    WeightsMissing,
-)
+from imaging.brats.regions import REGIONS
+from inference.experts.contract import ExpertOutput, ModelIdentity, Progress, Prompt, Refined, Volumes
+from inference.experts.errors import ExpertFailed, VolumesNeeded, WeightsMissing
 from inference.experts.factory import ExpertSpec
 
 
@@ -32,14 +23,14 @@ class FakeExpert:
         self.kind = spec.kind
         self.folder = Path(spec.weights_dir)
 
-    def load(self) -> ModelVersion:
+    def load(self) -> ModelIdentity:
         if self.kind == "unloadable":
             raise WeightsMissing("weights of the test are missing")
         if self.kind.startswith("holds-"):
             self.ballast = np.ones(int(self.kind.removeprefix("holds-")) << 17)  # MiB of float64
         if self.kind == "dies-loading":
             os._exit(7)
-        return ModelVersion(self.name, "1", "0" * 64, "fake")
+        return ModelIdentity(self.name, "1", "0" * 64, "fake")
 
     def predict(self, volumes: Volumes, prompt: Prompt | None = None, progress: Progress | None = None) -> ExpertOutput:
         wish = int(volumes.images["T1"].max())
@@ -70,7 +61,7 @@ class FakeExpert:
         probabilities = {r: inside * np.float16(0.75) for r in REGIONS}
         return ExpertOutput(
             probabilities,
-            ModelVersion(self.name, "1", "0" * 64, "fake"),
+            ModelIdentity(self.name, "1", "0" * 64, "fake"),
             0.1,
             "cpu",
             (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"], str(os.getpid())),
@@ -111,7 +102,7 @@ class Clicker(FakeExpert):
             origin[prompt.axis] = prompt.slice_index
             mask = np.expand_dims(np.take(mask, prompt.slice_index, prompt.axis), prompt.axis)
         notes = (f"pid {os.getpid()}", f"loads {self.loads}")
-        model = ModelVersion(self.name, "1", "0" * 64, "fake")
+        model = ModelIdentity(self.name, "1", "0" * 64, "fake")
         return Refined(prompt.region, (origin[0], origin[1], origin[2]), mask, model, 0.01, "cpu", notes)
 
 

@@ -13,18 +13,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from inference.experts.base import (
-    REGIONS,
-    ExpertFailed,
-    ExpertOutput,
-    ModelVersion,
-    Progress,
-    Prompt,
-    Volumes,
-    nest,
-    verify_weights,
-)
+from imaging.brats.regions import REGIONS, nest
+from inference.experts.contract import ExpertOutput, ModelIdentity, Progress, Prompt, Volumes
+from inference.experts.errors import ExpertFailed
 from inference.experts.factory import ExpertSpec
+from inference.experts.weights import verify_weights
 
 
 class PaintReader:
@@ -33,7 +26,7 @@ class PaintReader:
     def __init__(self, spec: ExpertSpec) -> None:
         self.name, self.kind, self.folder = spec.name, spec.kind, Path(spec.weights_dir)
 
-    def load(self) -> ModelVersion:
+    def load(self) -> ModelIdentity:
         self.version = verify_weights(self.folder)
         return self.version
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inference.agreement import dice, hd95, iou, measure_agreement, overlap
-from inference.evaluation import score_case, summarise
-from inference.experts.base import REGIONS
+from imaging.brats.regions import REGIONS
+from inference.evaluation.heldout import score_case, summarise
+from inference.fusion.agreement import dice, hd95, iou, measure_agreement, overlap
 
 
 def box(low: int, high: int, shape: tuple[int, int, int] = (20, 20, 20)) -> NDArray[np.bool_]:

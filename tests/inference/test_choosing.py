@@ -14,18 +14,16 @@ from audit.models import AuditRow
 from clinical.identity import OrderIdentity
 from clinical.models import Notice, User
 from clinical.orders import accept_order
-from imaging.geometry import write_nifti
-from imaging.handmade import accept_label_map
+from imaging.brats.regions import labels_inner_wins
+from imaging.geometry.nifti import write_nifti
 from imaging.models import Segmentation, Study, StudyState, VolumeSet
-from imaging.segmentations import current_segmentation, grid_of, load_labels, save_segmentation
-from imaging.volumes import load_volumes
-from inference import registry, watching, weighting
-from inference.cancelling import cancel_panel, run_again
-from inference.choosing import choose_fusion, stricter
-from inference.convening import enqueue_conclusion
-from inference.experts.base import Volumes, labels_from_regions
+from imaging.segmentation.label_maps import current_segmentation, load_labels, save_segmentation
+from imaging.segmentation.manual_import import accept_label_map
+from imaging.volumes.load import grid_of, load_volumes
+from inference.experts.contract import Volumes
 from inference.experts.factory import ExpertSpec
-from inference.fusion import masks_of
+from inference.fusion import arguments
+from inference.fusion.fuse import masks_of
 from inference.models import (
     CaseEvaluation,
     ExpertState,
@@ -36,7 +34,12 @@ from inference.models import (
     PanelState,
     StandingProposal,
 )
-from inference.panel import latest_panel
+from inference.panel.cancel import cancel_panel, run_again
+from inference.panel.choose_fusion import choose_fusion, stricter
+from inference.panel.convene import enqueue_conclusion
+from inference.panel.queries import latest_panel
+from inference.quality import drift, learned_weights
+from inference.registry import models, standing
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError
@@ -76,7 +79,7 @@ def settle(tmp_path: Path, settings) -> Settle:
             reader.load()
             output = reader.predict(seen)
             with transaction.atomic():
-                labels = labels_from_regions(masks_of(output.probabilities))
+                labels = labels_inner_wins(masks_of(output.probabilities))
                 made = save_segmentation(
                     study,
                     panel.volume_set,
@@ -341,19 +344,19 @@ def model_with_reviews(dice: list[float], *, status: str = "voter", name: str = 
 
 
 def test_weights_are_the_reviewed_mean_shrunk_to_the_evaluation():
-    assert weighting.shrunk(0, None, 0.91) == pytest.approx(0.91)
-    assert weighting.shrunk(0, None, None) == 0.5
-    assert weighting.shrunk(20, 0.5, 0.9) == pytest.approx(0.7)
-    assert weighting.shrunk(10_000, 0.0, 0.9) == weighting.LEAST_WEIGHT
+    assert arguments.shrunk(0, None, 0.91) == pytest.approx(0.91)
+    assert arguments.shrunk(0, None, None) == 0.5
+    assert arguments.shrunk(20, 0.5, 0.9) == pytest.approx(0.7)
+    assert arguments.shrunk(10_000, 0.0, 0.9) == arguments.LEAST_WEIGHT
     model = model_with_reviews([0.5, 0.6])
     with pytest.raises(UserVisibleError):
-        weighting.learn(who="ada", why="")
+        learned_weights.learn(who="ada", why="")
     call_command("models", "weights", "--who", "ada", "--why", "first")
     made = FusionWeights.objects.get()
     assert (made.version, made.who) == (1, "ada")
     one = made.weights[str(model.pk)]["regions"]["WT"]
     assert one == {"weight": round((1.1 + 20 * 0.91) / 22, 4), "reviewed": 0.55, "cases": 2, "evaluated": 0.91}
-    assert weighting.learn(who="ada", why="again").version == 2
+    assert learned_weights.learn(who="ada", why="again").version == 2
 
 
 def test_weighted_fusion_uses_what_was_learned(settle: Settle, settings):
@@ -361,8 +364,8 @@ def test_weighted_fusion_uses_what_was_learned(settle: Settle, settings):
     experts = (("one", "good", GOOD), ("two", "small", GOOD))
     _, panel = settle(*experts)
     assert panel.fusion == "weighted"  # by their evaluations, equal ones: the mean
-    versions = registry.register_panel()
-    made = weighting.learn(who="ada", why="x")
+    versions = models.register_panel()
+    made = learned_weights.learn(who="ada", why="x")
     weights = made.weights
     for region in ("ET", "TC", "WT"):
         weights[str(versions["one"].pk)]["regions"][region]["weight"] = 0.01
@@ -377,13 +380,13 @@ def test_weighted_fusion_uses_what_was_learned(settle: Settle, settings):
 def test_a_voter_that_falls_below_its_evaluation_is_proposed_for_demotion_and_a_person_decides():
     model = model_with_reviews([0.86] * 19)
     with transaction.atomic():
-        assert watching.propose_demotion(model) is None  # too few
+        assert drift.propose_demotion(model) is None  # too few
     more = model_with_reviews([0.86], name="other")
     CaseEvaluation.objects.filter(model_version=more).update(model_version=model)
     more.delete()
     with transaction.atomic():
-        proposal = watching.propose_demotion(model)
-        assert watching.propose_demotion(model) == proposal
+        proposal = drift.propose_demotion(model)
+        assert drift.propose_demotion(model) == proposal
     model.refresh_from_db()
     assert model.status == "voter"  # nothing is demoted silently
     assert len(proposal.evidence["cases"]) == 20
@@ -391,28 +394,28 @@ def test_a_voter_that_falls_below_its_evaluation_is_proposed_for_demotion_and_a_
     assert Notice.objects.get(kind="model.demotion_proposed").for_role == "admin"
     person = User.objects.create_user("ada", role="admin")
     with pytest.raises(UserVisibleError):
-        watching.decide_proposal(proposal, person, confirm=True, why="")
-    watching.decide_proposal(proposal, person, confirm=True, why="new scanner")
+        drift.decide_proposal(proposal, person, confirm=True, why="")
+    drift.decide_proposal(proposal, person, confirm=True, why="new scanner")
     model.refresh_from_db()
     assert model.status == "adviser"
     change = model.status_changes.first()
     assert (change.who, change.from_status, change.to_status) == ("ada", "voter", "adviser")
     assert change.evidence["cases"] == proposal.evidence["cases"]
     with pytest.raises(UserVisibleError, match="already"):
-        watching.decide_proposal(proposal, person, confirm=False, why="x")
+        drift.decide_proposal(proposal, person, confirm=False, why="x")
 
 
 def test_a_voter_that_keeps_its_promise_or_was_just_judged_is_left_alone():
     model = model_with_reviews([0.5] * 5 + [0.87] * 20)  # the old ones do not count
     with transaction.atomic():
-        assert watching.propose_demotion(model) is None
+        assert drift.propose_demotion(model) is None
     CaseEvaluation.objects.update(dice=0.6)
     with transaction.atomic():
-        proposal = watching.propose_demotion(model)
+        proposal = drift.propose_demotion(model)
     person = User.objects.create_user("ada", role="admin")
-    watching.decide_proposal(proposal, person, confirm=False, why="all of them post-operative")
+    drift.decide_proposal(proposal, person, confirm=False, why="all of them post-operative")
     with transaction.atomic():
-        assert watching.propose_demotion(model) is None
+        assert drift.propose_demotion(model) is None
     assert StandingProposal.objects.get().state == "dismissed"
     model.refresh_from_db()
     assert model.status == "voter"
@@ -423,8 +426,8 @@ def test_a_vote_cannot_be_given_it_is_earned():
     ModelVersion.objects.filter(pk=model.pk).update(evaluation={})
     model.refresh_from_db()
     with pytest.raises(UserVisibleError, match="earned"):
-        registry.set_status(model, "voter", who="ada", why="I like it")
+        standing.set_status(model, "voter", who="ada", why="I like it")
     ModelVersion.objects.filter(pk=model.pk).update(evaluation={"regions": dict.fromkeys(("ET", "TC", "WT"), GOOD)})
     model.refresh_from_db()
-    registry.set_status(model, "voter", who="ada", why="seen the figures")
+    standing.set_status(model, "voter", who="ada", why="seen the figures")
     assert model.status_changes.first().evidence["regions"]["WT"] == GOOD

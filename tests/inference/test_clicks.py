@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.experts.base import ExpertFailed, InvalidVolumes, Prompt, Refined, Volumes
+from inference.experts.common.byte_lru import ByteLru
+from inference.experts.common.out_of_memory import MemoryFallback
+from inference.experts.contract import Prompt, Refined, Volumes
+from inference.experts.errors import ExpertFailed, InvalidVolumes
 from inference.experts.factory import ExpertSpec
-from inference.experts.lru import ByteLru
-from inference.experts.memory import MemoryFallback
-from inference.experts.sam.obey import obey
+from inference.experts.sam.click_enforcement import enforce_clicks
 from inference.supervisor.client import ExpertUnavailable, SupervisorClient
-from inference.supervisor.main import Supervisor, SupervisorConfig
+from inference.supervisor.server import Supervisor, SupervisorConfig
 
 FACTORY = "tests.inference.fake_experts:make"
 SHAPE = (9, 10, 11)
@@ -176,18 +177,18 @@ def test_clicks_that_the_network_ignores_change_what_looks_like_them() -> None:
     answer[10:20, 10:26] = 0.9
     answer[30:35, 30:35] = 0.9  # another lesion
     inside, outside = (15.0, 15.0, True), (23.0, 15.0, False)
-    found, ignored = obey(picture, answer, [inside], None)
+    found, ignored = enforce_clicks(picture, answer, [inside], None)
     assert ignored == 0
     assert np.array_equal(found >= 0.5, (answer >= 0.5) & (np.arange(40) < 26)[None]), "the clicked lesion alone"
-    found, ignored = obey(picture, answer, [inside, outside], None)
+    found, ignored = enforce_clicks(picture, answer, [inside, outside], None)
     assert ignored == 1
     assert found[15, 15] >= 0.5
     assert found[15, 23] < 0.5
     assert (found[11:19, 11:19] >= 0.5).all(), "what looks otherwise stays"
     assert (found[12:18, 21:25] < 0.5).all()
-    found, _ = obey(picture, answer, [], (28.0, 28.0, 37.0, 37.0))
+    found, _ = enforce_clicks(picture, answer, [], (28.0, 28.0, 37.0, 37.0))
     assert np.array_equal(np.argwhere(found >= 0.5).min(0), [30, 30])
-    found, ignored = obey(picture, np.zeros_like(answer), [inside], None)
+    found, ignored = enforce_clicks(picture, np.zeros_like(answer), [inside], None)
     assert ignored == 1
     assert found[15, 15] >= 0.5
     assert not (found[:, 22:] >= 0.5).any()

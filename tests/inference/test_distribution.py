@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.distribution import FILE, Distribution, feature_names, features, fit, load
-from inference.experts.base import SEQUENCES
+from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.domain_shift.distribution import FILE, Distribution, feature_names, features, fit, load
 from oncoflow_site.demo.simulator.dataset import plan_cases, simulate_case
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "inference" / "weights"
@@ -33,7 +33,9 @@ def cases() -> list[tuple[Images, NDArray[np.bool_]]]:
     made = []
     for case in plan_cases(6, 0, seed=987, spacing=2.0):
         simulated = simulate_case(case)
-        images = {s: np.asarray(simulated.images[i].transpose(2, 1, 0), np.float32) for i, s in enumerate(SEQUENCES)}
+        images = {
+            s: np.asarray(simulated.images[i].transpose(2, 1, 0), np.float32) for i, s in enumerate(PANEL_SEQUENCES)
+        }
         if all(image.any() for image in images.values()) and len(made) < 4:
             made.append((images, np.any([image != 0 for image in images.values()], axis=0)))
     return made
@@ -116,11 +118,11 @@ def test_what_is_no_brain_mri_is_told(
 
 def test_nothing_is_said_of_nothing(known: Distribution) -> None:
     empty = np.zeros((20, 20, 20), np.float32)
-    images = dict.fromkeys(SEQUENCES, empty)
+    images = dict.fromkeys(PANEL_SEQUENCES, empty)
     assert known.compare(images, empty > 0, SPACING) is None
     assert known.compare({"DWI": empty}, empty == 0, SPACING) is None
     flat = known.compare(
-        {s: np.full((40, 60, 50), 7.0, np.float32) for s in SEQUENCES}, np.ones((40, 60, 50), bool), SPACING
+        {s: np.full((40, 60, 50), 7.0, np.float32) for s in PANEL_SEQUENCES}, np.ones((40, 60, 50), bool), SPACING
     )
     assert flat is not None
     assert flat.outside
@@ -134,18 +136,18 @@ def test_missing_sequences_are_compared_by_what_is_there(
         found = known.compare({s: images[s] for s in present}, brain, SPACING)
         assert found is not None
         assert not found.outside
-        assert found.limits != known.limits["+".join(SEQUENCES)]
+        assert found.limits != known.limits["+".join(PANEL_SEQUENCES)]
 
 
 def test_fitting_lets_ninety_nine_of_a_hundred_pass() -> None:
     rng = np.random.default_rng(1)
-    count = len(feature_names(SEQUENCES))
+    count = len(feature_names(PANEL_SEQUENCES))
     mixing = rng.normal(size=(count, count)) / np.sqrt(count)
     found = fit(rng.normal(size=(230, count)) @ mixing)
     fresh = rng.normal(size=(1000, count)) @ mixing
-    from inference.distribution import _deviations, _distance
+    from inference.domain_shift.distribution import _deviations, _distance
 
-    limits = found.limits["+".join(SEQUENCES)]
+    limits = found.limits["+".join(PANEL_SEQUENCES)]
     inside = [
         _distance(row, found.mean, found.covariance) <= limits[0]
         and _deviations(row, found.mean, found.covariance).max() <= limits[1]

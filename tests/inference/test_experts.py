@@ -11,28 +11,18 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from inference.agreement import dice
-from inference.experts.base import (
-    REGIONS,
-    InvalidVolumes,
-    MissingSequence,
-    Prompt,
-    Volumes,
-    WeightsMismatch,
-    WeightsMissing,
-    labels_from_regions,
-    nest,
-    regions_from_labels,
-    sha256_of,
-    verify_weights,
-)
+from imaging.brats.regions import REGIONS, labels_inner_wins, nest, region_masks
+from inference.experts.common.flair_baseline import rule_regions
+from inference.experts.common.intensity import clip_in_brain, stack_channels
+from inference.experts.common.islands import minimum_volumes, suppress_small
+from inference.experts.common.slices import Window, box_of, slice_boxes, window_for
+from inference.experts.contract import Prompt, Volumes
+from inference.experts.errors import InvalidVolumes, MissingSequence, WeightsMismatch, WeightsMissing
 from inference.experts.factory import ExpertSpec, expert_for_folder, make_expert
 from inference.experts.nnunet.labels import channel_order, region_channels
-from inference.experts.postprocess import minimum_volumes, suppress_small
-from inference.experts.prepare import clip_in_brain, stack_channels
-from inference.experts.saliency import rule_regions
-from inference.experts.slices import Window, box_of, slice_boxes, window_for
-from inference.fusion import masks_of
+from inference.experts.weights import sha256_of, verify_weights
+from inference.fusion.agreement import dice
+from inference.fusion.fuse import masks_of
 
 pytestmark = pytest.mark.torch
 
@@ -62,7 +52,7 @@ def phantom(spacing: float = 2.0, seed: int = 1) -> tuple[Volumes, dict[str, NDA
             image[labels == label] = value + 0.03 * texture[labels == label]
         image = gaussian_filter(image, 0.5) + rng.normal(size=shape) * 0.03
         images[name] = np.where(brain, np.maximum(image, 0.01) * 300, 0).astype(np.float32)
-    return Volumes(images, (spacing,) * 3, brain), regions_from_labels(labels)
+    return Volumes(images, (spacing,) * 3, brain), region_masks(labels)
 
 
 def test_volumes_refuse_what_does_not_belong_together() -> None:
@@ -83,9 +73,9 @@ def test_volumes_refuse_what_does_not_belong_together() -> None:
 
 def test_labels_and_regions_are_inverse() -> None:
     labels = np.array([[[0, 1, 2, 3]]], np.uint8)
-    regions = regions_from_labels(labels)
+    regions = region_masks(labels)
     assert [int(regions[r].sum()) for r in REGIONS] == [1, 2, 3]
-    assert np.array_equal(labels_from_regions(regions), labels)
+    assert np.array_equal(labels_inner_wins(regions), labels)
 
 
 def test_nest_orders_probabilities_and_clears_the_outside() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from inference.experts.base import REGIONS
-from inference.fusion import disagreement_map, fuse, masks_of
-from inference.staple import staple, staple_on_device
+from imaging.brats.regions import REGIONS
+from inference.fusion.fuse import disagreement_map, fuse, masks_of
+from inference.fusion.staple import staple, staple_on_device
 
 
 def raters(seed: int, count: int, shape: tuple[int, int, int] = (14, 18, 16)) -> list[NDArray[np.bool_]]:

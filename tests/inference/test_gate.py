@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from inference.agreement import Agreement, Overlap
-from inference.experts.base import REGIONS
-from inference.gate import GateDecision, decide, votes_from_evaluation
+from imaging.brats.regions import REGIONS
+from inference.fusion.agreement import Agreement, Overlap
+from inference.fusion.gate import GateDecision, decide
+from inference.registry.standing import votes_from_evaluation
 
 
 def agreement(

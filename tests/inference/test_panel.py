@@ -11,15 +11,16 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from imaging.geometry import write_nifti
+from imaging.geometry.nifti import write_nifti
 from imaging.models import Segmentation, Study, StudyState, Volume, VolumeSet
-from imaging.segmentations import load_labels, load_probability
-from inference import registry
-from inference.experts.base import WeightsMismatch
+from imaging.segmentation.label_maps import load_labels
+from imaging.segmentation.probability_maps import load_probability
+from inference.domain_shift.study_checks import study_flags
+from inference.experts.errors import WeightsMismatch
 from inference.models import EXPERT_MACHINE, PANEL_MACHINE, ExpertRun, ExpertState, ModelVersion, PanelRun, PanelState
-from inference.panel import latest_panel, panel_summary
-from inference.plausibility import study_flags
-from inference.supervisor.main import Supervisor, SupervisorConfig, specs_from
+from inference.panel.queries import latest_panel, panel_summary
+from inference.registry import models, standing
+from inference.supervisor.server import Supervisor, SupervisorConfig, specs_from
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
@@ -293,11 +294,11 @@ def test_volumes_ready_convenes_the_panel(panel_of: Panel):
 def test_a_vote_earned_on_simulated_patients_counts_in_demo_mode_only(tmp_path, settings):
     folder = weights(tmp_path, "one")
     settings.ONCOFLOW_DEMO_MODE = True
-    row = registry.register(folder, "nnunet")
+    row = models.register(folder, "nnunet")
     assert (row.status, row.demo_only) == ("voter", True)
     assert "DEMO" in row.status_reason
     settings.ONCOFLOW_DEMO_MODE = False
-    row = registry.register(folder, "nnunet")
+    row = models.register(folder, "nnunet")
     assert row.status == "adviser"
     assert "simulated" in row.status_reason
     assert [one.to_status for one in row.status_changes.order_by("at", "id")] == ["voter", "adviser"]
@@ -306,35 +307,35 @@ def test_a_vote_earned_on_simulated_patients_counts_in_demo_mode_only(tmp_path, 
 @pytest.mark.django_db
 def test_a_vote_earned_on_real_patients_counts_everywhere(tmp_path, settings):
     settings.ONCOFLOW_DEMO_MODE = False
-    row = registry.register(weights(tmp_path, "one", trained_on="1,251 patients of BraTS 2021"), "nnunet")
+    row = models.register(weights(tmp_path, "one", trained_on="1,251 patients of BraTS 2021"), "nnunet")
     assert (row.status, row.demo_only) == ("voter", False)
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("numbers", [WEAK, None, GOOD | {"n": 19}, GOOD | {"p10": 0.69}])
 def test_without_a_good_evaluation_there_is_no_vote(tmp_path, numbers):
-    assert registry.register(weights(tmp_path, "one", numbers), "nnunet").status == "adviser"
+    assert models.register(weights(tmp_path, "one", numbers), "nnunet").status == "adviser"
 
 
 @pytest.mark.django_db
 def test_registering_twice_is_one_row_and_a_persons_decision_stays(tmp_path):
     folder = weights(tmp_path, "one")
-    row = registry.register(folder, "nnunet")
-    registry.set_status(row, "disabled", who="dr.house", why="misses small lesions")
-    again = registry.register(folder, "nnunet")
+    row = models.register(folder, "nnunet")
+    standing.set_status(row, "disabled", who="dr.house", why="misses small lesions")
+    again = models.register(folder, "nnunet")
     assert (again.pk, again.status) == (row.pk, "disabled")
     assert ModelVersion.objects.count() == 1
     with pytest.raises(UserVisibleError):
-        registry.set_status(row, "voter", who="dr.house", why=" ")
+        standing.set_status(row, "voter", who="dr.house", why=" ")
 
 
 @pytest.mark.django_db
 def test_altered_weights_are_refused_and_other_weights_are_another_version(tmp_path, settings, capsys):
     folder = weights(tmp_path, "one")
-    first = registry.register(folder, "nnunet")
+    first = models.register(folder, "nnunet")
     (folder / "w.bin").write_bytes(b"altered")
     with pytest.raises(WeightsMismatch):
-        registry.register(folder, "nnunet")
+        models.register(folder, "nnunet")
     settings.ONCOFLOW_PANEL = [{"name": "one", "kind": "nnunet", "weights_dir": str(folder)}]
     with pytest.raises(CommandError):
         call_command("models", "verify")
@@ -345,7 +346,7 @@ def test_altered_weights_are_refused_and_other_weights_are_another_version(tmp_p
     model = json.loads((folder / "model.json").read_text())
     model["files"]["w.bin"] = hashlib.sha256(b"altered").hexdigest()
     (folder / "model.json").write_text(json.dumps(model))
-    assert registry.register(folder, "nnunet").pk != first.pk
+    assert models.register(folder, "nnunet").pk != first.pk
     call_command("models", "verify")
     call_command("models", "list")
     assert "one 1.0" in capsys.readouterr().out
@@ -354,7 +355,7 @@ def test_altered_weights_are_refused_and_other_weights_are_another_version(tmp_p
 @pytest.mark.django_db
 def test_a_disabled_model_is_not_convened(panel_of: Panel):
     panel_of(("one", "good", GOOD), ("two", "good", GOOD))
-    registry.set_status(registry.register_panel()["two"], "disabled", who="dr", why="test")
+    standing.set_status(models.register_panel()["two"], "disabled", who="dr", why="test")
     study, _ = painted(LESION)
     assert list(convene(study).expert_runs.values_list("expert", flat=True)) == ["one"]
 

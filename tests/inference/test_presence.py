@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inference.experts.base import Volumes
+from inference.experts.common.flair_baseline import salient_places
+from inference.experts.common.intensity import stack_channels, zscore_in_brain
+from inference.experts.common.slices import resize
+from inference.experts.contract import Volumes
 from inference.experts.factory import expert_for_folder
-from inference.experts.prepare import stack_channels, zscore_in_brain
-from inference.experts.saliency import salient_places
-from inference.experts.sam.automatic import Finding
-from inference.experts.slices import resize
-from inference.training.dataset import DatasetError
-from inference.training.presence import Study, best_limit, main, study_of
+from inference.experts.sam.automatic import PlaceSegmentation
+from inference.training.common.dataset import DatasetError
+from inference.training.sam.presence import PlaceScores, best_limit, main, place_scores
 from tests.inference.test_experts import phantom
 from tests.inference.test_sam_libraries import committed, study
 from tests.inference.test_training import write_dataset
@@ -27,8 +27,8 @@ from tests.inference.test_training import write_dataset
 pytestmark = pytest.mark.torch
 
 
-def one(*scores: float, dice: tuple[float, ...], largest: float) -> Study:
-    return Study(scores, dice, largest)
+def one(*scores: float, dice: tuple[float, ...], largest: float) -> PlaceScores:
+    return PlaceScores(scores, dice, largest)
 
 
 def test_the_limit_is_where_most_is_gained_and_sits_on_no_case() -> None:
@@ -60,12 +60,12 @@ def test_what_believing_more_places_gives() -> None:
     for score, where in ((2.0, slice(0, 2)), (5.0, slice(2, 4)), (math.nan, slice(0, 4))):
         found = np.zeros((3, 4, 4, 4), np.float32)
         found[0, 0, 0, where] = 0.9
-        halves.append(Finding(score, found))
-    study = study_of(halves, truth)
+        halves.append(PlaceSegmentation(score, found))
+    study = place_scores(halves, truth)
     assert study.scores == (5.0, 2.0)
     assert study.dice == pytest.approx((0.0, 2 / 3, 1.0))
     assert study.largest == pytest.approx(2 / 3)
-    assert study_of([], ~truth & truth) == Study((), (1.0,), 1.0)
+    assert place_scores([], ~truth & truth) == PlaceScores((), (1.0,), 1.0)
 
 
 def two_lesions() -> tuple[Volumes, NDArray[np.bool_], NDArray[np.bool_]]:
@@ -91,7 +91,7 @@ def test_places_are_found_largest_first_and_tiny_ones_only_where_nothing_else_is
 @pytest.mark.slow
 def test_a_second_place_is_asked_about_where_the_weights_can_tell_and_nothing_covers_it(tmp_path: Path) -> None:
     volumes, _, second = two_lesions()
-    asked: dict[str, list[Finding]] = {}
+    asked: dict[str, list[PlaceSegmentation]] = {}
     # Believed, the first answer covers the second tumour too: its slices' windows show both.
     for name, least in (("no limit", None), ("none believed", 1e6), ("all believed", -1e6)):
         shutil.copytree(committed("sam2-small"), tmp_path / name)

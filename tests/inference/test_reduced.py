@@ -9,22 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imaging.geometry import write_nifti
-from imaging.handmade import accept_label_map
+from imaging.brats.regions import labels_inner_wins
+from imaging.geometry.nifti import write_nifti
 from imaging.models import Segmentation, Study, Volume
-from imaging.segmentations import load_labels, load_probability
-from imaging.volumes import load_volumes
-from inference.agreement import measure_agreement
-from inference.experts.base import ExpertOutput, MissingSequence, ModelVersion, Volumes, labels_from_regions
-from inference.experts.needs import NotRunnable, plan, subset_key
-from inference.experts.prepare import blank_channels, stack_channels
-from inference.fusion import METHODS, fuse, masks_of
-from inference.gate import decide, votes_from_evaluation
+from imaging.segmentation.label_maps import load_labels
+from imaging.segmentation.manual_import import accept_label_map
+from imaging.segmentation.probability_maps import load_probability
+from imaging.volumes.load import load_volumes
+from inference.experts.common.input_requirements import NotRunnable, plan, subset_key
+from inference.experts.common.intensity import blank_channels, stack_channels
+from inference.experts.contract import ExpertOutput, ModelIdentity, Volumes
+from inference.experts.errors import MissingSequence
+from inference.fusion.agreement import measure_agreement
+from inference.fusion.fuse import METHODS, fuse, masks_of
+from inference.fusion.gate import decide
 from inference.models import CaseEvaluation, ExpertState, PanelState
-from inference.panel import panel_summary
-from inference.training.dataset import RawCase
+from inference.panel.queries import panel_summary
+from inference.quality.learned_weights import reviewed_dice
+from inference.registry.standing import votes_from_evaluation
+from inference.training.common.dataset import RawCase
 from inference.training.evaluate import evaluate, with_subset
-from inference.weighting import reviewed_dice
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Event
 from tests.imaging.studies import SMALL
@@ -111,8 +115,8 @@ class Everything:
     def __init__(self) -> None:
         self.given: list[set[str]] = []
 
-    def load(self) -> ModelVersion:
-        return ModelVersion("everything", "1", "0" * 64, "stub")
+    def load(self) -> ModelIdentity:
+        return ModelIdentity("everything", "1", "0" * 64, "stub")
 
     def predict(self, volumes: Volumes, prompt: Any = None, progress: Any = None) -> ExpertOutput:
         self.given.append({name for name, image in volumes.images.items() if np.any(image)})
@@ -169,7 +173,7 @@ def test_what_nobody_answered_for_is_neither_fused_nor_compared(method):
     answers = {"a": balls(3, 5), "b": balls(3, 6), "c": balls(4, 5)}
     fused = fuse(answers, method, weights=dict.fromkeys(answers, 1.0))
     assert set(fused.masks) == set(fused.probability) == {"ET", "TC"}
-    assert set(np.unique(labels_from_regions(fused.masks))) == {0, 1, 3}
+    assert set(np.unique(labels_inner_wins(fused.masks))) == {0, 1, 3}
     found = measure_agreement({name: masks_of(one) for name, one in answers.items()}, fused.masks, (1.0, 1.0, 1.0))
     assert all(set(one) == {"ET", "TC"} for one in found.vs_consensus.values())
     assert "WT" not in found.volume_mm3["consensus"]

@@ -18,11 +18,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from inference.adding import describe, write_model_json_for
-from inference.experts.base import Volumes, WeightsMismatch, WeightsMissing, sha256_of
+from inference.experts.contract import Volumes
+from inference.experts.errors import WeightsMismatch, WeightsMissing
 from inference.experts.nnunet import NnUNetExpert
+from inference.experts.weights import sha256_of
 from inference.models import ModelVersion
-from inference.pulling import pull, tree_digest
+from inference.registry.download import pull, tree_digest
+from inference.registry.package_weights import describe, write_model_json_for
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.settings import panel_from
 
@@ -285,7 +287,7 @@ def test_add_refuses_pickles_foreign_evaluations_and_missing_folds(tmp_path: Pat
 
 
 def test_adopted_folds_can_be_added(tmp_path: Path, volumes: Volumes) -> None:
-    from inference.training import adopt
+    from inference.training.nnunet import adopt
 
     folder = trained_folder(
         tmp_path / "m", REGIONS_LABELS, folds=(0, 1), extra={"ema": [np.float64(0.5)], "code": Code}

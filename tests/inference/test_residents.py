@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.experts.base import Volumes
+from inference.experts.contract import Volumes
 from inference.experts.factory import ExpertSpec
 from inference.supervisor.client import SupervisorClient
-from inference.supervisor.main import Supervisor, SupervisorConfig
-from inference.supervisor.residents import DEVICE_SHARE, Held, Residents, folder_bytes, machine_bytes
+from inference.supervisor.memory_budget import DEVICE_SHARE, HeldMemory, MemoryBudget, folder_bytes, machine_bytes
+from inference.supervisor.server import Supervisor, SupervisorConfig
 
 FACTORY = "tests.inference.fake_experts:make"
 MIB = 1 << 20
@@ -24,13 +24,13 @@ MIB = 1 << 20
 class Fake:
     """A worker of which the test says everything."""
 
-    def __init__(self, residents: Residents, *, served: float, memory: int = 0, device: int = 0) -> None:
+    def __init__(self, residents: MemoryBudget, *, served: float, memory: int = 0, device: int = 0) -> None:
         self.served = served
         self.resident, self.idle = True, True
-        self._held = Held(memory, device, 1000 if device else 0)
+        self._held = HeldMemory(memory, device, 1000 if device else 0)
         residents.add(self)
 
-    def held(self) -> Held:
+    def held(self) -> HeldMemory:
         return self._held
 
     def give_place(self) -> None:
@@ -45,7 +45,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def test_the_least_recently_used_idle_one_goes_and_no_more_than_needed() -> None:
-    residents = Residents(limit=300)
+    residents = MemoryBudget(limit=300)
     old, middle, young = (Fake(residents, served=float(t), memory=100) for t in (1, 2, 3))
     residents.settle(young)
     assert [one.resident for one in (old, middle, young)] == [True, True, True], "300 of 300 is not too much"
@@ -57,7 +57,7 @@ def test_the_least_recently_used_idle_one_goes_and_no_more_than_needed() -> None
 
 
 def test_a_start_waits_for_one_at_work_but_not_for_ever() -> None:
-    residents = Residents(limit=100)
+    residents = MemoryBudget(limit=100)
     working = Fake(residents, served=1.0, memory=80)
     working.idle = False
     coming = Fake(residents, served=0.0, memory=80)
@@ -70,12 +70,12 @@ def test_a_start_waits_for_one_at_work_but_not_for_ever() -> None:
     started = time.monotonic()
     residents.make_room(coming, 0.5, lambda: False)
     assert time.monotonic() - started < 5
-    alone = Residents(limit=10)
+    alone = MemoryBudget(limit=10)
     residents.make_room(Fake(alone, served=0, memory=80), 30, lambda: False)  # nobody could go: it starts all the same
 
 
 def test_a_full_gpu_counts_as_well() -> None:
-    residents = Residents(limit=10_000)
+    residents = MemoryBudget(limit=10_000)
     old = Fake(residents, served=1.0, memory=1, device=500)
     young = Fake(residents, served=2.0, memory=1, device=int(1000 * DEVICE_SHARE) - 499)
     residents.settle(young)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from inference.experts.sam.network import SMALL_OVERRIDES, build
-from inference.training.preprocess import PreparedCase
-from inference.training.sam import films_dice
-from inference.training.sam_frames import FilmSampler, films_loss, held_films
-from inference.training.sam_slices import SliceCase, slice_case
+from inference.training.common.preprocess import PreparedCase
+from inference.training.sam.frames import FilmSampler, films_loss, held_films
+from inference.training.sam.slices import SliceCase, slice_case
+from inference.training.sam.train import films_dice
 
 pytestmark = pytest.mark.torch
 

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.experts.base import Prompt, Volumes, WeightsMismatch, WeightsMissing, sha256_of
+from inference.experts.contract import Prompt, Volumes
+from inference.experts.errors import WeightsMismatch, WeightsMissing
 from inference.experts.factory import expert_for_folder
+from inference.experts.weights import sha256_of
 from tests.inference.test_experts import committed, phantom
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]

@@ -17,13 +17,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.experts.base import ExpertFailed, Prompt, Volumes
+from inference.experts.contract import Prompt, Volumes
+from inference.experts.errors import ExpertFailed
 from inference.experts.factory import ExpertSpec
-from inference.supervisor import wire
-from inference.supervisor.child import SEED
+from inference.supervisor import protocol
 from inference.supervisor.client import ExpertTimeout, ExpertUnavailable, SupervisorClient, create_key, read_key
-from inference.supervisor.main import Supervisor, SupervisorConfig, specs_from
-from inference.supervisor.wire import Channel, Closed, Message, ProtocolError, accept_channel, open_channel
+from inference.supervisor.expert_process import SEED
+from inference.supervisor.protocol import (
+    Channel,
+    ChannelClosed,
+    ProtocolError,
+    ProtocolMessage,
+    accept_channel,
+    open_channel,
+)
+from inference.supervisor.server import Supervisor, SupervisorConfig, specs_from
 
 FACTORY = "tests.inference.fake_experts:make"
 
@@ -223,7 +231,7 @@ def test_replayed_frame_is_refused() -> None:
             original.sendall(data)
 
     client_side.connection = Recorder()  # type: ignore[assignment]
-    client_side.send(Message("run", {"a": 1}))
+    client_side.send(ProtocolMessage("run", {"a": 1}))
     assert server.receive().values == {"a": 1}
     original.sendall(bytes(sent))
     with pytest.raises(ProtocolError, match="authentication"):
@@ -239,7 +247,7 @@ def test_pickled_array_is_refused() -> None:
     evil._sent = client_side._sent
     body = buffer.getvalue()
     header = b'{"kind": "run", "values": {}, "arrays": [["x", 0, %d]]}' % len(body)
-    prefix = wire.HEADER.pack(wire.MAGIC, len(header), len(body))
+    prefix = protocol.HEADER.pack(protocol.MAGIC, len(header), len(body))
     evil.connection.sendall(prefix + evil._code(b"C", evil._sent, prefix, header, body) + header + body)
     with pytest.raises(ProtocolError, match="malformed"):
         server.receive()
@@ -247,12 +255,12 @@ def test_pickled_array_is_refused() -> None:
 
 def test_too_large_a_claim_is_refused_before_it_is_read() -> None:
     server, client_side = pair()
-    client_side.connection.sendall(wire.HEADER.pack(wire.MAGIC, 10, 1 << 60))
+    client_side.connection.sendall(protocol.HEADER.pack(protocol.MAGIC, 10, 1 << 60))
     with pytest.raises(ProtocolError):
         server.receive()
     client_side.close()
     server.close()
-    with pytest.raises(Closed):
+    with pytest.raises(ChannelClosed):
         server.receive()
 
 
@@ -278,7 +286,7 @@ def test_specs_from_settings() -> None:
 
 
 def test_client_imports_no_torch() -> None:
-    code = "import sys, inference.supervisor.client, inference.gate, inference.fusion; sys.exit('torch' in sys.modules)"
+    code = "import sys, inference.supervisor.client, inference.fusion.gate, inference.fusion.fuse; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -287,7 +295,7 @@ def test_serve_ends_cleanly_on_sigterm_and_leaves_no_child(tmp_path: Path) -> No
     code = (
         "from pathlib import Path\n"
         "from inference.experts.factory import ExpertSpec\n"
-        "from inference.supervisor.main import SupervisorConfig, serve\n"
+        "from inference.supervisor.server import SupervisorConfig, serve\n"
         f"serve(SupervisorConfig((ExpertSpec('good', 'good', {str(tmp_path)!r}, factory={FACTORY!r}),), {address!r}, "
         f"Path({str(tmp_path / 'key')!r})))\n"
     )

@@ -13,17 +13,22 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 
-from inference.experts.base import REGIONS
+from imaging.brats.regions import REGIONS
 from inference.experts.factory import expert_for_folder
-from inference.training import evaluate, nnunet, sam
-from inference.training.calibrate import best_choice, calibrate
-from inference.training.common import Average, Budget, Log, WorkingCopy
-from inference.training.dataset import DatasetError, RawDataset
-from inference.training.export import half_state
-from inference.training.loop import Loop, add_arguments
-from inference.training.losses import deep_supervision_loss, dice_bce
-from inference.training.patches import PatchSampler, region_targets
-from inference.training.preprocess import PreparedCase, load_prepared, make_plans
+from inference.training import evaluate
+from inference.training.common.checkpoints import Average
+from inference.training.common.command_line import add_arguments
+from inference.training.common.dataset import DatasetError, RawDataset
+from inference.training.common.export import half_state
+from inference.training.common.loop import Loop
+from inference.training.common.preprocess import PreparedCase, load_prepared, make_plans
+from inference.training.common.progress import Budget, Log
+from inference.training.common.working_copy import WorkingCopy
+from inference.training.nnunet import train as nnunet
+from inference.training.nnunet.calibrate import best_operating_point, calibrate
+from inference.training.nnunet.losses import deep_supervision_loss, dice_bce
+from inference.training.nnunet.patches import PatchSampler, region_targets
+from inference.training.sam import train as sam
 
 pytestmark = pytest.mark.torch
 
@@ -311,11 +316,11 @@ def test_calibration_finds_the_shift_and_leaves_islands_out() -> None:
     healthy = np.full_like(logit, -4.0)
     healthy[2, 2, 2] = 5.0
     nothing = np.zeros_like(truth)
-    choice = best_choice([logit, healthy], [truth, nothing], (0.0, 100.0), 8.0)
+    choice = best_operating_point([logit, healthy], [truth, nothing], (0.0, 100.0), 8.0)
     assert choice.shift == 0.75, "the least shift that is enough"
     assert choice.limit_mm3 == 100.0
     assert choice.dice == 1.0
-    untouched = best_choice([np.where(truth, 4.0, -4.0).astype(np.float32)], [truth], (0.0, 100.0), 8.0)
+    untouched = best_operating_point([np.where(truth, 4.0, -4.0).astype(np.float32)], [truth], (0.0, 100.0), 8.0)
     assert (untouched.shift, untouched.limit_mm3) == (0.0, 0.0)
 
 

@@ -10,10 +10,10 @@ import torch
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from inference import registry
 from inference.models import ModelVersion
-from inference.training.nnunet import build_network, load_start
-from inference.training.preprocess import make_plans, nnunet_dataset_json
+from inference.registry import models
+from inference.training.common.preprocess import make_plans, nnunet_dataset_json
+from inference.training.nnunet.train import build_network, load_start
 from tests.inference.test_training import RawDataset, write_dataset
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "inference" / "weights"
@@ -58,7 +58,7 @@ def test_a_trained_version_is_registered_and_can_be_tuned_further(tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [("sam", "sam2-small"), ("vlm", "gemma3-tiny")])
 def test_the_other_kinds_are_tuned_too(kind: str, name: str, tmp_path: Path) -> None:
-    base = registry.register(WEIGHTS / name, kind)
+    base = models.register(WEIGHTS / name, kind)
     dataset, out = write_dataset(tmp_path / "data", cases=2), tmp_path / "out"
     arguments = ("--expert", kind, "--from", name, "--version", "9.0.0", "--set", "batch-size=2")
     call_command("models", "train", str(dataset), "--out", str(out), *OPTIONS, *arguments)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.experts.base import Volumes
+from inference.experts.contract import Volumes
 from inference.experts.factory import ExpertSpec
 from inference.supervisor.client import SupervisorClient
-from inference.supervisor.main import Supervisor, SupervisorConfig
-from inference.supervisor.turns import Turns
+from inference.supervisor.device_turns import DeviceTurns
+from inference.supervisor.server import Supervisor, SupervisorConfig
 
 
 def test_one_at_a_time_the_urgent_first_and_who_left_takes_none() -> None:
-    turns, order = Turns(1), list[str]()
+    turns, order = DeviceTurns(1), list[str]()
     assert turns.take(0, lambda: False)
 
     def want(name: str, priority: int) -> None:
@@ -40,7 +40,7 @@ def test_one_at_a_time_the_urgent_first_and_who_left_takes_none() -> None:
 
 
 def test_any_number_without_a_limit() -> None:
-    turns = Turns(0)
+    turns = DeviceTurns(0)
     assert all(turns.take(0, lambda: False) for _ in range(5))
 
 

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.agreement import dice
-from inference.experts.base import ExpertFailed, Volumes, WeightsMismatch, WeightsMissing, sha256_of
+from inference.experts.common.slices import Window
+from inference.experts.contract import Volumes
+from inference.experts.errors import ExpertFailed, WeightsMismatch, WeightsMissing
 from inference.experts.factory import ExpertSpec, make_expert
-from inference.experts.slices import Window
 from inference.experts.vlm.answer import BadAnswer, parse, question, render
 from inference.experts.vlm.decoder import PlacedBox, decode
 from inference.experts.vlm.views import View, brain_window, key_slices, picture
+from inference.experts.weights import sha256_of
+from inference.fusion.agreement import dice
 from tests.inference.test_training import write_dataset
 
 GOOD = '{"boxes":[{"region":"WT","box_2d":[100,200,300,400]},{"region":"ET","box_2d":[150,250,200,300]}],"findings":["a lesion"]}'
@@ -133,8 +135,8 @@ def true_boxes(truth: dict[str, np.ndarray], shown: list[int]) -> list[PlacedBox
 
 
 def test_boxes_become_masks_and_no_box_no_mask() -> None:
-    from inference.experts.prepare import stack_channels, zscore_in_brain
-    from inference.experts.slices import CHANNELS
+    from inference.experts.common.intensity import stack_channels, zscore_in_brain
+    from inference.experts.common.slices import CHANNELS
 
     volumes, truth = phantom()
     z = zscore_in_brain(stack_channels(volumes, CHANNELS), volumes.brain_mask)
@@ -150,7 +152,7 @@ def test_boxes_become_masks_and_no_box_no_mask() -> None:
 
 def test_key_slices_lie_in_the_salient_part_and_are_few() -> None:
     volumes, truth = phantom()
-    from inference.experts.prepare import zscore_in_brain
+    from inference.experts.common.intensity import zscore_in_brain
 
     flair = zscore_in_brain(volumes.images["FLAIR"][None], volumes.brain_mask)[0]
     slices = key_slices(flair, volumes.brain_mask, 8)
@@ -232,7 +234,7 @@ def test_a_servers_model_outlines_by_its_boxes(
     url, handler = server
     monkeypatch.setenv("ONCOFLOW_VLM_SERVER_KEY", "a-secret")
     volumes, truth = phantom()
-    from inference.experts.prepare import zscore_in_brain
+    from inference.experts.common.intensity import zscore_in_brain
 
     views = key_slices(zscore_in_brain(volumes.images["FLAIR"][None], volumes.brain_mask)[0], volumes.brain_mask, 8)
     window = brain_window(volumes.brain_mask)
@@ -287,7 +289,7 @@ def test_a_wrong_description_is_refused(tmp_path: Path, wrong: dict[str, Any]) -
 
 @pytest.mark.torch
 def test_training_exports_what_the_expert_loads_offline(tmp_path: Path, monkeypatch: Any) -> None:
-    from inference.training.vlm import main
+    from inference.training.vlm.train import main
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     dataset = write_dataset(tmp_path / "dataset")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-from inference.experts.base import sha256_of
+from inference.experts.weights import sha256_of
 
 SIDE = 64
 

@@ -14,9 +14,10 @@ from django.db import transaction
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from clinical.models import Order, Patient, User
 from clinical.services import accept_order, assign, register_patient
-from imaging.geometry import Grid, write_nifti
+from imaging.geometry.grid import Grid
+from imaging.geometry.nifti import write_nifti
 from imaging.models import Comparison, Measurement, Study, Volume, VolumeSet
-from imaging.segmentations import save_segmentation
+from imaging.segmentation.label_maps import save_segmentation
 from inference.models import ExpertRun, PanelRun
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
@@ -168,7 +169,7 @@ def make_panel(study: Study, volume_set: VolumeSet, segmentation: Any, band: str
 @pytest.fixture
 def signing(db: None) -> Any:
     """The installation's authority and seal."""
-    from reports.services import init_signing
+    from reports.signing.keyring import init_signing
 
     return init_signing()
 
@@ -176,7 +177,7 @@ def signing(db: None) -> Any:
 @pytest.fixture
 def radiologist(patient: Patient, signing: Any) -> User:
     """A radiologist on the patient's care team, with a signing key."""
-    from reports.services import issue_personal_key
+    from reports.signing.keyring import issue_personal_key
 
     user = User.objects.create_user(
         username=f"rad-{next(_numbers)}", role="radiologist", first_name="Rahel", last_name="Sommer"

@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from reports.narrative import SourceText
+from reports.narrative.sentences import SourceText
 
 
 def _region(volume: float | None, low: float, high: float, long_axis: float, across: float) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from clinical.models import User
 from clinical.services import assign
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.models import Event
+from reports.lifecycle.sign_off import sign_off
 from reports.models import ReportVersion
-from reports.services import issue_personal_key, sign_off
+from reports.signing.keyring import issue_personal_key
 from tests.reports.conftest import PASSWORD
 from tests.reports.test_flow import draft, release
 

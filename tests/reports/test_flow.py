@@ -14,22 +14,17 @@ from audit.models import AuditRow
 from clinical.identity import OrderIdentity
 from clinical.models import User
 from clinical.services import accept_order, add_document, assign
-from imaging.identity import accession_index
+from imaging.identifiers import accession_index
 from imaging.models import Comparison, Study, StudyPurpose
 from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.jobs import enqueue, run_job
 from oncoflow_site.foundation.models import Event, Job, StoredObject
+from reports.lifecycle.sign_off import sign_off
+from reports.lifecycle.versions import current_version, issued_version
 from reports.models import Report, ReportVersion, SigningAttempt
-from reports.services import (
-    current_version,
-    issued_version,
-    load_content,
-    load_pdf,
-    sign_off,
-    trust_pem,
-    verify,
-    why_not_sign,
-)
+from reports.services import load_content, load_pdf, why_not_sign
+from reports.signing.keyring import trust_pem
+from reports.signing.verify import verify
 from tests.reports.conftest import PASSWORD
 from tests.reports.samples import ONCOLOGY_NOTE
 

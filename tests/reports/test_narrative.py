@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oncoflow_site.foundation.errors import PermanentError
-from reports.content import build_content, canonical_json, draft_key, parse_content, with_status
-from reports.extractive import ExtractiveNarrator, split_sentences
-from reports.figures import dice_text, millilitres, percent, round_half_up
-from reports.findings_text import impression
-from reports.narrative import Sentence, UnsupportedNumber, check_sentence, check_sentences
+from reports.content.figures import dice_text, millilitres, percent, round_half_up
+from reports.content.schema import canonical_json, draft_key, parse_content, with_status
+from reports.lifecycle.assemble import build_content
+from reports.narrative.extractive import ExtractiveNarrator
+from reports.narrative.findings_text import impression
+from reports.narrative.quotes import split_sentences
+from reports.narrative.sentences import Sentence, UnsupportedNumber, check_sentence, check_sentences
 from tests.reports.samples import facts, source
 
 NARRATOR = ExtractiveNarrator()

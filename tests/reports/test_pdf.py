@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from reports.content import build_content, with_status
-from reports.extractive import ExtractiveNarrator
+from reports.content.schema import with_status
+from reports.lifecycle.assemble import build_content
+from reports.narrative.extractive import ExtractiveNarrator
 from reports.pdf import HeaderData, Picture, RenderedPdf, RenderInput, SignatureText, render
 from reports.pdf.chart import volume_chart
 from reports.pdf.style import printable, safe

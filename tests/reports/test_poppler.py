@@ -8,8 +8,9 @@ import pytest
 from PIL import ImageStat
 
 from clinical.models import User
+from reports.lifecycle.sign_off import sign_off
 from reports.models import ReportVersion
-from reports.services import load_pdf, sign_off
+from reports.services import load_pdf
 from tests.peers.poppler import Poppler
 from tests.reports.conftest import PASSWORD
 from tests.reports.test_flow import draft, release

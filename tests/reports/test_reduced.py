@@ -7,10 +7,10 @@ from typing import Any
 
 from reportlab.graphics.shapes import PolyLine
 
-from reports.content import build_content
-from reports.extractive import ExtractiveNarrator
-from reports.findings_text import impression
-from reports.narrative import check_sentences
+from reports.lifecycle.assemble import build_content
+from reports.narrative.extractive import ExtractiveNarrator
+from reports.narrative.findings_text import impression
+from reports.narrative.sentences import check_sentences
 from reports.pdf.chart import volume_chart
 from tests.reports.samples import facts
 from tests.reports.test_pdf import draw, words

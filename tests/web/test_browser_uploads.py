@@ -25,7 +25,7 @@ site = test_browser.site
 
 @pytest.fixture
 def technician(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> User:
-    from imaging import completion
+    from imaging.archive import completion
 
     monkeypatch.setattr(completion, "emit", lambda *a, **k: None)
     return User.objects.create_user(username="tech", role="technician")

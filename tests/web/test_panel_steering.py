@@ -15,8 +15,8 @@ from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import User
 from imaging.models import Study
-from inference import weighting
 from inference.models import CaseEvaluation, FusionChoice, FusionWeights, PanelState, StandingProposal
+from inference.quality import learned_weights
 from oncoflow_site.foundation.jobs import run_pending
 from tests.imaging import studies
 from tests.inference.test_choosing import Settle, model_with_reviews, review, settle
@@ -153,7 +153,7 @@ def test_charts_and_export_show_no_identity_and_are_on_record(operator: Client, 
     studies.run_waiting("inference")
     review(study, panel, shrink=1)
     studies.run_waiting("imaging", "inference")
-    weighting.learn(who="ada", why="monthly")
+    learned_weights.learn(who="ada", why="monthly")
     page = operator.get(reverse("admin:inference_caseevaluation_charts"), {"region": "WT"}).content.decode()
     assert "<svg" in page
     assert "<table" in page

@@ -8,10 +8,10 @@ from django.test import Client
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import User
-from imaging.deidentification import look
-from imaging.deidentification.study import deidentify_study
+from imaging.archive.store_instance import store_instance
+from imaging.deidentification import pixel_inspection
+from imaging.deidentification.deidentify_study import deidentify_study
 from imaging.models import Instance, InstanceState, Study
-from imaging.receive import store_instance
 from tests.imaging.deidentification.test_engine import context
 from tests.imaging.dicomfiles import as_file, dataset
 
@@ -22,7 +22,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> Instance:
     """A secondary capture that nothing could read, as where Tesseract is not installed."""
-    monkeypatch.setattr(look.text, "available", lambda: False)
+    monkeypatch.setattr(pixel_inspection.text, "available", lambda: False)
     store_instance(as_file(dataset(SOPClassUID=SECONDARY_CAPTURE)), source="dicom", peer="SCANNER1")
     study = Study.objects.get()
     deidentify_study(context(study), study)

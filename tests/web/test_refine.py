@@ -14,11 +14,13 @@ from selenium.webdriver import ActionChains, Keys
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import Patient, User
-from imaging.corrections import Correction, apply_corrections, decode_runs, encode_runs
+from imaging.brats.regions import REGIONS, region_mask
 from imaging.models import Segmentation
-from imaging.segmentations import REGIONS, current_segmentation, load_labels, region_mask
+from imaging.segmentation.corrections import Correction, apply_corrections
+from imaging.segmentation.label_maps import current_segmentation, load_labels
+from imaging.segmentation.run_length import decode_runs, encode_runs
 from inference.experts.factory import ExpertSpec
-from inference.supervisor.main import Supervisor, SupervisorConfig
+from inference.supervisor.server import Supervisor, SupervisorConfig
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.jobs import run_pending
 from reports.models import Report

@@ -13,9 +13,10 @@ from django.test import Client
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import Patient, User
-from imaging.geometry import Grid, write_nifti
+from imaging.geometry.grid import Grid
+from imaging.geometry.nifti import write_nifti
 from imaging.models import Segmentation, Study
-from imaging.segmentations import current_segmentation, load_labels
+from imaging.segmentation.label_maps import current_segmentation, load_labels
 from oncoflow_site.foundation.jobs import run_pending
 from reports.models import Report
 from reports.services import load_content

@@ -18,9 +18,9 @@ from clinical.access import assign
 from clinical.identity import Identifier, IdentityData
 from clinical.models import User
 from clinical.services import register_patient
-from fhir_api.auth import create_token
+from fhir_api.access.tokens import create_token
+from imaging.intake import upload_job
 from imaging.models import Instance, Series, Study, Upload, UploadFile, UploadPart
-from imaging.uploads import filing
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Job, StoredObject
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(autouse=True)
 def pending(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the upload's own job runs: what follows from a complete study is tested elsewhere."""
-    from imaging import completion
+    from imaging.archive import completion
 
     monkeypatch.setattr(completion, "emit", lambda *a, **k: None)
 
@@ -335,11 +335,11 @@ def test_what_is_completed_takes_nothing_more(sender: Sender) -> None:
 def test_what_is_not_completed_in_time_is_gone(sender: Sender) -> None:
     upload = sender.begin()["id"]
     place = sender.send(upload, "a.dcm", study_files(slices=1)[0])
-    assert filing.expire_due() == 0
+    assert upload_job.expire_due() == 0
     Upload.objects.update(expires_at=now() - timedelta(seconds=1))
     assert sender.patch(place, 0, b"x").status_code == 410
     assert sender.complete(upload).status_code == 410
-    assert filing.expire_due() == 1
+    assert upload_job.expire_due() == 1
     assert sender.state(upload)["state"] == "expired"
     assert sender.complete(upload).status_code == 410
     assert left_behind() == 0
@@ -352,18 +352,18 @@ def test_parts_that_no_row_names_are_swept(sender: Sender) -> None:
     sender.send(upload, "a.dcm", study_files(slices=1)[0])
     objects.put(b"lost", subject=f"upload:{upload}", kind="upload-part")
     StoredObject.objects.update(created_at=now() - timedelta(hours=25))
-    assert filing.expire_due() == 1
+    assert upload_job.expire_due() == 1
     assert sender.complete(upload).status_code == 202
 
 
 def test_an_attempt_that_was_killed_counts_what_it_stored(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imaging import ingest
+    from imaging.archive import store_instance
 
     upload = sender.begin()["id"]
     sender.send(upload, "a.zip", archive())
     sender.send(upload, "b.zip", archive())  # the same files twice
     sender.complete(upload)
-    original, calls = ingest.store_instance, []
+    original, calls = store_instance.store_instance, []
 
     def dies(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -371,7 +371,7 @@ def test_an_attempt_that_was_killed_counts_what_it_stored(sender: Sender, monkey
             raise ConnectionError("the machine went away")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(ingest, "store_instance", dies)
+    monkeypatch.setattr(store_instance, "store_instance", dies)
     run_pending("default")
     assert Instance.objects.count() == 5
     assert sender.state(upload)["state"] == "ingesting"
@@ -386,7 +386,7 @@ def test_a_job_that_died_leaves_no_upload_hanging(sender: Sender) -> None:
     sender.send(upload, "a.dcm", study_files(slices=1)[0])
     sender.complete(upload)
     Job.objects.update(state="dead")
-    filing.expire_due()
+    upload_job.expire_due()
     state = sender.state(upload)
     assert (state["state"], state["code"]) == ("failed", "internal")
     assert sender.complete(upload).status_code == 202
@@ -395,7 +395,7 @@ def test_a_job_that_died_leaves_no_upload_hanging(sender: Sender) -> None:
 
 
 def test_every_move_of_the_machine() -> None:
-    from imaging.machines import UPLOAD_MACHINE
+    from imaging.states import UPLOAD_MACHINE
     from oncoflow_site.foundation.errors import IllegalMove
 
     for state, event in UPLOAD_MACHINE.pairs():

@@ -15,8 +15,8 @@ from django.conf import settings as live
 from django.test import Client
 
 from clinical.models import User
+from imaging.intake import upload_job, upload_session
 from imaging.models import Instance, Study, Upload, UploadFile
-from imaging.uploads import filing, receiving
 from oncoflow_site.foundation import stores
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import run_pending
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def nothing_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from imaging import completion
+    from imaging.archive import completion
 
     monkeypatch.setattr(completion, "emit", lambda *a, **k: None)
 
@@ -118,7 +118,7 @@ def test_another_size_or_content_is_not_filed(staging: stores.Store, browser: ht
     assert (state["state"], state["code"]) == ("failed", "sha256")
     assert not Instance.objects.exists()
     Upload.objects.update(expires_at=now() - timedelta(seconds=1))
-    filing.expire_due()
+    upload_job.expire_due()
     assert names(staging) == []
 
 
@@ -139,9 +139,9 @@ def test_bytes_replaced_after_completion_are_not_filed(staging: stores.Store, br
 
 def test_what_lies_in_staging_too_long_goes(staging: stores.Store, db: None, settings: Any) -> None:
     staging.write("0123abcd", b"never completed")
-    assert filing.expire_due() == 0
+    assert upload_job.expire_due() == 0
     settings.ONCOFLOW_STAGING_HOURS = -1
-    assert filing.expire_due() == 1
+    assert upload_job.expire_due() == 1
     assert names(staging) == []
 
 
@@ -183,7 +183,7 @@ def test_our_own_address(settings: Any, browser: httpx.Client, signed_in: Client
 def test_a_connection_that_breaks_keeps_what_came(
     site: str, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "PART", 200_000)
+    monkeypatch.setattr(upload_session, "PART", 200_000)
     data = archive() + b"\0" * 700_000
     upload = browser.post("/api/uploads/", json={}).json()["id"]
     headers = {"Upload-Length": str(len(data)), "Upload-Metadata": pairs(filename="a.zip"), "Tus-Resumable": "1.0.0"}
@@ -205,7 +205,7 @@ def test_a_connection_that_breaks_keeps_what_came(
         time.sleep(0.02)
     answer = browser.patch(place, content=data[offset:], headers={"Upload-Offset": str(offset), "Content-Type": STREAM})
     assert (answer.status_code, answer.headers["Upload-Offset"]) == (204, str(len(data)))
-    source = filing._source(Upload.objects.get(), UploadFile.objects.get())
+    source = upload_job._source(Upload.objects.get(), UploadFile.objects.get())
     with source.open() as stream:
         assert sha(stream.read()) == sha(data)
         stream.seek(-5, io.SEEK_END)

@@ -13,8 +13,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from audit.services import Actor, record
+from fhir_api.delivery.transports import CREDENTIAL, split_address
 from fhir_api.models import Endpoint, Transport
-from fhir_api.transports import CREDENTIAL, split_address
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.errors import PermanentError
 

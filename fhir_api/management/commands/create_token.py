@@ -10,7 +10,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from audit.services import Actor, acting_as
-from fhir_api.auth import create_token
+from fhir_api.access.tokens import create_token
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError
 

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from fhir_api.hl7v2.ack import build_ack
 from fhir_api.hl7v2.intake import receive, refuse_too_large
-from fhir_api.hl7v2.mllp import Limits, MllpServer
+from fhir_api.hl7v2.mllp import MllpLimits, MllpServer
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         # SQLite has one writer; more threads would only wait for each other.
-        server = MllpServer(receive, too_large=refuse_too_large, limits=Limits(), tls=_tls(options), threads=4)
+        server = MllpServer(receive, too_large=refuse_too_large, limits=MllpLimits(), tls=_tls(options), threads=4)
         try:
             port = await server.start(options["host"], options["port"])
         except OSError as error:

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from imaging.models import DicomPeer, PriorsBy
-from imaging.pacs.source import CREDENTIAL
+from imaging.priors.pacs import CREDENTIAL
 from oncoflow_site.foundation import keys
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from imaging.convert import convert_folder
+from imaging.research.dicom_to_nifti import convert_folder
 
 
 class Command(BaseCommand):

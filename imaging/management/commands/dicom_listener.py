@@ -11,8 +11,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from imaging.dimse.calling import server_context
-from imaging.dimse.scp import StorageScp
+from imaging.dimse.associations import server_context
+from imaging.dimse.storage_scp import StorageScp
 
 
 class Command(BaseCommand):

@@ -10,9 +10,9 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
 from clinical.models import User
-from imaging.deidentification.export import ExportRefused, Wanted, export_study
-from imaging.derived import INTENSITIES
 from imaging.models import Study
+from imaging.preprocessing.intensity import INTENSITIES
+from imaging.research.bids_export import Derivative, ExportRefused, export_study
 
 
 class Command(BaseCommand):
@@ -53,7 +53,7 @@ class Command(BaseCommand):
             found = []
         if not found:
             raise CommandError("no such study")
-        wanted = Wanted(**{name: options[name] for name in ("dicom", "atlas", "bias", "intensity")})
+        wanted = Derivative(**{name: options[name] for name in ("dicom", "atlas", "bias", "intensity")})
         refused = 0
         for study in found:
             try:

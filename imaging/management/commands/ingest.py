@@ -13,10 +13,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from audit import services as audit
-from imaging.ingest import DECLARABLE, Declaration, ingest
+from imaging.brats.sequences import PANEL_SEQUENCES
+from imaging.intake.declaration import Declaration
+from imaging.intake.file_import import ingest
 from imaging.models import Study, StudyState
-from imaging.pipeline_watch import Step, companions, watch, workers_alive
 from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.job_watch import Step, companions, watch, workers_alive
 from oncoflow_site.foundation.models import JobState
 from oncoflow_site.foundation.request_id import bind_request_id
 
@@ -45,7 +47,7 @@ class Command(BaseCommand):
             action="append",
             default=[],
             metavar="NAME=FILE",
-            help=f"NAME is one of {', '.join(DECLARABLE)}",
+            help=f"NAME is one of {', '.join(PANEL_SEQUENCES)}",
         )
         parser.add_argument("--spacing-unknown", action="store_true", help="assess nothing in millimetres")
         parser.add_argument("--reference", type=Path, help="not read: a known mask never enters the service")

@@ -10,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from audit import services as audit
-from imaging.geometry import GeometryError
+from imaging.geometry.grid import GeometryError
 from imaging.models import Volume
-from imaging.remake import CannotRemake, library_versions, remake
+from imaging.volumes.reproduce import CannotRemake, library_versions, remake
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import EngineError, UserVisibleError
 

@@ -14,8 +14,8 @@ from django.core.files.storage import storages
 from django.core.management.base import BaseCommand, CommandError
 from django.db import close_old_connections
 
-from imaging.uploads.s3_events import S3Events
-from imaging.uploads.watching import Watcher
+from imaging.intake.folder_watcher import Watcher
+from imaging.intake.s3_notifications import S3Events
 from oncoflow_site.foundation import jobs, stores
 from oncoflow_site.foundation.errors import safe_error_text
 

@@ -1,5 +1,5 @@
 """nnU-Net as an expert, through its own nnUNetPredictor in this process."""
 
-from .expert import NnUNetExpert
+from inference.experts.nnunet.expert import NnUNetExpert
 
 __all__ = ["NnUNetExpert"]

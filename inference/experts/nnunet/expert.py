@@ -21,26 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.base import (
-    REGIONS,
-    ExpertError,
-    ExpertFailed,
-    ExpertOutput,
-    ModelVersion,
-    Progress,
-    Prompt,
-    Volumes,
-    WeightsMismatch,
-    WeightsMissing,
-    nest,
-    read_model_json,
-    verify_weights,
-)
-from inference.experts.memory import MemoryFallback
-from inference.experts.needs import read_evaluation
+from imaging.brats.regions import REGIONS, nest
+from inference.experts.common.input_requirements import read_evaluation
+from inference.experts.common.intensity import blank_channels, stack_channels
+from inference.experts.common.islands import minimum_volumes, suppress_small
+from inference.experts.common.out_of_memory import MemoryFallback
+from inference.experts.contract import ExpertOutput, ModelIdentity, Progress, Prompt, Volumes
+from inference.experts.errors import ExpertError, ExpertFailed, WeightsMismatch, WeightsMissing
 from inference.experts.nnunet.labels import channel_order, region_channels
-from inference.experts.postprocess import minimum_volumes, suppress_small
-from inference.experts.prepare import blank_channels, stack_channels
+from inference.experts.weights import read_model_json, verify_weights
 
 __all__ = ["CHECKPOINT", "CHECKPOINT_NAME", "NnUNetExpert", "checkpoints"]
 
@@ -106,14 +95,14 @@ class NnUNetExpert:
         self.step_size = step_size
         self.needs = needs
         self._evaluation: dict[str, Any] = {}
-        self.model: ModelVersion | None = None
+        self.model: ModelIdentity | None = None
         self._predictor: Any = None
         self._memory: MemoryFallback
         self._channels: list[str] = []
         self._regions: dict[str, tuple[int, ...]] = {}
         self._minimum: dict[str, float] = {}
 
-    def load(self) -> ModelVersion:
+    def load(self) -> ModelIdentity:
         """Verify, then load. Raises WeightsMissing, WeightsMismatch."""
         if self.model is not None:
             return self.model

@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from inference.experts.base import REGIONS, WeightsMismatch
+from imaging.brats.regions import REGIONS
+from inference.experts.errors import WeightsMismatch
 
 __all__ = ["CHANNEL_NAMES", "channel_order", "region_channels"]
 

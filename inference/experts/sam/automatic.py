@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.memory import MemoryFallback
-from inference.experts.slices import Box, Window, box_of, slice_boxes, window_for
+from inference.experts.common.out_of_memory import MemoryFallback
+from inference.experts.common.slices import Box, Window, box_of, slice_boxes, window_for
+from inference.experts.sam.contract import SamBackend
 
-from .backend import Backend
-
-__all__ = ["CLEAREST", "TOKEN_REGIONS", "Evidence", "Finding", "segment", "shown"]
+__all__ = ["CLEAREST", "TOKEN_REGIONS", "Evidence", "PlaceSegmentation", "place_score", "segment"]
 
 TOKEN_REGIONS = ("WT", "TC", "ET")
 """What the three mask tokens were trained to answer, and the order of regions in this package's arrays."""
@@ -33,7 +32,7 @@ CLEAREST = 0.9
 
 
 @dataclass(frozen=True)
-class Finding:
+class PlaceSegmentation:
     """What was found at one place: how clearly it shows a tumour (logit, NaN: not said), and (3, z, y, x) probabilities in
     the order of TOKEN_REGIONS."""
 
@@ -51,8 +50,8 @@ class Evidence:
 
 
 def segment(
-    backend: Backend, evidence: Evidence, tokens: bool, memory: MemoryFallback, tell: Callable[[float], None]
-) -> Finding:
+    backend: SamBackend, evidence: Evidence, tokens: bool, memory: MemoryFallback, tell: Callable[[float], None]
+) -> PlaceSegmentation:
     """What slices in the three directions answer in the mean to one place's evidence.
 
     tokens: the weights' three mask tokens answer the three regions. tell: fraction done.
@@ -62,17 +61,17 @@ def segment(
     for axis in range(3):
         result += _along(backend, evidence, axis, tokens, memory, scores, lambda f, a=axis: tell((a + f) / 3))  # type: ignore[misc]
     result /= 3
-    return Finding(shown(scores), result)
+    return PlaceSegmentation(place_score(scores), result)
 
 
-def shown(scores: Sequence[float]) -> float:
+def place_score(scores: Sequence[float]) -> float:
     """How clearly a place shows a tumour, from the object scores of its slices, logits; NaN without scores."""
     known = [score for score in scores if score == score]
     return float(np.quantile(known, CLEAREST)) if known else float("nan")
 
 
 def _along(
-    backend: Backend,
+    backend: SamBackend,
     evidence: Evidence,
     axis: int,
     tokens: bool,
@@ -103,7 +102,7 @@ def _along(
 
 
 def _answer(
-    backend: Backend,
+    backend: SamBackend,
     slices: NDArray[np.float32],
     target: NDArray[np.float32],
     boxes: list[tuple[int, Box]],
@@ -120,7 +119,7 @@ def _answer(
 
 
 def _by_words(
-    backend: Backend,
+    backend: SamBackend,
     slices: NDArray[np.float32],
     brain: NDArray[np.bool_],
     target: NDArray[np.float32],

@@ -17,34 +17,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.base import (
-    REGIONS,
+from imaging.brats.regions import REGIONS, nest
+from inference.experts.common.byte_lru import ByteLru
+from inference.experts.common.flair_baseline import salient_places, suggested_regions
+from inference.experts.common.intensity import blank_channels, stack_channels, zscore_in_brain
+from inference.experts.common.islands import minimum_volumes, suppress_small
+from inference.experts.common.out_of_memory import MemoryFallback
+from inference.experts.common.slices import CHANNELS, resize, to_unit, working_grid
+from inference.experts.contract import ExpertOutput, ModelIdentity, Progress, Prompt, Refined, Volumes
+from inference.experts.errors import (
     ExpertError,
     ExpertFailed,
-    ExpertOutput,
     InvalidVolumes,
     MissingSequence,
-    ModelVersion,
-    Progress,
-    Prompt,
-    Refined,
-    Volumes,
     VolumesNeeded,
     WeightsMismatch,
-    nest,
-    read_model_json,
-    verify_weights,
 )
-from inference.experts.lru import ByteLru
-from inference.experts.memory import MemoryFallback
-from inference.experts.postprocess import minimum_volumes, suppress_small
-from inference.experts.prepare import blank_channels, stack_channels, zscore_in_brain
-from inference.experts.saliency import salient_places, suggested_regions
-from inference.experts.slices import CHANNELS, resize, to_unit, working_grid
-
-from .automatic import TOKEN_REGIONS, Evidence, Finding, segment
-from .backend import Backend, make_backend
-from .interactive import Interaction, Prepared
+from inference.experts.sam.automatic import TOKEN_REGIONS, Evidence, PlaceSegmentation, segment
+from inference.experts.sam.backends import make_backend
+from inference.experts.sam.contract import SamBackend
+from inference.experts.sam.interactive import Interaction, Prepared
+from inference.experts.weights import read_model_json, verify_weights
 
 __all__ = ["SamExpert"]
 
@@ -81,8 +74,8 @@ class SamExpert:
         self.threads = threads
         self.batch = batch or (GPU_BATCH if device.startswith("cuda") else 1)
         self.needs = needs
-        self.model: ModelVersion | None = None
-        self._backend: Backend
+        self.model: ModelIdentity | None = None
+        self._backend: SamBackend
         self._memory: MemoryFallback
         self._interaction: Interaction
         self._studies: ByteLru[str, Prepared] = ByteLru(STUDIES_BYTES, lambda study: study.bytes)
@@ -91,7 +84,7 @@ class SamExpert:
         self.least_object_score: float | None = None
         self.shown = float("nan")
 
-    def load(self) -> ModelVersion:
+    def load(self) -> ModelIdentity:
         """Verify, build, load plain tensors. Raises WeightsMissing, WeightsMismatch."""
         if self.model is not None:
             return self.model
@@ -183,7 +176,7 @@ class SamExpert:
         _, unit, _ = _on_working_grid(stack, volumes)
         return Prepared(unit, np.array(volumes.brain_mask, bool), volumes.spacing)
 
-    def findings(self, volumes: Volumes) -> list[Finding]:
+    def findings(self, volumes: Volumes) -> list[PlaceSegmentation]:
         """What each place that is asked about answers, the largest first, on the working grid; those without a tumour too.
 
         Raises MissingSequence."""
@@ -194,12 +187,12 @@ class SamExpert:
 
     def _findings(
         self, z: NDArray[np.float32], unit: NDArray[np.float32], brain: NDArray[np.bool_], tell: Progress
-    ) -> list[Finding]:
+    ) -> list[PlaceSegmentation]:
         most = 1 if self.least_object_score is None else PLACES
         places = salient_places(z[0], brain, most=most, least_voxels=LEAST_PLACE_VOXELS)
         if not places and self._backend.concepts:
             places = [np.zeros(brain.shape, bool)]
-        found: list[Finding] = []
+        found: list[PlaceSegmentation] = []
         outlined = np.zeros(brain.shape, bool)
         for number, place in enumerate(places):
             if 2 * np.count_nonzero(place & outlined) > np.count_nonzero(place):
@@ -215,7 +208,7 @@ class SamExpert:
                 outlined |= one.probabilities[0] >= 0.5
         return found
 
-    def _believes(self, found: Finding) -> bool:
+    def _believes(self, found: PlaceSegmentation) -> bool:
         return self.least_object_score is None or not found.score < self.least_object_score
 
     def _run(

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.base import REGIONS, WeightsMismatch, WeightsMissing
-from inference.experts.memory import mixed_precision
-from inference.experts.slices import Box
-
-from .backend import Click, Embedding, sigmoid
+from imaging.brats.regions import REGIONS
+from inference.experts.common.out_of_memory import mixed_precision
+from inference.experts.common.slices import Box
+from inference.experts.errors import WeightsMismatch, WeightsMissing
+from inference.experts.sam.contract import Click, Embedding, sigmoid
 
 __all__ = ["HuggingFaceSam", "load_huggingface"]
 

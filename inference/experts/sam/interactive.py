@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.base import ExpertFailed, Prompt
-from inference.experts.lru import ByteLru
-from inference.experts.memory import MemoryFallback
-from inference.experts.slices import MAXIMUM_WINDOW, WORKING_SPACING, Box, Window, box_of, resize, window_for
-
-from .backend import Backend, Click, Embedding
-from .obey import linked, obey
+from inference.experts.common.byte_lru import ByteLru
+from inference.experts.common.out_of_memory import MemoryFallback
+from inference.experts.common.slices import MAXIMUM_WINDOW, WORKING_SPACING, Box, Window, box_of, resize, window_for
+from inference.experts.contract import Prompt
+from inference.experts.errors import ExpertFailed
+from inference.experts.sam.click_enforcement import enforce_clicks, linked
+from inference.experts.sam.contract import Click, Embedding, SamBackend
 
 __all__ = ["PROPAGATION_LIMIT", "Interaction", "Prepared"]
 
@@ -48,7 +48,7 @@ class Prepared:
 class Interaction:
     """Answers prompts on prepared studies with one network."""
 
-    def __init__(self, backend: Backend, memory: MemoryFallback, limit: int, tokens: Sequence[str] = ()) -> None:
+    def __init__(self, backend: SamBackend, memory: MemoryFallback, limit: int, tokens: Sequence[str] = ()) -> None:
         """tokens: the regions that the three mask tokens were trained for, where they were; limit: bytes kept."""
         self._backend = backend
         self._memory = memory
@@ -118,7 +118,7 @@ class Interaction:
     ) -> NDArray[np.float32]:
         """(h, w) probability of a neighbouring slice: what hangs together with the mask before it, less negative clicks."""
         answer, window, picture = self._network(key, study, prompt, index, around, clicks)
-        found, ignored = obey(
+        found, ignored = enforce_clicks(
             picture, answer, _shifted(clicks, window), (0.0, 0.0, float(window.side), float(window.side))
         )
         self.ignored += ignored
@@ -130,7 +130,7 @@ class Interaction:
         """(h, w) probability of a slice of the working grid that a person has marked."""
         answer, window, picture = self._network(key, study, prompt, index, box, clicks)
         inside = window.inside(box) if box is not None else None
-        found, ignored = obey(picture, answer, _shifted(clicks, window), inside)
+        found, ignored = enforce_clicks(picture, answer, _shifted(clicks, window), inside)
         self.ignored += ignored
         return _pasted(window, found, np.moveaxis(study.unit, prompt.axis + 1, 1).shape[2:])
 

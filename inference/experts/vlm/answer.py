@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from inference.experts.base import REGIONS
+from imaging.brats.regions import REGIONS
+from inference.experts.vlm.views import SCALE, ThousandthBox
 
-from .views import SCALE, ThousandthBox
-
-__all__ = ["Answer", "BadAnswer", "Box", "Piece", "Spoken", "parse", "question", "render"]
+__all__ = ["Answer", "AnswerBox", "BadAnswer", "Piece", "StatedFinding", "parse", "question", "render"]
 
 MAXIMUM_LENGTH = 8_000
 MAXIMUM_BOXES = 24
@@ -43,7 +42,7 @@ class BadAnswer(Exception):
 
 
 @dataclass(frozen=True)
-class Box:
+class AnswerBox:
     """region: ET, TC or WT. box: [y0, x0, y1, x1] in thousandths. confidence: geometric mean of its tokens, 0..1."""
 
     region: str
@@ -52,7 +51,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class StatedFinding:
     """A finding in words with its confidence."""
 
     text: str
@@ -63,8 +62,8 @@ class Spoken:
 class Answer:
     """What one slice's answer says."""
 
-    boxes: tuple[Box, ...]
-    findings: tuple[Spoken, ...]
+    boxes: tuple[AnswerBox, ...]
+    findings: tuple[StatedFinding, ...]
 
 
 def question(indication: str, template: str = QUESTION) -> str:
@@ -102,7 +101,7 @@ def parse(pieces: Sequence[Piece]) -> Answer:
     return Answer(tuple(_box(entry, where) for entry in boxes), tuple(_finding(entry, where) for entry in findings))
 
 
-def _box(entry: Any, where: _Places) -> Box:
+def _box(entry: Any, where: _Places) -> AnswerBox:
     if not isinstance(entry, dict) or set(entry) != {"region", "box_2d"} or entry["region"] not in REGIONS:
         raise BadAnswer("a box has no region that is asked for")
     values = entry["box_2d"]
@@ -111,13 +110,13 @@ def _box(entry: Any, where: _Places) -> Box:
     y0, x0, y1, x1 = values
     if not (0 <= y0 < y1 <= SCALE and 0 <= x0 < x1 <= SCALE):
         raise BadAnswer("a box is empty or outside the picture")
-    return Box(entry["region"], (y0, x0, y1, x1), where.next_box())
+    return AnswerBox(entry["region"], (y0, x0, y1, x1), where.next_box())
 
 
-def _finding(entry: Any, where: _Places) -> Spoken:
+def _finding(entry: Any, where: _Places) -> StatedFinding:
     if not isinstance(entry, str) or not entry.strip() or len(entry) > MAXIMUM_FINDING or not entry.isprintable():
         raise BadAnswer("a finding is not a short line of text")
-    return Spoken(entry.strip(), where.next_text(entry))
+    return StatedFinding(entry.strip(), where.next_text(entry))
 
 
 class _Places:

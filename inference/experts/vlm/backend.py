@@ -16,19 +16,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.base import ExpertFailed, WeightsMismatch, WeightsMissing
-from inference.experts.memory import MemoryFallback
+from inference.experts.common.out_of_memory import MemoryFallback
+from inference.experts.errors import ExpertFailed, WeightsMismatch, WeightsMissing
+from inference.experts.vlm.answer import Piece
 
-from .answer import Piece
-
-__all__ = ["Backend", "OpenAIBackend", "Pictures", "TransformersBackend"]
+__all__ = ["OpenAIBackend", "Pictures", "TransformersBackend", "VlmBackend"]
 
 Pictures = Sequence[NDArray[np.uint8]]
 """The pictures of one question, RGB (height, width, 3)."""
 MAXIMUM_TOKENS = 400
 
 
-class Backend(Protocol):
+class VlmBackend(Protocol):
     """Answers questions about pictures, one text each."""
 
     @property

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.experts.base import REGIONS
-
-from .mixture import features, tissues
+from imaging.brats.regions import REGIONS
+from inference.experts.vlm.mixture import features, tissues
 
 __all__ = ["PlacedBox", "decode"]
 

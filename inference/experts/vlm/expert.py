@@ -17,28 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.base import (
-    ExpertError,
-    ExpertFailed,
-    ExpertOutput,
-    Finding,
-    ModelVersion,
-    Progress,
-    Prompt,
-    Volumes,
-    WeightsMismatch,
-    nest,
-    read_model_json,
-    verify_weights,
-)
-from inference.experts.postprocess import minimum_volumes, suppress_small
-from inference.experts.prepare import blank_channels, stack_channels, zscore_in_brain
-from inference.experts.slices import CHANNELS, resize, to_unit, working_grid
-
-from .answer import QUESTION, Answer, BadAnswer, parse, question
-from .backend import Backend, OpenAIBackend, TransformersBackend
-from .decoder import PlacedBox, decode
-from .views import View, brain_window, key_slices, picture
+from imaging.brats.regions import nest
+from inference.experts.common.intensity import blank_channels, stack_channels, zscore_in_brain
+from inference.experts.common.islands import minimum_volumes, suppress_small
+from inference.experts.common.slices import CHANNELS, resize, to_unit, working_grid
+from inference.experts.contract import ExpertOutput, Finding, ModelIdentity, Progress, Prompt, Volumes
+from inference.experts.errors import ExpertError, ExpertFailed, WeightsMismatch
+from inference.experts.vlm.answer import QUESTION, Answer, BadAnswer, parse, question
+from inference.experts.vlm.backend import OpenAIBackend, TransformersBackend, VlmBackend
+from inference.experts.vlm.decoder import PlacedBox, decode
+from inference.experts.vlm.views import View, brain_window, key_slices, picture
+from inference.experts.weights import read_model_json, verify_weights
 
 __all__ = ["VlmExpert"]
 
@@ -66,14 +55,14 @@ class VlmExpert:
         self.device = device
         self.threads = threads
         self.needs = needs
-        self.model: ModelVersion | None = None
-        self._backend: Backend | None = None
+        self.model: ModelIdentity | None = None
+        self._backend: VlmBackend | None = None
         self._minimum: dict[str, float] = {}
         self._pictures: list[list[int]] = []
         self._slices = SLICES
         self._prompt = QUESTION
 
-    def load(self) -> ModelVersion:
+    def load(self) -> ModelIdentity:
         """Verify and load. Raises WeightsMissing, WeightsMismatch."""
         if self.model is not None:
             return self.model
@@ -93,7 +82,7 @@ class VlmExpert:
         self.model = model
         return model
 
-    def _connect(self, data: dict[str, Any]) -> Backend:
+    def _connect(self, data: dict[str, Any]) -> VlmBackend:
         server = data.get("server")
         if isinstance(server, dict):
             return OpenAIBackend(str(server["url"]), str(server["model"]), key=os.environ.get(SERVER_KEY, ""))

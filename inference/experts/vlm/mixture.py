@@ -29,7 +29,7 @@ LEAST_VOXELS = 500
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Appearance:
     """z-scores of one tissue relative to the healthy median: offsets, their variances, and for how many voxels they count."""
 
     offset: Mapping[str, float]
@@ -37,12 +37,14 @@ class _Look:
     voxels: int
 
 
-LOOKS: Mapping[str, _Look] = {
-    "oedema": _Look(
+APPEARANCES: Mapping[str, _Appearance] = {
+    "oedema": _Appearance(
         {"flair": 1.6, "t1": -0.5, "contrast": 0.0}, {"flair": 0.5, "t1": 0.3, "contrast": 0.08}, voxels=600
     ),
-    "core": _Look({"flair": 0.8, "t1": -1.2, "contrast": 0.0}, {"flair": 1.5, "t1": 0.6, "contrast": 0.15}, voxels=600),
-    "enhancing": _Look(
+    "core": _Appearance(
+        {"flair": 0.8, "t1": -1.2, "contrast": 0.0}, {"flair": 1.5, "t1": 0.6, "contrast": 0.15}, voxels=600
+    ),
+    "enhancing": _Appearance(
         {"flair": 0.8, "t1": -0.3, "contrast": 1.6}, {"flair": 0.8, "t1": 0.5, "contrast": 0.5}, voxels=300
     ),
 }
@@ -85,8 +87,8 @@ def tissues(
     prior = np.stack([np.zeros(len(inside)), *(possible[name][area] for name in TISSUES[1:])]) + 1e-6
     prior[0] = np.maximum(1 - prior[1:].sum(axis=0), 1e-6)
     prior /= prior.sum(axis=0)
-    centres = {n: middle + [LOOKS[n].offset[f] for f in found.names] for n in TISSUES[1:]}
-    spreads = {n: np.diag([LOOKS[n].variance[f] for f in found.names]) for n in TISSUES[1:]}
+    centres = {n: middle + [APPEARANCES[n].offset[f] for f in found.names] for n in TISSUES[1:]}
+    spreads = {n: np.diag([APPEARANCES[n].variance[f] for f in found.names]) for n in TISSUES[1:]}
     expected, expected_spread = dict(centres), dict(spreads)
     weight = prior
     for _ in range(ROUNDS):
@@ -94,7 +96,7 @@ def tissues(
         share = _normalised(np.stack(likely) + np.log(weight))
         for own, name in zip(share[1:], TISSUES[1:], strict=True):
             # The posterior mean and covariance under a normal-inverse-Wishart prior of LOOKS[name].voxels voxels.
-            count, known = own.sum(), LOOKS[name].voxels
+            count, known = own.sum(), APPEARANCES[name].voxels
             centres[name] = (own @ inside + known * expected[name]) / (count + known)
             apart = inside - centres[name]
             spreads[name] = ((own[:, None] * apart).T @ apart + known * expected_spread[name]) / (count + known)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.saliency import salient_tumour
-from inference.experts.slices import Window
+from inference.experts.common.flair_baseline import salient_tumour
+from inference.experts.common.slices import Window
 
 __all__ = ["SCALE", "View", "brain_window", "key_slices", "picture"]
 

@@ -7,8 +7,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from inference.registry import panel_specs
-from inference.supervisor.main import SupervisorConfig, serve, specs_from
+from inference.registry.models import panel_specs
+from inference.supervisor.server import SupervisorConfig, serve, specs_from
 
 
 class Command(BaseCommand):

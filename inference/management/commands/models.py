@@ -10,10 +10,11 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from audit import services as audit
-from inference import registry, weighting
-from inference.experts.base import ExpertError
+from inference.experts.errors import ExpertError
 from inference.experts.factory import KINDS
 from inference.models import ModelStatus, ModelVersion
+from inference.quality import learned_weights
+from inference.registry import models, standing
 from oncoflow_site.foundation.errors import UserVisibleError
 
 
@@ -93,18 +94,18 @@ class Command(BaseCommand):
             self.stdout.write(f"{row.name} {row.version} {row.status}{demo}  Dice {dice or 'not evaluated'}")
             self.stdout.write(f"    {row.architecture}; sha256 {row.sha256}")
             self.stdout.write(f"    {row.status_reason}")
-            for warning in registry.warnings(row):
+            for warning in models.warnings(row):
                 self.stdout.write(self.style.WARNING(f"    WARNING: {warning}"))
 
     def _verify(self, options: dict[str, Any]) -> None:
-        wanted = {str(Path(spec["weights_dir"])): spec.get("sha256") for spec in registry.panel_specs()}
+        wanted = {str(Path(spec["weights_dir"])): spec.get("sha256") for spec in models.panel_specs()}
         rows = ModelVersion.objects.exclude(status=ModelStatus.DISABLED).order_by("registered_at")
         for row in rows:
             wanted.setdefault(row.weights_dir, row.sha256)
         bad = 0
         for folder, pin in wanted.items():
             try:
-                registry.verify(Path(folder), pin)
+                models.verify(Path(folder), pin)
                 self.stdout.write(f"{Path(folder).name}: ok")
             except ExpertError as error:
                 bad += 1
@@ -113,19 +114,19 @@ class Command(BaseCommand):
             raise CommandError(f"{bad} of {len(wanted)} weights folders are missing or altered.")
 
     def _register(self, options: dict[str, Any]) -> None:
-        unusable = [name for name, row in registry.register_panel().items() if row is None]
+        unusable = [name for name, row in models.register_panel().items() if row is None]
         self._list(options)
         if unusable:
             raise CommandError(f"No usable weights: {', '.join(unusable)}. `manage.py models verify` says why.")
 
     def _pull(self, options: dict[str, Any]) -> None:
-        from inference.pulling import pull
+        from inference.registry.download import pull
 
         out = pull(options["source"], sha256=options["sha256"], out=options["out"], tell=self.stdout.write)
         self.stdout.write(f"{out}: fetched and verified. `manage.py models add` takes it into the registry.")
 
     def _add(self, options: dict[str, Any]) -> None:
-        from inference.adding import describe, write_model_json_for
+        from inference.registry.package_weights import describe, write_model_json_for
 
         try:
             folds = [int(part) for part in options["folds"].split(",") if part.strip()]
@@ -145,7 +146,7 @@ class Command(BaseCommand):
             options=more,
         )
         digest = write_model_json_for(folder, description, pin=options["pin"])
-        self._tell_entry(registry.register(folder, options["kind"], digest))
+        self._tell_entry(models.register(folder, options["kind"], digest))
 
     def _train(self, options: dict[str, Any]) -> None:
         from inference.training.tune import Tuning, tune
@@ -157,7 +158,7 @@ class Command(BaseCommand):
             base = rows.order_by("-registered_at").first()
             if base is None or base.kind != options["expert"]:
                 raise CommandError(f"No {options['expert']} model {options['start_from']} is registered.")
-            registry.verify(Path(base.weights_dir), base.sha256)
+            models.verify(Path(base.weights_dir), base.sha256)
         name = options["name"] or (base.name if base else f"{options['expert']}-own")
         if ModelVersion.objects.filter(name=name, version=options["model_version"]).exists():
             raise CommandError(f"{name} {options['model_version']} is registered already: give another --version.")
@@ -176,18 +177,18 @@ class Command(BaseCommand):
                 extra=tuple(options["set"]),
             )
         )
-        self._tell_entry(registry.register(folder, options["expert"]))
+        self._tell_entry(models.register(folder, options["expert"]))
 
     def _status(self, options: dict[str, Any]) -> None:
         rows = ModelVersion.objects.filter(name=options["name"], version=options["version"])
         row = rows.order_by("-registered_at").first()
         if row is None:
             raise CommandError("There is no such model version; `manage.py models list` shows them.")
-        registry.set_status(row, options["standing"], who=options["who"], why=options["why"])
+        standing.set_status(row, options["standing"], who=options["who"], why=options["why"])
         self.stdout.write(f"{row.name} {row.version} is now {row.status}.")
 
     def _weights(self, options: dict[str, Any]) -> None:
-        made = weighting.learn(who=options["who"], why=options["why"])
+        made = learned_weights.learn(who=options["who"], why=options["why"])
         self.stdout.write(f"Fusion weights version {made.version}; {made.formula}")
         for one in made.weights.values():
             for region, found in one["regions"].items():
@@ -197,7 +198,7 @@ class Command(BaseCommand):
     def _tell_entry(self, row: ModelVersion) -> None:
         """What to put into ONCOFLOW_PANEL for this version to answer."""
         self.stdout.write(f"{row.name} {row.version} is registered as {row.status}: {row.status_reason}")
-        for warning in registry.warnings(row):
+        for warning in models.warnings(row):
             self.stdout.write(self.style.WARNING(f"WARNING: {warning}"))
         entry = {"name": row.name, "kind": row.kind, "weights_dir": row.weights_dir, "sha256": row.sha256}
         self.stdout.write("Its entry in ONCOFLOW_PANEL:")

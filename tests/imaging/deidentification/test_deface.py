@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from imaging.deidentification.deface import CannotDeface, face_region, removed
-from imaging.geometry import Grid
+from imaging.defacing.face_plane import CannotDeface, face_region, removed
+from imaging.geometry.grid import Grid
 
 
 def simulated(spacing: float = 2.0, pitch: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, Grid]:

@@ -15,13 +15,13 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from imaging.deidentification.elements import Writer
-from imaging.deidentification.engine import DeidentificationRefused, Deidentified, Profile, deidentify
-from imaging.deidentification.rules import RULES
-from imaging.deidentification.study import deidentify_study, profile_of
-from imaging.deidentification.values import _verhoeff, clean_age, clean_words, shift_date
+from imaging.archive.store_instance import store_instance
+from imaging.deidentification.deidentify_study import deidentify_study, profile_of
+from imaging.deidentification.engine import DeidentificationRefused, Deidentified, PatientProfile, deidentify
+from imaging.deidentification.profile import RULES
+from imaging.deidentification.value_cleaning import _verhoeff, clean_age, clean_words, shift_date
+from imaging.dicom.elements import ElementWriter
 from imaging.models import Instance, InstanceState, Study
-from imaging.receive import store_instance
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError
 from oncoflow_site.foundation.jobs import JobContext, JobKind, enqueue
@@ -30,7 +30,7 @@ from tests.imaging.dicomfiles import as_file, dataset
 
 SECRET = "QUASTENFLOSSER"
 DIGITS = "471199815"
-PROFILE = Profile(
+PROFILE = PatientProfile(
     "OF-TEST-0000-00", -123, lambda uid: uid if uid.startswith("1.2.840.10008.") else f"2.25.{zlib.crc32(uid.encode())}"
 )
 
@@ -83,7 +83,7 @@ def clean(data: bytes) -> None:
 @pytest.mark.parametrize("implicit", [False, True])
 def test_a_secret_in_every_public_attribute_dies(implicit):
     """Every attribute of the data dictionary, filled with an identifier in its own VR, at three depths."""
-    writer = Writer(implicit=implicit, little=True)
+    writer = ElementWriter(implicit=implicit, little=True)
     elements: dict[int, bytes] = {}
     for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
         first = vr.split(" or ")[0]
@@ -114,7 +114,7 @@ def test_a_secret_in_every_public_attribute_dies(implicit):
 @pytest.mark.parametrize("vr", ["own", "LO", "UN", "UT", "OB"])
 def test_a_secret_in_the_wrong_vr_dies(vr):
     """Attributes that are kept, with a sentence where a number or a code belongs, under their own VR and under others."""
-    writer = Writer(implicit=False, little=True)
+    writer = ElementWriter(implicit=False, little=True)
     elements = {
         tag: writer.element(tag, sorted(rule.vrs)[0] if vr == "own" else vr, LETTERS)
         for tag, rule in RULES.by_tag.items()
@@ -126,7 +126,7 @@ def test_a_secret_in_the_wrong_vr_dies(vr):
 
 
 def test_a_number_of_frames_that_is_a_name_is_refused():
-    writer = Writer(implicit=False, little=True)
+    writer = ElementWriter(implicit=False, little=True)
     tag = int(Tag("NumberOfFrames"))
     with pytest.raises(DeidentificationRefused):
         deidentify(with_elements(dataset(), {tag: writer.element(tag, "IS", LETTERS)}), PROFILE)
@@ -319,7 +319,7 @@ def test_every_transfer_syntax_keeps_its_pixels(test_data):
 
 
 def test_enhanced_images_stay_volumes(test_data):
-    from imaging.stack import stack_datasets
+    from imaging.dicom.image_stack import stack_datasets
 
     for path in sorted((test_data / "dicom" / "enhanced" / "philips_anatomical").rglob("*.dcm")):
         before = stack_datasets([dcmread(path)])

@@ -16,13 +16,14 @@ from pydicom import dcmread
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import User
-from imaging.atlas import atlas_template
-from imaging.deidentification.engine import Profile, deidentify
-from imaging.deidentification.export import ExportRefused, Wanted, export_study
-from imaging.deidentification.faces import defaced_file
-from imaging.derived import replay
-from imaging.geometry import Grid, read_nifti, write_nifti
-from imaging.registration import resample
+from imaging.defacing.deface_study import defaced_file
+from imaging.deidentification.engine import PatientProfile, deidentify
+from imaging.geometry.grid import Grid
+from imaging.geometry.nifti import read_nifti, write_nifti
+from imaging.geometry.resample import resample
+from imaging.preprocessing.intensity import replay
+from imaging.preprocessing.mni152 import atlas_template
+from imaging.research.bids_export import Derivative, ExportRefused, export_study
 from oncoflow_site.foundation import objects
 from tests.imaging import studies
 from tests.imaging.dicomfiles import as_file, dataset
@@ -91,7 +92,7 @@ def test_the_command(tmp_path):
 
 
 def test_a_defaced_instance_says_so_and_changes_nothing_else():
-    profile = Profile("OF-X", -3, lambda uid: uid if uid.startswith("1.2.840.10008.") else f"2.25.{len(uid)}")
+    profile = PatientProfile("OF-X", -3, lambda uid: uid if uid.startswith("1.2.840.10008.") else f"2.25.{len(uid)}")
     before = deidentify(as_file(dataset()), profile).data
     face = np.zeros((16, 16), dtype=bool)
     face[10:, 3:] = True
@@ -177,8 +178,8 @@ def test_atlas_space_and_evened_intensities_can_be_made_again_and_lead_back(tmp_
 def test_without_a_t1_there_is_no_atlas_space_and_percentiles_are_within_bounds(tmp_path):
     study, reader = prepared(sequence="T2")
     with pytest.raises(ExportRefused, match="atlas space"):
-        export_study(study, tmp_path, by=reader, wanted=Wanted(atlas=True))
-    made = export_study(study, tmp_path, by=reader, wanted=Wanted(intensity="percentile"))
+        export_study(study, tmp_path, by=reader, wanted=Derivative(atlas=True))
+    made = export_study(study, tmp_path, by=reader, wanted=Derivative(intensity="percentile"))
     (name,) = (one for one in made.files if "evened" in one and one.endswith(".nii.gz"))
     values = np.asarray(nib.load(made.folder / name).dataobj)
     assert (values.min(), round(float(values.max()), 3)) == (0.0, 1.0)

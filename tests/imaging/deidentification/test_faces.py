@@ -22,12 +22,12 @@ from pydicom.dataset import Dataset
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import User
-from imaging import completion
-from imaging.deidentification.engine import Profile, deidentify
-from imaging.deidentification.faces import defaced_file
+from imaging.archive import completion
+from imaging.archive.store_instance import store_instance
+from imaging.defacing.deface_study import defaced_file
+from imaging.deidentification.engine import PatientProfile, deidentify
 from imaging.deidentification.report import faces_of
 from imaging.models import DefacedInstance, FaceRemoval, InstanceState, Series, Study
-from imaging.receive import store_instance
 from oncoflow_site.demo.simulator.anatomy import Anatomy
 from oncoflow_site.demo.simulator.dicomwriter import write_study
 from oncoflow_site.demo.simulator.fields import FieldSource, Grid
@@ -228,7 +228,7 @@ def the_export_as_a_whole(simulated, taken, tmp_path):
 def defaced_slice(simulated, path: Path) -> Path:
     """One slice of the simulated head, de-identified, with a face taken off."""
     first = write_study(simulated[1], path / "one")[0]
-    profile = Profile("OF-X", -3, map_uid_for_tests)
+    profile = PatientProfile("OF-X", -3, map_uid_for_tests)
     image = dcmread(BytesIO(deidentify(first.read_bytes(), profile).data))
     mask = np.zeros((int(image.Rows), int(image.Columns)), dtype=bool)
     mask[: mask.shape[0] // 3] = True

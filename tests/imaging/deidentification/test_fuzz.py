@@ -20,12 +20,12 @@ from pydicom import dcmread
 from pydicom.datadict import DicomDictionary
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from imaging.deidentification import engine, values
-from imaging.deidentification.elements import Writer
-from imaging.deidentification.engine import DeidentificationRefused, Profile, deidentify
-from imaging.deidentification.rules import RULES
+from imaging.deidentification import engine, value_cleaning
+from imaging.deidentification.engine import DeidentificationRefused, PatientProfile, deidentify
+from imaging.deidentification.profile import RULES
+from imaging.dicom.elements import ElementWriter
 
-PROFILE = Profile(
+PROFILE = PatientProfile(
     "OF-ABCD-1234-56", -77, lambda uid: uid if uid.startswith("1.2.840.10008.") else f"2.25.{zlib.crc32(uid.encode())}"
 )
 # None of these is a word of ours, and no plain number holds them.
@@ -72,7 +72,7 @@ class Case:
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.syntax = draw(st.sampled_from(SYNTAXES))
-        self.writer = Writer(implicit=self.syntax.is_implicit_VR, little=self.syntax.is_little_endian)
+        self.writer = ElementWriter(implicit=self.syntax.is_implicit_VR, little=self.syntax.is_little_endian)
         self.character_set = draw(st.sampled_from(sorted(CHARACTER_SETS)))
         self.codec = CHARACTER_SETS[self.character_set]
         self.name = draw(st.sampled_from(SURNAMES))
@@ -161,7 +161,7 @@ class Case:
         found[0x7FE00010] = write(0x7FE00010, "OW", self.pixels + self.name_bytes * 2)  # bytes behind the last pixel
         found[0xFFFCFFFC] = write(0xFFFCFFFC, "OB", self.name_bytes * 2)
         body = b"".join(found[tag] for tag in sorted(found))
-        little = Writer(implicit=False, little=True)
+        little = ElementWriter(implicit=False, little=True)
         meta = b"".join(
             little.element(tag, vr, value)
             for tag, vr, value in (
@@ -227,12 +227,12 @@ def test_no_identifier_survives_and_what_research_needs_does(case):
 
 
 BREAKS = {
-    "descriptors are not cleaned": (values, "clean_words", lambda text, names=frozenset(): text),
-    "unknown attributes are kept": (engine._Walk, "_one", lambda self, rule, element, depth, scheme: (
+    "descriptors are not cleaned": (value_cleaning, "clean_words", lambda text, names=frozenset(): text),
+    "unknown attributes are kept": (engine._DeidentifyingWalk, "_one", lambda self, rule, element, depth, scheme: (
         self.data[element.head : element.end], (element.tag, "UN", "K"))),
-    "private blocks are kept": (engine._Walk, "_private", lambda self, elements, element: iter(
+    "private blocks are kept": (engine._DeidentifyingWalk, "_private", lambda self, elements, element: iter(
         [(element.tag, self.data[element.head : element.end])])),
-    "bytes behind the image are kept": (engine._Walk, "_image_bytes", lambda self, elements: 1 << 20),
+    "bytes behind the image are kept": (engine._DeidentifyingWalk, "_image_bytes", lambda self, elements: 1 << 20),
 }  # fmt: skip
 
 

@@ -13,12 +13,12 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragments
 
-from imaging.deidentification.engine import DeidentificationRefused, Profile, deidentify
-from imaging.header import BadInstance, read_header
-from imaging.identity import map_uid
+from imaging.archive.filing_header import BadInstance, read_header
+from imaging.deidentification.engine import DeidentificationRefused, PatientProfile, deidentify
+from imaging.identifiers import map_uid
 from tests.imaging.dicomfiles import as_file, dataset
 
-PROFILE = Profile("P-1", -100, lambda uid: "2.25.7")
+PROFILE = PatientProfile("P-1", -100, lambda uid: "2.25.7")
 JPEG, JPEG_LOSSLESS_2000 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"
 NAME = b"Quastenflosser"
 
@@ -167,4 +167,4 @@ def test_a_uid_that_somebody_made_below_the_standards_root_is_replaced():
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = made, made
     one = dataset(ReferencedImageSequence=[item], StudyInstanceUID=made)
-    assert made.encode() not in deidentify(as_file(one), Profile("P-1", -100, map_uid)).data
+    assert made.encode() not in deidentify(as_file(one), PatientProfile("P-1", -100, map_uid)).data

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from imaging.deidentification import textnet
+from imaging.deidentification import lettering_network
 from oncoflow_site.demo import lettering
 from tests.imaging.deidentification.test_pixels import head, written
 
@@ -33,7 +33,7 @@ def test_lettering_is_seen_in_every_direction(turns):
         if made is None:
             continue
         tried += 1
-        if textnet.lettering(lettering.worn(made[0], rng)) < textnet.THRESHOLD:
+        if lettering_network.lettering(lettering.worn(made[0], rng)) < lettering_network.THRESHOLD:
             missed.append(made[1])
     assert len(missed) <= 1, missed
 
@@ -41,14 +41,18 @@ def test_lettering_is_seen_in_every_direction(turns):
 def test_what_tesseract_cannot_read_is_seen():
     """Dark letters on tissue and white ones on bright tissue, which Tesseract missed when it looked alone."""
     for image in (written("QUASTEN HILDE", ink=0.0, at=(40, 90)), written("4711-0815", at=(60, 90), height=11)):
-        assert textnet.lettering(image) >= textnet.THRESHOLD
+        assert lettering_network.lettering(image) >= lettering_network.THRESHOLD
 
 
 def test_pictures_without_a_word_are_left_alone():
-    false = [number for number, one in enumerate(grounds()) if textnet.lettering(one) >= textnet.THRESHOLD]
+    false = [
+        number
+        for number, one in enumerate(grounds())
+        if lettering_network.lettering(one) >= lettering_network.THRESHOLD
+    ]
     assert false == []
-    assert textnet.lettering(np.zeros((32, 48))) < textnet.THRESHOLD
-    assert textnet.lettering(np.zeros((3, 5))) < textnet.THRESHOLD
+    assert lettering_network.lettering(np.zeros((32, 48))) < lettering_network.THRESHOLD
+    assert lettering_network.lettering(np.zeros((3, 5))) < lettering_network.THRESHOLD
 
 
 def test_a_large_frame_is_looked_at_in_tiles_and_shows_the_same():
@@ -57,4 +61,4 @@ def test_a_large_frame_is_looked_at_in_tiles_and_shows_the_same():
     made = None
     while made is None:
         made = lettering.write_words(ground, rng, FONTS, "HARTWELL 19400312", height=12, turns=0)
-    assert textnet.lettering(made[0]) >= textnet.THRESHOLD
+    assert lettering_network.lettering(made[0]) >= lettering_network.THRESHOLD

@@ -14,13 +14,13 @@ from scipy import ndimage
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import User
-from imaging.deidentification import look, text
-from imaging.deidentification.pixels import Verdict, decide, quarantine_reason
-from imaging.deidentification.release import picture, release
-from imaging.deidentification.study import deidentify_study
-from imaging.machines import StudyState
+from imaging.archive.pixel_release import picture, release
+from imaging.archive.store_instance import store_instance
+from imaging.deidentification import burned_in_text, pixel_inspection
+from imaging.deidentification.deidentify_study import deidentify_study
+from imaging.deidentification.pixel_policy import PixelAction, decide, quarantine_reason
 from imaging.models import DeidentificationReport, Instance, InstanceState, Study
-from imaging.receive import store_instance
+from imaging.states import StudyState
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
 from tests.imaging.deidentification.test_engine import context
@@ -60,26 +60,26 @@ def instance_with(pixels: np.ndarray, **changes) -> bytes:
 @pytest.mark.parametrize(
     ("sop_class", "image_type", "burned_in", "verdict"),
     [
-        (MR_CLASS, ["ORIGINAL", "PRIMARY"], "", Verdict.PASS),
-        (MR_CLASS, ["ORIGINAL", "PRIMARY"], "NO", Verdict.PASS),
-        (MR_CLASS, ["ORIGINAL", "PRIMARY"], "YES", Verdict.QUARANTINE),
-        (MR_CLASS, ["DERIVED", "PRIMARY", "ADC"], "", Verdict.PASS),
-        (MR_CLASS, DERIVED, "", Verdict.OCR),
-        (MR_CLASS, DERIVED, "NO", Verdict.PASS),
-        (MR_CLASS, ["ORIGINAL", "PRIMARY", "SCREEN SAVE"], "NO", Verdict.OCR),
-        (SC, ["DERIVED", "SECONDARY"], "NO", Verdict.OCR),
-        (f"{SC}.4", [], "", Verdict.OCR),
-        ("1.2.840.10008.5.1.4.1.1.66.4", ["DERIVED", "PRIMARY"], "", Verdict.PASS),
-        ("1.2.840.10008.5.1.4.1.1.66.5", [], "", Verdict.QUARANTINE),
-        ("1.2.840.10008.5.1.4.1.1.104.1", [], "", Verdict.QUARANTINE),
-        ("1.2.840.10008.5.1.4.1.1.4.2", [], "", Verdict.QUARANTINE),
-        ("1.2.3.4", [], "", Verdict.QUARANTINE),
+        (MR_CLASS, ["ORIGINAL", "PRIMARY"], "", PixelAction.PASS),
+        (MR_CLASS, ["ORIGINAL", "PRIMARY"], "NO", PixelAction.PASS),
+        (MR_CLASS, ["ORIGINAL", "PRIMARY"], "YES", PixelAction.QUARANTINE),
+        (MR_CLASS, ["DERIVED", "PRIMARY", "ADC"], "", PixelAction.PASS),
+        (MR_CLASS, DERIVED, "", PixelAction.OCR),
+        (MR_CLASS, DERIVED, "NO", PixelAction.PASS),
+        (MR_CLASS, ["ORIGINAL", "PRIMARY", "SCREEN SAVE"], "NO", PixelAction.OCR),
+        (SC, ["DERIVED", "SECONDARY"], "NO", PixelAction.OCR),
+        (f"{SC}.4", [], "", PixelAction.OCR),
+        ("1.2.840.10008.5.1.4.1.1.66.4", ["DERIVED", "PRIMARY"], "", PixelAction.PASS),
+        ("1.2.840.10008.5.1.4.1.1.66.5", [], "", PixelAction.QUARANTINE),
+        ("1.2.840.10008.5.1.4.1.1.104.1", [], "", PixelAction.QUARANTINE),
+        ("1.2.840.10008.5.1.4.1.1.4.2", [], "", PixelAction.QUARANTINE),
+        ("1.2.3.4", [], "", PixelAction.QUARANTINE),
     ],
 )
 def test_the_table(sop_class, image_type, burned_in, verdict):
     assert decide(sop_class, image_type, burned_in).verdict == verdict
     at_the_door = bool(quarantine_reason(sop_class, image_type, burned_in))
-    assert at_the_door == (verdict == Verdict.QUARANTINE)
+    assert at_the_door == (verdict == PixelAction.QUARANTINE)
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ def test_the_table(sop_class, image_type, burned_in, verdict):
     ids=["name", "date on tissue", "dark on tissue", "quarter turn", "upside down", "three quarters, grey"],
 )
 def test_text_is_seen(tesseract, image):
-    assert text.look_for_text(image).why == "text"
+    assert burned_in_text.look_for_text(image).why == "text"
 
 
 def test_a_picture_without_text_is_clean(tesseract):
-    assert text.look_for_text(head()).clean
-    assert text.look_for_text(np.zeros((64, 64))).clean
+    assert burned_in_text.look_for_text(head()).clean
+    assert burned_in_text.look_for_text(np.zeros((64, 64))).clean
 
 
 def test_what_takes_too_long_or_is_no_picture_is_not_clean():
-    assert text.look_for_text(head(), seconds=0.05).why == "time"
-    assert text.look_for_text(np.full((8, 8), np.nan)).why == "unreadable"
+    assert burned_in_text.look_for_text(head(), seconds=0.05).why == "time"
+    assert burned_in_text.look_for_text(np.full((8, 8), np.nan)).why == "unreadable"
 
 
 def test_every_frame_is_read_and_equal_frames_once(monkeypatch):
@@ -114,12 +114,12 @@ def test_every_frame_is_read_and_equal_frames_once(monkeypatch):
 
     def look_at(frame):
         seen.append(float(frame[0, 0]))
-        return text.Look(frame[0, 0] < 2, "text")
+        return burned_in_text.TextInspection(frame[0, 0] < 2, "text")
 
-    monkeypatch.setattr(look, "frames_of", lambda data: iter(frames))
-    monkeypatch.setattr(look.text, "look_for_text", look_at)
-    monkeypatch.setattr(look.text, "available", lambda: True)
-    assert "text was seen" in look.apart_because(b"", decide(SC, [], ""), lambda: None)
+    monkeypatch.setattr(pixel_inspection, "frames_of", lambda data: iter(frames))
+    monkeypatch.setattr(pixel_inspection.text, "look_for_text", look_at)
+    monkeypatch.setattr(pixel_inspection.text, "available", lambda: True)
+    assert "text was seen" in pixel_inspection.apart_because(b"", decide(SC, [], ""), lambda: None)
     assert seen == [0.0, 1.0, 2.0]
 
 
@@ -178,7 +178,7 @@ def test_a_name_in_the_pixels_is_kept_apart_until_a_person_releases_it(tesseract
 
 @pytest.mark.django_db
 def test_without_tesseract_a_doubtful_picture_stays_apart(monkeypatch):
-    monkeypatch.setattr(look.text, "available", lambda: False)
+    monkeypatch.setattr(pixel_inspection.text, "available", lambda: False)
     study, instance = taken(instance_with(head(), SOPClassUID=SC))
     deidentify_study(context(study), study)
     instance.refresh_from_db()

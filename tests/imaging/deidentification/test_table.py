@@ -9,14 +9,14 @@ import pytest
 from pydicom import dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 
-from imaging.deidentification.elements import Writer
-from imaging.deidentification.engine import Profile, deidentify
-from imaging.deidentification.rules import RULES
-from imaging.deidentification.table import EDITION, REPEATING, TABLE, Row, resolve
+from imaging.deidentification.engine import PatientProfile, deidentify
+from imaging.deidentification.profile import RULES
+from imaging.deidentification.table_e1_1 import EDITION, REPEATING, TABLE, Row, resolve
+from imaging.dicom.elements import ElementWriter
 from tests.imaging.deidentification.test_engine import with_elements
 from tests.imaging.dicomfiles import dataset
 
-PROFILE = Profile("OF-TEST-0000-00", -10, lambda uid: uid if uid.startswith("1.2.840.10008.") else "2.25.4711")
+PROFILE = PatientProfile("OF-TEST-0000-00", -10, lambda uid: uid if uid.startswith("1.2.840.10008.") else "2.25.4711")
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 VALUES = {
     "AE": b"QUASTE", "AS": b"064Y", "AT": b"\x10\x00\x10\x00", "CS": b"QUASTE", "DA": b"20260311", "DS": b"1.5",
@@ -33,7 +33,7 @@ ROWS = [row for row in TABLE if row.number is not None and row.number >= 0x00080
 def planted(row: Row, *, sop_class: str | None = None):
     """The attribute of ``row`` with an identifying value of its VR: before, and what came out (None: removed)."""
     assert row.number is not None
-    writer = Writer(implicit=False, little=True)
+    writer = ElementWriter(implicit=False, little=True)
     vr = dictionary_VR(row.number).split(" or ")[0] if dictionary_has_tag(row.number) else "LO"
     value = TERMS.get(row.keyword) or VALUES.get(vr)
     if vr == "SQ":
@@ -124,7 +124,7 @@ def test_compound_actions(attribute_type, expected):
 
 def test_repeating_groups_and_groups_that_no_data_set_has():
     """Curves, overlays (PS3.5 section 7.6) and elements of group 2 in the data set: removed, whatever they hold."""
-    writer = Writer(implicit=False, little=True)
+    writer = ElementWriter(implicit=False, little=True)
     for row in TABLE:
         if row.tag in REPEATING:
             mask, value = REPEATING[row.tag]

@@ -11,11 +11,11 @@ from django.test import Client
 
 from clinical.access import assign
 from clinical.models import User
-from fhir_api.auth import create_token
-from imaging import completion
-from imaging.deidentification.study import deidentify_study
+from fhir_api.access.tokens import create_token
+from imaging.archive import completion
+from imaging.archive.store_instance import store_instance
+from imaging.deidentification.deidentify_study import deidentify_study
 from imaging.models import Study
-from imaging.receive import store_instance
 from oncoflow_site.foundation.jobs import JobContext, JobKind, enqueue, run_job
 from oncoflow_site.foundation.models import Job
 from tests.imaging.dicomfiles import study_files

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from requests.auth import AuthBase
 
 from clinical.models import User
-from fhir_api.auth import create_token
+from fhir_api.access.tokens import create_token
 from imaging.models import Instance, InstanceState, PublishedInstance, Study
 from oncoflow_site.foundation import objects
 from tests.imaging.dicomfiles import as_file, dataset, study_files

@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from audit.models import AuditRow
-from imaging.dicomweb.header import read_published
-from imaging.dicomweb.pixels import apply_window, bit_frame, pack_bits
+from imaging.dicomweb.dicom_json import read_published
+from imaging.dicomweb.frame_decoding import apply_window, bit_frame, pack_bits
 from imaging.models import PublishedInstance, Study
 from oncoflow_site.foundation import objects
 from tests.imaging.dicomfiles import as_file, dataset, study_files

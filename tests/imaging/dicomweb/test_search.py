@@ -11,9 +11,9 @@ from django.test import Client
 
 from audit.models import AuditRow
 from clinical.models import User
-from fhir_api.auth import create_token
-from imaging.dicomweb.query import LEVELS, BadQuery, matches, parse_query
-from imaging.identity import map_uid
+from fhir_api.access.tokens import create_token
+from imaging.dicomweb.qido_query import LEVELS, BadQuery, matches, parse_query
+from imaging.identifiers import map_uid
 from imaging.models import Instance, InstanceState, PublishedInstance, Study
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.clock import now
@@ -168,7 +168,7 @@ def test_what_is_quarantined_is_invisible(study: Study, ask: Ask) -> None:
 
 
 def test_what_is_not_deidentified_yet_is_invisible(db: None, ask: Ask) -> None:
-    from imaging.receive import store_instance
+    from imaging.archive.store_instance import store_instance
 
     for data in study_files():
         store_instance(data, source="dicom", peer="SCANNER1")

@@ -11,9 +11,9 @@ from django.test import Client
 
 from audit.models import AuditRow
 from clinical.models import User
-from fhir_api.auth import create_token
-from imaging.dicomweb import store
-from imaging.dicomweb.multipart import MultipartError, Writer, read_parts
+from fhir_api.access.tokens import create_token
+from imaging.dicomweb import stow_rs
+from imaging.dicomweb.multipart import MultipartError, MultipartWriter, read_parts
 from imaging.models import Instance, InstanceState, Study
 from tests.imaging.dicomfiles import as_file, dataset, study_files
 from tests.imaging.dicomweb.conftest import account
@@ -133,7 +133,7 @@ def test_broken_bodies(db: None, send: Send) -> None:
 
 
 def test_too_large(db: None, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MAX_BYTES", 2000)
+    monkeypatch.setattr(stow_rs, "MAX_BYTES", 2000)
     big, small = as_file(dataset(size=64)), as_file(dataset(number=2, size=8))
     assert len(small) < 2000 < len(big)
     assert send(multipart([big])).status_code == 413
@@ -143,7 +143,7 @@ def test_too_large(db: None, send: Send, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_no_request_has_parts_without_end(db: None, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MAX_PARTS", 2)
+    monkeypatch.setattr(stow_rs, "MAX_PARTS", 2)
     answer = send(multipart([as_file(dataset(number=number)) for number in range(1, 5)]))
     assert answer.status_code == 202
     assert items_of(answer) == (2, 0, 0)
@@ -192,7 +192,7 @@ def test_parts_are_found_however_the_bytes_arrive(step: int) -> None:
 
 
 def test_what_the_writer_writes_is_read_again() -> None:
-    writer = Writer()
+    writer = MultipartWriter()
     body = b"".join([*writer.part("a/b", [b"one", b"two"], location="/x"), *writer.part("a/b", []), writer.end()])
     found = list(read_parts(io.BytesIO(body), writer.boundary, largest=100))
     assert [part.content for part in found] == [b"onetwo", b""]

@@ -1,0 +1,1 @@
+"""Who may talk to the FHIR door and the REST interface: tokens and their scopes."""

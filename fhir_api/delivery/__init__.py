@@ -1,0 +1,1 @@
+"""From an issued report version to the receivers' endpoints."""

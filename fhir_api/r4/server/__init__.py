@@ -1,0 +1,1 @@
+"""The FHIR R4 server below ``/fhir/``: read, search, create, CapabilityStatement."""

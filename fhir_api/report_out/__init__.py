@@ -1,0 +1,1 @@
+"""The disclosed content of one issued report, before it is written as FHIR or HL7 v2."""

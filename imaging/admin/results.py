@@ -1,0 +1,56 @@
+"""Volumes, outlines, measurements and comparisons on the administration pages: to be read."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from imaging.admin.base import ReadOnlyAdmin
+from imaging.models import Comparison, Measurement, Segmentation, Volume, VolumeSet
+
+
+@admin.register(VolumeSet)
+class VolumeSetAdmin(ReadOnlyAdmin):
+    """Preparations of studies."""
+
+    list_display = ["created_at", "study", "version", "shape", "spacing"]
+    search_fields = ["id", "study__id"]
+
+
+@admin.register(Volume)
+class VolumeAdmin(ReadOnlyAdmin):
+    """Volumes of preparations, with registration quality."""
+
+    patient_lookup = "volume_set__study__patient"
+    list_display = ["volume_set", "sequence", "quality"]
+    list_filter = ["sequence"]
+    search_fields = ["id", "volume_set__study__id"]
+
+
+@admin.register(Segmentation)
+class SegmentationAdmin(ReadOnlyAdmin):
+    """Label maps: who made them, from what."""
+
+    list_display = ["created_at", "study", "version", "kind", "author", "reason"]
+    list_filter = ["kind", "author"]
+    search_fields = ["id", "study__id"]
+
+
+@admin.register(Measurement)
+class MeasurementAdmin(ReadOnlyAdmin):
+    """Measured regions and lesions."""
+
+    list_display = ["created_at", "study", "segmentation"]
+    search_fields = ["id", "study__id"]
+
+
+@admin.register(Comparison)
+class ComparisonAdmin(ReadOnlyAdmin):
+    """Comparisons over time."""
+
+    list_display = ["created_at", "study", "prior_study", "category"]
+    search_fields = ["id", "study__id"]
+
+    @admin.display(description="response")
+    def category(self, row: Comparison) -> str:
+        """Response category, or that it was not assessed."""
+        return str(row.result.get("response", {}).get("category", "not assessed"))

@@ -1,0 +1,1 @@
+"""From the bytes of an instance to the rows of patient, study and series."""

@@ -1,0 +1,100 @@
+"""Which order a study belongs to: by accession number, or by the Study Instance UID that the order announced.
+
+At study level and for the same patient only. A study without an order is unsolicited: listed, segmented, reported, and
+linked as soon as its order arrives. An earlier study that we fetched ourselves is reported only once it is linked.
+"""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from audit import services as audit
+from clinical import services as clinical
+from clinical.models import Order
+from imaging.events import COMPARISON_READY, STUDY_FLAGGED
+from imaging.identifiers import accession_index, open_study, uid_index
+from imaging.models import Study, StudyPurpose
+from oncoflow_site.foundation.events import emit
+
+__all__ = ["match_order", "match_study", "release_order"]
+
+OTHER_PATIENT = "accession-other-patient"
+OTHER_PATIENT_MESSAGE = (
+    "The accession number of this study belongs to another patient's order, so the study was not linked to it. "
+    "Please check the patient and the order at the scanner."
+)
+CANCELLED = "cancelled"
+
+
+def match_study(study: Study) -> Order | None:
+    """Link ``study`` to the order that asked for it; idempotent. Call it inside or outside a transaction.
+
+    :returns: the order, or None: the study is then marked unsolicited. An order of another patient is never linked;
+        the study is flagged with a sentence for a radiologist and goes on unsolicited.
+    """
+    if study.order_id is not None:
+        return study.order
+    with transaction.atomic():
+        identity = open_study(study.patient.key_subject, study.ciphertext)  # type: ignore[arg-type]
+        order = clinical.find_order_by_accession(identity.accession) if identity.accession else None
+        if order is not None and order.status == CANCELLED:
+            order = None
+        if order is not None and order.patient_id != study.patient_id:
+            if study.flag_code != OTHER_PATIENT:
+                study.flag_code, study.flag_message = OTHER_PATIENT, OTHER_PATIENT_MESSAGE
+                study.save(update_fields=["flag_code", "flag_message"])
+                emit(STUDY_FLAGGED, subject=study.subject, study_id=str(study.id), code=OTHER_PATIENT)
+            order = None
+        _link(study, order)
+    return order
+
+
+def match_order(order: Order) -> list[Study]:
+    """Link studies that arrived before their ``order`` (or before it was changed); idempotent.
+
+    :returns: the studies linked to the order now, oldest first.
+    """
+    if order.status == CANCELLED:
+        return []
+    identity = clinical.reveal_order(order, purpose="match a study to its order", actor=audit.Actor.system("imaging"))
+    with transaction.atomic():
+        wanted = Study.objects.filter(patient_id=order.patient_id, order__isnull=True)
+        found: dict[object, Study] = {}
+        if identity.accession:
+            found |= {row.pk: row for row in wanted.filter(accession_index=accession_index(identity.accession))}
+        if identity.study_instance_uid:
+            found |= {row.pk: row for row in wanted.filter(uid_index=uid_index(identity.study_instance_uid))}
+        for study in found.values():
+            _link(study, order)
+    return list(Study.objects.filter(order=order).order_by("performed_at"))
+
+
+def release_order(order: Order) -> int:
+    """Unlink the studies of a cancelled ``order``: they stay, unsolicited. Returns how many."""
+    with transaction.atomic():
+        studies = list(Study.objects.filter(order=order))
+        for study in studies:
+            _link(study, None)
+    return len(studies)
+
+
+def _link(study: Study, order: Order | None) -> None:
+    """Write the link and its audit row, if it changes anything."""
+    unsolicited = order is None
+    if study.order_id == (order.pk if order else None) and study.unsolicited == unsolicited:
+        return
+    study.order, study.unsolicited = order, unsolicited
+    study.save(update_fields=["order", "unsolicited"])
+    audit.record(
+        "study.match",
+        action="U",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        detail={"order": str(order.pk) if order else None},
+        source="worker",
+    )
+    if order is not None and study.purpose == StudyPurpose.PRIOR:
+        # It was here for comparison only. Now it is to be reported, from what has been measured already.
+        measurement = study.measurements.order_by("-created_at", "-pk").first()
+        if measurement is not None:
+            emit(COMPARISON_READY, subject=study.subject, study_id=str(study.pk), measurement_id=str(measurement.pk))

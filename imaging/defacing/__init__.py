@@ -1,0 +1,1 @@
+"""Copies of head images without a face."""

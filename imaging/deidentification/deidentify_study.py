@@ -1,0 +1,163 @@
+"""De-identification of stored studies: every received instance gets a de-identified, encrypted copy.
+
+What is done to a data set is in `imaging.deidentification.engine`, how pixels are judged in `pixels` and `look`; here are
+the patient's constants (pseudonym, date shift, UID map) and the bookkeeping. A head is recognisable by its face: nothing
+here removes it, and (0028,0302) says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from audit import services as audit
+from imaging.deidentification.engine import (
+    DeidentificationRefused,
+    Deidentified,
+    Deidentifier,
+    PatientProfile,
+    PixelStatement,
+)
+from imaging.deidentification.pixel_inspection import apart_because
+from imaging.deidentification.pixel_policy import PixelAction, decide
+from imaging.deidentification.profile import RULES
+from imaging.deidentification.report import add_to_report
+from imaging.events import STUDY_DEIDENTIFIED
+from imaging.identifiers import map_uid
+from imaging.models import Instance, InstanceState, Study
+from oncoflow_site.foundation import failpoints, keys, objects
+from oncoflow_site.foundation.errors import PermanentError
+from oncoflow_site.foundation.events import emit
+
+if TYPE_CHECKING:
+    from clinical.models import Patient
+    from oncoflow_site.foundation.jobs import JobContext
+
+__all__ = ["deidentify_study", "profile_of", "shift_days"]
+
+BATCH = 16
+
+
+def shift_days(patient: Patient) -> int:
+    """Days added to all dates of the patient's de-identified data sets: -365 to -1, constant, not to be guessed.
+
+    Intervals between studies stay true (option 113107); reports, FHIR and HL7 carry true dates and never these.
+    """
+    value = int.from_bytes(keys.keyed_hash("dicom-date-shift", str(patient.pk))[:8], "big")
+    return -1 - value % 365
+
+
+def profile_of(patient: Patient) -> PatientProfile:
+    """The patient's constants for `imaging.deidentification.engine.deidentify`."""
+    return PatientProfile(pseudonym=patient.pseudonym, shift_days=shift_days(patient), map_uid=map_uid)
+
+
+def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: float = 1.0) -> dict[str, int]:
+    """De-identify every instance of ``study`` that is not yet; can be stopped at any point and called again.
+
+    Arrival hashes are verified on the way. An instance that cannot be de-identified is quarantined with its reason.
+
+    :param start: progress of the job when this begins; it moves on to ``end``.
+    :returns: ``{"deidentified": …, "quarantined": …}`` of this call.
+    :raises PermanentError: a stored original is not what arrived.
+    """
+    deidentifier = Deidentifier(profile_of(study.patient))
+    waiting = list(
+        study.instances.filter(state=InstanceState.RECEIVED)
+        .select_related("original", "pixel_release")
+        .order_by("series", "number", "id")
+    )
+    counts = {"deidentified": 0, "quarantined": 0}
+    actions: Counter[str] = Counter(study.deidentification.get("actions", {}))
+    codes = set(study.deidentification.get("codes", []))
+    for begin in range(0, len(waiting), BATCH):
+        batch = waiting[begin : begin + BATCH]
+        reached = start + (end - start) * begin / len(waiting)
+        beat = partial(ctx.progress, reached, "Looking for text in the pixels")
+        results = [(instance, _one(instance, deidentifier, beat)) for instance in batch]
+        pixels = Counter(result.pixels for _, result in results if result.pixels)
+        written = [result.written for _, result in results if result.written is not None]
+        for one in written:
+            actions.update(one.actions)
+            codes.update(one.codes)
+        with ctx.commit():
+            for instance, result in results:
+                counts[_store(study, instance, result)] += 1
+            study.deidentification = {
+                "profile": RULES.method,
+                "codes": sorted(codes),
+                "actions": dict(sorted(actions.items())),
+            }
+            study.save(update_fields=["deidentification"])
+            add_to_report(study, written, pixels)
+            if begin + BATCH >= len(waiting):
+                audit.record(
+                    "study.deidentify",
+                    action="U",
+                    resource=study.subject,
+                    patient_id=study.patient_id,
+                    detail={**counts, "codes": sorted(codes)},
+                    source="worker",
+                )
+                emit(STUDY_DEIDENTIFIED, subject=study.subject, study_id=str(study.pk))
+        failpoints.hit("imaging.deidentified_batch")
+        done = (begin + len(batch)) / len(waiting)
+        ctx.progress(start + (end - start) * done, f"De-identified {begin + len(batch)} of {len(waiting)} images")
+    return counts
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What became of one instance: the copy, or why there is none; and how its pixels were judged."""
+
+    written: Deidentified | None
+    reason: str = ""
+    pixels: str = ""
+
+
+def _one(instance: Instance, deidentifier: Deidentifier, beat: Callable[[], None]) -> _Result:
+    data = objects.get(instance.original)
+    if hashlib.sha256(data).hexdigest() != instance.sha256:
+        raise PermanentError("a stored image is not what arrived: its SHA-256 differs")
+    try:
+        result = deidentifier(data)
+        decision = decide(instance.sop_class_uid, result.image_type, result.burned_in)
+        if hasattr(instance, "pixel_release"):
+            return _Result(deidentifier(data, PixelStatement(no_text=True)), pixels="released")
+        reason = apart_because(data, decision, beat)
+        if reason:
+            return _Result(None, reason, PixelAction.QUARANTINE)
+        if decision.verdict == PixelAction.OCR:
+            return _Result(deidentifier(data, PixelStatement(no_text=True)), pixels=PixelAction.OCR)
+        return _Result(result, pixels=PixelAction.PASS)
+    except DeidentificationRefused as error:
+        return _Result(None, f"cannot be de-identified: {error}")
+
+
+def _store(study: Study, instance: Instance, result: _Result) -> str:
+    """Write one result (inside the caller's fenced transaction); returns which count it belongs to."""
+    mine = Instance.objects.filter(pk=instance.pk, state=InstanceState.RECEIVED)
+    if result.written is None:
+        changed = mine.update(state=InstanceState.QUARANTINED, reason=result.reason[:300])
+        if changed:
+            audit.record(
+                "instance.quarantine",
+                action="U",
+                resource=f"instance:{instance.pk}",
+                patient_id=study.patient_id,
+                detail={"why": result.reason[:200]},
+                source="worker",
+            )
+        return "quarantined"
+    stored = objects.put(
+        result.written.data,
+        subject=study.patient.key_subject,
+        kind="dicom-deidentified",
+        content_type="application/dicom",
+    )
+    mine.update(state=InstanceState.DEIDENTIFIED, deidentified=stored)
+    return "deidentified"

@@ -1,0 +1,1 @@
+"""DICOM bytes and data sets. Pure: no database."""

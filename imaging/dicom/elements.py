@@ -1,0 +1,227 @@
+"""Data elements as the bytes they are stored in: an index of where they lie, and the writing of new ones (PS3.5 section 7).
+
+De-identification reads with this and with nothing else: what it did not understand itself cannot come out. Values are
+never decoded here.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+__all__ = ["UNDEFINED", "BadElements", "Element", "ElementReader", "ElementWriter", "known_vr"]
+
+UNDEFINED = 0xFFFFFFFF
+MAX_ELEMENTS = 400_000  # an enhanced image of 2,000 frames with 100 attributes each has half of that
+MAX_DEPTH = 16
+LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+VRS = LONG | {
+    b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST",
+    b"TM", b"UI", b"UL", b"US",
+}  # fmt: skip
+_NAMES = {vr: vr.decode() for vr in VRS}
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+
+
+class BadElements(Exception):
+    """Not a data set, or one that contradicts itself. The message holds nothing of it."""
+
+
+class Element(NamedTuple):
+    """Where one element lies.
+
+    :param vr: as stored; empty in implicit VR. :param start: of the value. :param end: behind the value.
+    :param undefined: its length is not stored; ``end`` is behind the delimiter then.
+    :param implicit: its items are in implicit VR little endian, whatever the data set is in (PS3.5 section 6.2.2).
+    :param children: the items of a sequence of undefined length, which had to be walked to find its end.
+    """
+
+    tag: int
+    vr: str
+    head: int
+    start: int
+    end: int
+    undefined: bool
+    implicit: bool
+    children: list[list[Element]] | None = None
+
+
+class ElementReader:
+    """Finds the elements of a data set. Bounded: at most 400,000 elements, 16 levels."""
+
+    def __init__(self, data: bytes, *, little: bool) -> None:
+        self.data = data
+        order = "<" if little else ">"
+        self._explicit = struct.Struct(f"{order}HH2sH").unpack_from
+        self._implicit = struct.Struct(f"{order}HHI").unpack_from
+        self._long = struct.Struct(f"{order}I").unpack_from
+        self._left = MAX_ELEMENTS
+
+    def elements(self, position: int, end: int, *, implicit: bool, depth: int = 0) -> list[Element]:
+        """The elements in ``data[position:end]``, in their order. :raises BadElements:"""
+        return self._walk(position, end, implicit, depth, delimited=False)[0]
+
+    def items(self, element: Element, *, depth: int) -> list[list[Element]]:
+        """The elements of each item of a sequence. :raises BadElements:"""
+        if element.children is not None:
+            return element.children
+        return self._items(element.start, element.end, element.implicit, depth, delimited=False)[0]
+
+    def _walk(
+        self, position: int, end: int, implicit: bool, depth: int, *, delimited: bool
+    ) -> tuple[list[Element], int]:
+        if depth > MAX_DEPTH:
+            raise BadElements("it is nested too deep")
+        data, explicit_head, implicit_head = self.data, self._explicit, self._implicit
+        found: list[Element] = []
+        tags: set[int] = set()
+        while position < end:
+            self._left -= 1
+            if self._left < 0:
+                raise BadElements("it has too many elements")
+            if end - position < 8:
+                if depth == 0 and not data[position:end].strip(b"\0"):
+                    break
+                raise BadElements("it is cut short")
+            head, vr = position, ""
+            if implicit:
+                group, number, length = implicit_head(data, position)
+                position += 8
+            else:
+                group, number, stored, length = explicit_head(data, position)
+                if stored in VRS:
+                    vr = _NAMES[stored]
+                    position += 8
+                    if stored in LONG:
+                        if end - position < 4:
+                            raise BadElements("it is cut short")
+                        length = self._long(data, position)[0]
+                        position += 4
+                elif group == 0xFFFE or not stored.isalpha():
+                    # a delimiter; or an implicit element in an explicit data set, as a few senders write
+                    length = implicit_head(data, position)[2]
+                    position += 8
+                else:
+                    raise BadElements("a value representation that no standard knows")
+            tag = group << 16 | number
+            if group in (0, 0xFFFE):
+                if tag == _ITEM_END and delimited:
+                    return found, position
+                if depth == 0 and not data[head:end].strip(b"\0"):
+                    break
+                raise BadElements("an element that no data set has")
+            if tag in tags:
+                raise BadElements("an element occurs twice")
+            tags.add(tag)
+            nested = implicit or vr != "SQ"
+            if length == UNDEFINED:
+                children = None
+                if depth == 0 and tag in _PIXELS:
+                    behind = self.fragments(position, end)[1]
+                elif vr in ("", "SQ", "UN"):
+                    children, behind = self._items(position, end, nested, depth + 1, delimited=True)
+                else:
+                    raise BadElements("a value without a length")
+                found.append(Element(tag, vr, head, position, behind, True, nested, children))
+            else:
+                behind = position + length
+                if behind > end:
+                    raise BadElements("the pixel data are cut short" if tag in _PIXELS else "it is cut short")
+                found.append(Element(tag, vr, head, position, behind, False, nested))
+            position = behind
+        if delimited:
+            raise BadElements("it is cut short")
+        return found, position
+
+    def _items(
+        self, position: int, end: int, implicit: bool, depth: int, *, delimited: bool
+    ) -> tuple[list[list[Element]], int]:
+        found: list[list[Element]] = []
+        while position < end:
+            self._left -= 1
+            if self._left < 0:
+                raise BadElements("it has too many elements")
+            if end - position < 8:
+                raise BadElements("it is cut short")
+            group, number, length = self._implicit(self.data, position)
+            tag = group << 16 | number
+            position += 8
+            if tag == _SEQUENCE_END and delimited:
+                return found, position
+            if tag != _ITEM:
+                raise BadElements("a sequence that holds no items")
+            if length == UNDEFINED:
+                elements, position = self._walk(position, end, implicit, depth, delimited=True)
+            elif position + length > end:
+                raise BadElements("it is cut short")
+            else:
+                elements, _ = self._walk(position, position + length, implicit, depth, delimited=False)
+                position += length
+            found.append(elements)
+        if delimited:
+            raise BadElements("it is cut short")
+        return found, position
+
+    def fragments(self, position: int, end: int) -> tuple[list[tuple[int, int]], int]:
+        """Encapsulated pixel data (PS3.5 A.4): (start, end) of each fragment, the basic offset table first, and the
+        offset behind the delimiter."""
+        found: list[tuple[int, int]] = []
+        while end - position >= 8:
+            self._left -= 1
+            if self._left < 0:
+                raise BadElements("it has too many elements")
+            group, number, length = self._implicit(self.data, position)
+            position += 8
+            if group << 16 | number == _SEQUENCE_END:
+                return found, position
+            if group << 16 | number != _ITEM or length == UNDEFINED or position + length > end:
+                break
+            found.append((position, position + length))
+            position += length
+        raise BadElements("the pixel data are cut short")
+
+
+class ElementWriter:
+    """Serialises elements in one transfer syntax."""
+
+    def __init__(self, *, implicit: bool, little: bool) -> None:
+        self.implicit = implicit
+        self.little = little
+        self.order = "<" if little else ">"
+
+    def element(self, tag: int, vr: str, value: bytes, *, undefined: bool = False) -> bytes:
+        """The bytes of one element. ``value`` of an undefined length ends with its delimiter already.
+
+        :raises BadElements: the value is too long for its value representation.
+        """
+        if len(value) % 2 and not undefined:
+            value += b"\0" if vr in ("UI", "OB", "UN") else b" "
+        length = UNDEFINED if undefined else len(value)
+        head = struct.pack(f"{self.order}HH", tag >> 16, tag & 0xFFFF)
+        if self.implicit:
+            return head + struct.pack(f"{self.order}I", length) + value
+        if vr.encode() in LONG:
+            return head + vr.encode() + b"\0\0" + struct.pack(f"{self.order}I", length) + value
+        if length > 0xFFFF:
+            raise BadElements("a value is too long for its value representation")
+        return head + vr.encode() + struct.pack(f"{self.order}H", length) + value
+
+    def item(self, content: bytes) -> bytes:
+        """One item of a sequence, with its length."""
+        return struct.pack(f"{self.order}HHI", 0xFFFE, 0xE000, len(content)) + content
+
+
+_known: dict[int, str] = {}
+
+
+def known_vr(tag: int) -> str:
+    """The VR of a public attribute in the data dictionary; of two possible ones the first. Empty for unknown ones."""
+    vr = _known.get(tag)
+    if vr is None:
+        vr = dictionary_VR(tag).split(" or ")[0] if dictionary_has_tag(tag) else ""
+        if len(_known) < 10_000:
+            _known[tag] = vr
+    return vr

@@ -1,0 +1,1 @@
+"""Volumes, diameters, lesions, their place, midline shift. Pure."""

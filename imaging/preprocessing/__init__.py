@@ -1,0 +1,1 @@
+"""Registration, MNI152, brain extraction, co-registration, intensity normalisation. Numbers only."""

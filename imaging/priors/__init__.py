@@ -1,0 +1,1 @@
+"""Earlier studies fetched from a PACS."""

@@ -1,0 +1,1 @@
+"""Which sequence a series shows: rules, learned protocols, a person's overrides."""

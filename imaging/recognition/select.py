@@ -1,0 +1,35 @@
+"""Which series of a study shows each sequence best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from imaging.models import InstanceState, MrSequence
+
+if TYPE_CHECKING:
+    from imaging.models import Series, Study
+
+__all__ = ["best_series"]
+
+
+def best_series(study: Study) -> dict[str, Series]:
+    """For each of T1, T1c, T2 and FLAIR that the study has, the series to use.
+
+    A person's override wins; then confidence, 3D acquisition, and the number of images.
+    """
+    best: dict[str, tuple[tuple[Any, ...], Series]] = {}
+    for series in study.series.filter(sequence__in=(MrSequence.T1, MrSequence.T1C, MrSequence.T2, MrSequence.FLAIR)):
+        images = series.instances.exclude(state=InstanceState.QUARANTINED).count()
+        if series.nifti_id is None and images == 0:
+            continue
+        rank = (
+            series.overridden_by_id is not None,
+            round(series.sequence_confidence, 1),
+            series.parameters.get("MRAcquisitionType") == "3D",
+            series.nifti_id is not None,
+            images,
+            -(series.number or 0),
+        )
+        if series.sequence not in best or rank > best[series.sequence][0]:
+            best[series.sequence] = (rank, series)
+    return {sequence: series for sequence, (_, series) in best.items()}

@@ -1,0 +1,1 @@
+"""Label maps and probability maps of a study; corrections and outlines made by hand."""

@@ -1,0 +1,122 @@
+"""Segmentations: label maps on the grid of a volume set, stored encrypted, versioned, never changed.
+
+Labels are those of BraTS: 0 background, 1 NCR (necrotic and non-enhancing core), 2 ED (oedema / infiltrated tissue),
+3 ET (enhancing tumour). Regions are nested: ET within TC (1, 3) within WT (1, 2, 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from django.db import transaction
+from django.db.models import Max
+from numpy.typing import NDArray
+
+from imaging.brats.regions import LARGEST_LABEL, OWN_LABEL, REGIONS
+from imaging.geometry.grid import GeometryError
+from imaging.geometry.nifti import read_nifti, write_nifti
+from imaging.models import Segmentation, SegmentationKind
+from imaging.segmentation.probability_maps import encode_probability
+from imaging.volumes.load import grid_of
+from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.errors import PermanentError
+
+if TYPE_CHECKING:
+    from imaging.models import Study, VolumeSet
+
+__all__ = ["assessed_regions", "current_segmentation", "load_labels", "save_segmentation"]
+
+
+def assessed_regions(segmentation: Segmentation) -> tuple[str, ...]:
+    """The regions that a segmentation says something about, innermost first."""
+    return tuple(region for region in REGIONS if region not in segmentation.not_assessed)
+
+
+def save_segmentation(
+    study: Study,
+    volume_set: VolumeSet,
+    labels: NDArray[np.uint8],
+    *,
+    kind: str,
+    author: str,
+    model: Mapping[str, Any] | None = None,
+    probability: bytes | Mapping[str, NDArray[Any]] | None = None,
+    parent: Segmentation | None = None,
+    reason: str = "",
+    not_assessed: Mapping[str, str] | None = None,
+) -> Segmentation:
+    """Store a label map as the study's next segmentation version. Inside the caller's transaction.
+
+    :param labels: uint8 (z, y, x) on the grid of ``volume_set``, values 0 to 3.
+    :param kind: expert, consensus, person or import.
+    :param author: name of the expert or the user; never anything of a patient.
+    :param probability: region probabilities, or their bytes from `encode_probability`.
+    :param not_assessed: regions that it says nothing about, each with a sentence why; none of their own labels may be in it.
+    :raises ValueError: wrong shape, type or label values, a label of a region that is not assessed, a parent of another
+        study, or no transaction.
+    """
+    if not transaction.get_connection().in_atomic_block:
+        raise ValueError("a segmentation is saved inside a transaction of its caller")
+    if kind not in SegmentationKind.values:
+        raise ValueError(f"unknown kind of segmentation {kind!r}")
+    if volume_set.study_id != study.id or (parent is not None and parent.study_id != study.id):
+        raise ValueError("the volumes or the parent belong to another study")
+    labels = np.asarray(labels)
+    grid = grid_of(volume_set)
+    if labels.dtype != np.uint8 or labels.shape != grid.shape_zyx:
+        raise ValueError("labels must be uint8 on the grid of the volume set")
+    if labels.size and int(labels.max()) > LARGEST_LABEL:
+        raise ValueError("labels must be 0, 1, 2 or 3")
+    left_out = dict(not_assessed or {})
+    if not set(left_out) <= set(REGIONS) or any(np.any(labels == OWN_LABEL[region]) for region in left_out):
+        raise ValueError("a region that is not assessed has a label of its own")
+    subject = study.patient.key_subject
+    stored = objects.put(
+        write_nifti(labels, grid), subject=subject, kind="segmentation", content_type="application/gzip"
+    )
+    stored_probability = None
+    if probability is not None:
+        data = probability if isinstance(probability, bytes) else encode_probability(probability)
+        stored_probability = objects.put(data, subject=subject, kind="probability", content_type="application/gzip")
+    last = Segmentation.objects.filter(study=study).aggregate(last=Max("version"))["last"] or 0
+    return Segmentation.objects.create(
+        study=study,
+        volume_set=volume_set,
+        kind=kind,
+        version=last + 1,
+        author=author,
+        model=dict(model) if model is not None else None,
+        labels=stored,
+        probability=stored_probability,
+        parent=parent,
+        reason=reason,
+        not_assessed=left_out,
+    )
+
+
+def load_labels(segmentation: Segmentation) -> NDArray[np.uint8]:
+    """Label map (z, y, x) uint8; its hash is verified.
+
+    :raises PermanentError: the stored bytes are not what was stored, or do not fit the grid.
+    """
+    try:
+        array, grid = read_nifti(objects.get(segmentation.labels), as_float=False)
+    except GeometryError as error:
+        raise PermanentError(f"stored segmentation unreadable: {error}") from None
+    if grid.shape_xyz != grid_of(segmentation.volume_set).shape_xyz:
+        raise PermanentError("stored segmentation does not fit its volumes")
+    return np.asarray(array, dtype=np.uint8)
+
+
+def current_segmentation(study: Study) -> Segmentation | None:
+    """The segmentation that counts: of the newest volumes, a person's latest, else an import, else the consensus."""
+    newest = study.volume_sets.order_by("-version").first()
+    if newest is None:
+        return None
+    for kind in (SegmentationKind.PERSON, SegmentationKind.IMPORT, SegmentationKind.CONSENSUS):
+        found = study.segmentations.filter(volume_set=newest, kind=kind).order_by("-version").first()
+        if found is not None:
+            return found
+    return None

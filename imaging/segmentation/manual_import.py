@@ -1,0 +1,137 @@
+"""A person's segmentation: a label map drawn elsewhere, brought onto the study's grid and put in force.
+
+What the gate sends back to a person ("manual"), and what a radiologist corrects, comes in here. The newest one of a person
+stands above every model's; nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from django.db import transaction
+from numpy.typing import NDArray
+
+from audit import services as audit
+from imaging.brats.assessability import left_unassessed
+from imaging.brats.regions import REGIONS
+from imaging.events import MASK_CORRECTED
+from imaging.geometry.grid import GeometryError, Grid
+from imaging.geometry.nifti import read_nifti
+from imaging.geometry.resample import resample
+from imaging.models import Segmentation, SegmentationKind, Study, VolumeSet
+from imaging.segmentation.label_maps import current_segmentation, save_segmentation
+from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
+from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.events import emit
+
+__all__ = ["MAX_BYTES", "accept_label_map", "put_in_force"]
+
+MAX_BYTES = 32 << 20
+_LABELS = (0, 1, 2, 3)
+_LEAST_KEPT = 0.8
+
+
+def accept_label_map(
+    study: Study, data: bytes, *, author: str, reason: str, assessed: Collection[str] = ()
+) -> Segmentation:
+    """Store a person's label map as the study's segmentation in force; measuring and a new draft follow.
+
+    Where sequences are missing, a region that they do not show counts as assessed if it is outlined in the map, or named in
+    ``assessed``; else it stays not assessed.
+
+    :param data: NIfTI, gzipped or not: 0 background, 1 NCR, 2 ED, 3 ET, in the world frame (RAS mm) of the study's volumes.
+        Another grid than theirs is taken to it by the nearest voxel.
+    :param author: user name of who drew it. :param reason: why, in that person's words; free of identity.
+    :param assessed: regions that the person looked for, also where they outlined none: "there is none" is a finding too.
+    :raises UserVisibleError: with a code, for anything that cannot be this study's segmentation.
+    """
+    volume_set = latest_volume_set(study)
+    if volume_set is None:
+        raise UserVisibleError(
+            "This study has no volumes yet.", what_to_do="Wait until it is prepared.", code="no-volumes"
+        )
+    if len(data) > MAX_BYTES:
+        raise UserVisibleError(f"The file is larger than {MAX_BYTES >> 20} MiB.", code="too-large")
+    try:
+        values, grid = read_nifti(data, as_float=True)
+    except GeometryError as error:
+        raise UserVisibleError(f"This is no label map: {error}.", code="unreadable") from None
+    labels = _on_grid(_whole_labels(values), grid, grid_of(volume_set))
+    if not set(assessed) <= set(REGIONS):
+        raise UserVisibleError(f"The regions are {', '.join(REGIONS)}.", code="region")
+    left_out = left_unassessed(assessable_of(volume_set), np.unique(labels).tolist(), assessed)
+    with transaction.atomic():
+        Study.objects.select_for_update().get(pk=study.pk)
+        before = current_segmentation(study)
+        if before is not None and before.volume_set_id != volume_set.pk:
+            before = None
+        return put_in_force(
+            study, volume_set, labels, author=author, parent=before, reason=reason, not_assessed=left_out
+        )
+
+
+def put_in_force(
+    study: Study,
+    volume_set: VolumeSet,
+    labels: NDArray[np.uint8],
+    *,
+    author: str,
+    parent: Segmentation | None,
+    reason: str,
+    not_assessed: Mapping[str, str],
+    detail: Mapping[str, int] = MappingProxyType({}),
+) -> Segmentation:
+    """Store a person's labels as the outline in force, tell those who measure and draft, and record it.
+
+    Call it in a transaction that holds the study's row. not_assessed: regions it says nothing about, with why.
+    detail: more for the record, free of identity.
+    """
+    made = save_segmentation(
+        study,
+        volume_set,
+        labels,
+        kind=SegmentationKind.PERSON,
+        author=author,
+        parent=parent,
+        reason=reason.strip()[:300],
+        not_assessed=not_assessed,
+    )
+    emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))
+    audit.record(
+        "segmentation.person",
+        action="C",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        detail={"segmentation": made.pk, "version": made.version, **detail},
+    )
+    return made
+
+
+def _whole_labels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    found = np.unique(values)
+    if not np.isin(found, _LABELS).all():
+        hint = "Label 4, the enhancing tumour of BraTS until 2021, is 3 here." if 4 in found else ""
+        raise UserVisibleError(
+            "The file holds other values than 0 (background), 1 (NCR), 2 (ED) and 3 (ET).",
+            what_to_do=hint,
+            code="labels",
+        )
+    return values.astype(np.uint8)
+
+
+def _on_grid(labels: NDArray[np.uint8], grid: Grid, wanted: Grid) -> NDArray[np.uint8]:
+    if grid.same_as(wanted):
+        return labels
+    moved = np.asarray(resample(labels, grid, wanted, nearest=True), dtype=np.uint8)
+    drawn = float(np.count_nonzero(labels)) * grid.voxel_volume_mm3()
+    kept = float(np.count_nonzero(moved)) * wanted.voxel_volume_mm3()
+    # Another spacing changes a volume by some per cent; a mask in another frame loses much or all of it.
+    if kept < _LEAST_KEPT * drawn:
+        raise UserVisibleError(
+            "The outline lies outside this study's images, so it cannot be theirs.",
+            what_to_do="Export it in the frame of the volumes of this study.",
+            code="other-frame",
+        )
+    return moved

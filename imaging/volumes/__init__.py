@@ -1,0 +1,1 @@
+"""From de-identified series to co-registered volumes, and back to native space."""

@@ -1,0 +1,262 @@
+"""Preparing a study: de-identified images -> volumes on one grid, ready for the panel, or a flag that says why not.
+
+A study that lacks sequences is ready too where those it has show a region (`imaging.brats.assessability`): the panel then runs
+reduced, and the study says so. A late series reopens it, and it runs whole.
+
+Every step can be stopped and run again: de-identification is kept image by image, and the volumes, the study's new state and
+the event are written in one fenced transaction. The same images prepared twice give one volume set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from django.conf import settings
+from django.db.models import Max
+from numpy.typing import NDArray
+
+from audit import services as audit
+from imaging.archive.completion import move
+from imaging.archive.order_matching import match_study
+from imaging.brats.assessability import Assessable, assessable
+from imaging.brats.sequences import SEQUENCE_NAMES
+from imaging.deidentification.deidentify_study import deidentify_study
+from imaging.dicom.image_plane import VolumeRefused
+from imaging.events import STUDY_FLAGGED, VOLUMES_READY
+from imaging.geometry.grid import GeometryError
+from imaging.geometry.nifti import write_nifti
+from imaging.models import InstanceState, Study, Volume, VolumeSet
+from imaging.preprocessing.brain_extraction_tools import brain_finder
+from imaging.preprocessing.coregistration import Coregistered, NoBrain, NotAligned, coregister_study
+from imaging.recognition.select import best_series
+from imaging.states import StudyState
+from imaging.volumes.reproduce import library_versions, read_source
+from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation.events import emit
+
+if TYPE_CHECKING:
+    from imaging.models import Series
+    from oncoflow_site.foundation.jobs import JobContext
+
+__all__ = ["MISSING", "PIPELINE_VERSION", "REDUCED", "prepare"]
+
+PIPELINE_VERSION = "2"
+MODALITY = "MR"
+MISSING = "missing-sequence"
+"""Flag of a study whose sequences show no region of a tumour."""
+REDUCED = "reduced"
+"""Flag of a study that is ready, with sequences missing."""
+_DEIDENTIFIED = 0.25
+_READ = 0.35
+_NORMALISED = 0.92
+
+
+def prepare(ctx: JobContext, study: Study) -> None:
+    """Prepare ``study``: complete -> ready with a new volume set (event volumes.ready), or flagged (study.flagged).
+
+    Returns without a trace when a late instance reopened the study meanwhile: it will be prepared again.
+
+    :raises PermanentError: a stored image is not what arrived.
+    """
+    with ctx.commit():
+        study.refresh_from_db()
+        if study.state == StudyState.RECEIVING:
+            return
+        generation = study.generation
+        if study.state == StudyState.READY and _done(study, _inputs(best_series(study))):
+            return
+        if study.state != StudyState.PREPARING:
+            move(study, "prepare", flag_code="", flag_message="")
+    ctx.progress(0.01, "Checking the images")
+    deidentify_study(ctx, study, start=0.02, end=_DEIDENTIFIED)
+    failpoints.hit("imaging.prepare_deidentified")
+    with ctx.commit():
+        match_study(study)
+    # Whatever a person says it shows: only MR is segmented.
+    chosen = {str(name): series for name, series in best_series(study).items() if series.modality == MODALITY}
+    inputs = _inputs(chosen)
+    if not chosen:
+        _flag(ctx, study, generation, *_nothing_usable(study))
+        return
+    loaded: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = {}
+    notes: list[str] = []
+    for number, (sequence, series) in enumerate(sorted(chosen.items())):
+        ctx.progress(_DEIDENTIFIED + (_READ - _DEIDENTIFIED) * number / len(chosen), f"Reading {sequence}")
+        try:
+            array, affine, warnings = read_source(series)
+        except (VolumeRefused, GeometryError) as error:
+            text = error.message if isinstance(error, VolumeRefused) else f"The file cannot be used: {error}."
+            code = error.code if isinstance(error, VolumeRefused) else "unreadable"
+            message = (
+                f"The {SEQUENCE_NAMES[sequence]} series could not be used, so this study was not segmented. {text}"
+            )
+            _flag(ctx, study, generation, code, message)
+            return
+        loaded[sequence] = (array, affine)
+        notes += [f"{sequence}: {one}" for one in warnings]
+    try:
+        normalised = coregister_study(
+            loaded,
+            spacing_known=study.spacing_known,
+            brain_finder=brain_finder(settings.ONCOFLOW_BRAIN_MASK),
+            progress=lambda f, text: ctx.progress(_READ + (_NORMALISED - _READ) * f, text),
+        )
+    except NotAligned as error:
+        message = (
+            f"The {SEQUENCE_NAMES[error.sequence]} series could not be aligned with the {SEQUENCE_NAMES[error.reference]} series "
+            f"({error.reason}), so this study was not segmented."
+        )
+        _flag(ctx, study, generation, "not-aligned", message)
+        return
+    except NoBrain as error:
+        what = assessable(chosen)
+        if what.regions:
+            _flag(ctx, study, generation, "no-brain", f"{error} Not segmented.")
+        else:
+            _flag(ctx, study, generation, MISSING, what.reason)
+        return
+    except GeometryError as error:
+        _flag(ctx, study, generation, "unreadable", f"The images cannot be placed in space: {error}. Not segmented.")
+        return
+    failpoints.hit("imaging.prepare_normalised")
+    ctx.progress(_NORMALISED, "Storing the volumes")
+    normalised.parameters["warnings"] = [*notes, *normalised.parameters["warnings"]]
+    _store(ctx, study, generation, chosen, inputs, normalised)
+
+
+def _reduced(study: Study, what: Assessable) -> dict[str, str]:
+    """What a study that is ready says of its missing sequences; another flag that it has already stays."""
+    study.refresh_from_db(fields=["flag_code"])
+    if study.flag_code or not what.reduced:
+        return {}
+    return {"flag_code": REDUCED, "flag_message": what.reason[:500]}
+
+
+def _nothing_usable(study: Study) -> tuple[str, str]:
+    """Code of the flag and a sentence."""
+    quarantined = study.instances.filter(state=InstanceState.QUARANTINED).count()
+    kept = study.instances.exclude(state=InstanceState.QUARANTINED).count()
+    if quarantined and not kept:
+        return (
+            "no-usable-series",
+            "All images of this study are quarantined (see the reasons in the list of instances); not segmented.",
+        )
+    modalities = sorted({one for one in study.series.values_list("modality", flat=True) if one != "OT"})
+    if modalities and MODALITY not in modalities:
+        return "not-mr", f"This is a {' and '.join(modalities)} study; only MR is segmented."
+    return (
+        "no-usable-series",
+        "In this study no T1, contrast-enhanced T1, T2 or FLAIR series was recognised, so it was not segmented. "
+        "A technician can say what each series shows.",
+    )
+
+
+def _inputs(chosen: Mapping[str, Series]) -> str:
+    """Fingerprint of what a preparation starts from: the images of each chosen series and the pipeline's version."""
+    facts: list[Any] = [PIPELINE_VERSION]
+    for sequence, series in sorted(chosen.items()):
+        hashes = sorted(
+            series.instances.exclude(state=InstanceState.QUARANTINED).values_list("content_sha256", flat=True)
+        )
+        facts.append([sequence, str(series.pk), str(series.nifti_id or ""), hashes])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _done(study: Study, inputs: str) -> bool:
+    latest = study.volume_sets.order_by("-version").first()
+    return latest is not None and latest.parameters.get("inputs") == inputs
+
+
+def _superseded(study: Study, generation: int) -> bool:
+    """Whether the study was reopened while it was being prepared. Inside a fenced transaction."""
+    study.refresh_from_db(fields=["state", "generation"])
+    return study.generation != generation or study.state != StudyState.PREPARING
+
+
+def _flag(ctx: JobContext, study: Study, generation: int, code: str, message: str) -> None:
+    with ctx.commit(done=True):
+        if _superseded(study, generation):
+            return
+        _write_flag(study, code, message)
+
+
+def _write_flag(study: Study, code: str, message: str) -> None:
+    move(study, "flag", flag_code=code, flag_message=message[:500])
+    emit(STUDY_FLAGGED, subject=study.subject, study_id=str(study.pk), code=code)
+    audit.record(
+        "study.flag",
+        action="U",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        detail={"code": code},
+        source="worker",
+    )
+
+
+def _store(
+    ctx: JobContext,
+    study: Study,
+    generation: int,
+    chosen: Mapping[str, Series],
+    inputs: str,
+    normalised: Coregistered,
+) -> None:
+    subject = study.patient.key_subject
+    grid = normalised.grid
+    encoded = {name: write_nifti(image, grid) for name, image in normalised.images.items()}
+    mask = write_nifti(normalised.brain.astype(np.uint8), grid)
+    placed = grid.to_json()
+    what = assessable(chosen)
+    with ctx.commit(done=True):
+        if _superseded(study, generation):
+            return
+        if not _done(study, inputs):
+            last = VolumeSet.objects.filter(study=study).aggregate(last=Max("version"))["last"] or 0
+            stored_mask = objects.put(mask, subject=subject, kind="brain-mask", content_type="application/gzip")
+            volume_set = VolumeSet.objects.create(
+                study=study,
+                version=last + 1,
+                affine=placed["affine"],
+                shape=placed["shape"],
+                spacing=placed["spacing"],
+                parameters={
+                    **normalised.parameters,
+                    "inputs": inputs,
+                    "pipeline": PIPELINE_VERSION,
+                    "versions": library_versions(),
+                },
+                brain_mask=stored_mask,
+            )
+            for name, data in encoded.items():
+                stored = objects.put(data, subject=subject, kind="volume", content_type="application/gzip")
+                registration = normalised.registrations[name]
+                Volume.objects.create(
+                    volume_set=volume_set,
+                    sequence=name,
+                    object=stored,
+                    sha256=stored.sha256,
+                    source_series=chosen[name],
+                    transform={
+                        **registration.to_json(),
+                        "scanner_grid": normalised.scanner_grids[name].to_json(),
+                    },
+                    quality=registration.quality,
+                )
+        audit.record(
+            "study.prepare",
+            action="C",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            detail={"sequences": sorted(encoded), "regions": list(what.regions)},
+            source="worker",
+        )
+        failpoints.hit("imaging.prepare_commit")
+        if not what.regions:
+            _write_flag(study, MISSING, what.reason)
+            return
+        move(study, "volumes", **_reduced(study, what))
+        emit(VOLUMES_READY, subject=study.subject, study_id=str(study.pk))

@@ -1,0 +1,42 @@
+"""The pixels of a series as one array and its grid, read from the stored instances."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from imaging.dicom.image_plane import READ_TAGS, VolumeRefused
+from imaging.dicom.image_stack import ImageStack, stack_datasets
+from imaging.models import InstanceState
+from oncoflow_site.foundation import objects
+
+if TYPE_CHECKING:
+    from imaging.models import Instance, Series
+
+__all__ = ["read_series", "series_instances"]
+
+
+def series_instances(series: Series) -> list[Instance]:
+    """The instances a stack of ``series`` is read from, in the order of `Stack.frames`."""
+    rows = series.instances.exclude(state=InstanceState.QUARANTINED).select_related("original", "deidentified")
+    return list(rows.order_by("number", "id"))
+
+
+def read_series(series: Series, *, original: bool = False) -> ImageStack:
+    """The stack of a stored series, from its de-identified instances.
+
+    :param original: use the instances as received (only the way back to the PACS needs that).
+    :raises VolumeRefused: codes no-images, not-de-identified, no-geometry, mixed-orientation, mixed-matrix,
+        mixed-spacing, gantry-tilt, duplicate-slice, missing-slice, uneven-slices, mosaic, not-a-volume, undecodable,
+        too-large.
+    """
+    datasets: list[Dataset] = []
+    for row in series_instances(series):
+        stored = row.original if original else row.deidentified
+        if stored is None:
+            raise VolumeRefused("not-de-identified", "This series has instances that are not de-identified yet.")
+        datasets.append(dcmread(BytesIO(objects.get(stored)), force=True, specific_tags=READ_TAGS))  # type: ignore[arg-type]
+    return stack_datasets(datasets)

@@ -1,0 +1,1 @@
+"""Does a study look like what the models learned from?"""

@@ -1,0 +1,1 @@
+"""What several kinds of experts share: intensities, slices, islands, the FLAIR baseline, memory."""

@@ -1,0 +1,1 @@
+"""From several experts' probabilities to one mask; their agreement, and the gate."""

@@ -1,0 +1,98 @@
+"""The gate: what may happen with a panel's consensus.
+
+Three bands, from the most to the least trusted: "issue" (a preliminary report may go out), "hold" (a radiologist looks
+first), "manual" (a person has to segment)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imaging.brats.regions import REGIONS
+from inference.fusion.agreement import Agreement
+
+__all__ = ["BANDS", "DEFAULT_THRESHOLDS", "GateDecision", "decide"]
+
+
+BANDS = ("issue", "hold", "manual")
+DEFAULT_THRESHOLDS: Mapping[str, float] = {"issue": 0.90, "hold": 0.75, "adviser_floor": 0.50}
+EMPTY_MM3 = 50.0
+"""A region counts as empty when neither the consensus nor any voter has more than this: a few stray voxels are no
+
+statement about the patient, and Dice of stray voxels is 0 or 1 by chance. Anything larger that only one voter sees counts.
+"""
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """band; a: agreement of the voters (None when no voter answered); region: the one that decided it."""
+
+    band: str
+    a: float | None
+    region: str | None
+    reasons: tuple[str, ...]
+
+
+def decide(
+    agreement: Agreement,
+    voters: Sequence[str],
+    advisers: Sequence[str],
+    thresholds: Mapping[str, float] | None = None,
+    flags: Sequence[str] = (),
+) -> GateDecision:
+    """The band of a panel.
+
+    a is the mean over the voters of Dice against the consensus, in the worst region that is not empty. a >= issue:
+    "issue"; a >= hold: "hold"; below: "manual". An adviser below adviser_floor in that sense lowers the band by one, once
+    however many there are. Fewer than two voters never reach "issue", nor does a panel with `flags` (an expert failed, a
+    sequence is missing, the images look unlike the training's) or one that found no tumour; an adviser lowers what is
+    left. Without a voter the consensus is the advisers' and is held. Without any answer a person has to segment. Names
+    in `voters` and `advisers` without a place in `agreement` did not answer and count for nothing.
+    """
+    limits = {**DEFAULT_THRESHOLDS, **(thresholds or {})}
+    answered_voters = [v for v in voters if v in agreement.vs_consensus]
+    answered_advisers = [v for v in advisers if v in agreement.vs_consensus]
+    reasons: list[str] = []
+    if not answered_voters and not answered_advisers:
+        return GateDecision("manual", None, None, ("no expert gave an answer", *flags))
+    assessed = [r for r in REGIONS if r in agreement.volume_mm3["consensus"]]
+    filled = [r for r in assessed if _filled(agreement, r, answered_voters or answered_advisers)]
+    a: float | None = None
+    region: str | None = None
+    if not answered_voters:
+        band = "hold"
+        reasons.append("no expert has a vote: the consensus is the advisers' and is held for review")
+    else:
+        # The consensus holds only regions that every voter answered for.
+        scores = {r: float(np.mean([agreement.vs_consensus[v][r].dice for v in answered_voters])) for r in filled}
+        if scores:
+            region = min(scores, key=lambda r: scores[r])
+            a = scores[region]
+            reasons.append(f"agreement {a:.3f}, lowest in {region}")
+        else:
+            a = 1.0
+        band = "issue" if a >= limits["issue"] else "hold" if a >= limits["hold"] else "manual"
+    capped: list[str] = list(flags)
+    if answered_voters and len(answered_voters) < 2:
+        capped.append("fewer than two experts with a vote answered")
+    if not filled:
+        capped.append("no expert found a tumour")
+    if capped and band == "issue":
+        band = "hold"
+    lowered: list[str] = []
+    if answered_voters:
+        for name in answered_advisers:
+            seen = agreement.vs_consensus[name]
+            low = [r for r in filled if r in seen and seen[r].dice < limits["adviser_floor"]]
+            if low:
+                lowered.append(f"adviser {name} is below {limits['adviser_floor']:.2f} in {', '.join(low)}")
+        if lowered:
+            band = BANDS[min(BANDS.index(band) + 1, len(BANDS) - 1)]
+    return GateDecision(band, a, region, (*reasons, *capped, *lowered))
+
+
+def _filled(agreement: Agreement, region: str, names: Sequence[str]) -> bool:
+    """True when the consensus or one of `names` has more than EMPTY_MM3 of the region."""
+    return any(agreement.volume_mm3.get(n, {}).get(region, 0.0) > EMPTY_MM3 for n in ("consensus", *names))

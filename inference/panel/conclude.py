@@ -1,0 +1,236 @@
+"""Concluding a panel: fusion, agreement, gate; the consensus becomes a Segmentation and the band decides what follows."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from django.conf import settings
+
+from audit import services as audit
+from imaging.brats.regions import labels_inner_wins
+from imaging.segmentation.label_maps import save_segmentation
+from imaging.segmentation.probability_maps import encode_probability
+from imaging.volumes.load import LoadedVolumes, assessable_of, load_volumes
+from inference.domain_shift import distribution
+from inference.domain_shift.study_checks import study_flags
+from inference.events import PANEL_CONCLUDED, PANEL_MANUAL
+from inference.fusion.agreement import Agreement, measure_agreement
+from inference.fusion.arguments import fusion_arguments, island_limits
+from inference.fusion.fuse import Fused, fuse, masks_of
+from inference.fusion.gate import GateDecision, decide
+from inference.models import (
+    EXPERT_MACHINE,
+    PANEL_MACHINE,
+    Band,
+    ExpertRun,
+    ExpertState,
+    ModelStatus,
+    PanelRun,
+    PanelState,
+)
+from inference.panel.consensus import agreement_json, left_out, probabilities_of
+from inference.panel.convene import overall_deadline
+from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import PermanentError
+from oncoflow_site.foundation.events import emit
+
+if TYPE_CHECKING:
+    from oncoflow_site.foundation.jobs import JobContext
+
+__all__ = ["conclude"]
+
+
+def conclude(ctx: JobContext, panel: PanelRun) -> None:
+    """running -> concluded with a consensus (event panel.concluded, and panel.manual in the lowest band), or failed.
+
+    Returns when experts are still at work and the panel's time is not up, or when it is over already.
+    """
+    if panel.state not in (PanelState.WAITING, PanelState.RUNNING):
+        return
+    runs = list(panel.expert_runs.select_related("segmentation__probability", "model_version").order_by("expert"))
+    ended = (ExpertState.DONE, ExpertState.FAILED, ExpertState.NOT_RUN)
+    unfinished = [run for run in runs if run.state not in ended]
+    if unfinished and panel.started_at + overall_deadline(len(runs)) > now():
+        return
+    done = [run for run in runs if run.state == ExpertState.DONE]
+    if not done:
+        _fail(ctx, panel, runs, unfinished)
+        return
+    ctx.progress(0.1, "Reading the experts' outlines")
+    answers = {run.expert: probabilities_of(run) for run in done}
+    loaded = load_volumes(panel.study, volume_set=panel.volume_set)
+    spacing = loaded.grid.spacing_zyx()
+    voters = [run.expert for run in done if run.role == ModelStatus.VOTER]
+    advisers = [run.expert for run in done if run.role != ModelStatus.VOTER]
+    ctx.progress(0.3, "Fusing the outlines")
+    fused = fuse(
+        {name: answers[name] for name in voters or advisers},
+        **fusion_arguments(str(settings.ONCOFLOW_FUSION), voters or advisers, done),
+        least_voxels=island_limits(voters or advisers, done, spacing),
+    )
+    ctx.progress(0.5, "Measuring agreement")
+    agreement = measure_agreement(
+        {name: masks_of(answer) for name, answer in answers.items()}, fused.masks, spacing, distances=True
+    )
+    what = assessable_of(panel.volume_set)
+    flags = [
+        *([what.short] if what.reduced else []),
+        *(_no_answer(run) for run in runs if run not in done),
+        *study_flags(
+            loaded.images,
+            loaded.brain_mask,
+            spacing,
+            spacing_known=loaded.spacing_known,
+            parameters=panel.volume_set.parameters,
+        ),
+        *_unlike([run for run in done if run.expert in (voters or advisers)], loaded),
+    ]
+    thresholds = {name: float(value) for name, value in settings.ONCOFLOW_GATE.items()}
+    decision = decide(agreement, voters, advisers, thresholds, flags)
+    ctx.progress(0.9, "Storing the consensus")
+    failpoints.hit("inference.concluded_computed")
+    _store(ctx, panel, done, unfinished, fused, agreement, decision, thresholds, loaded.spacing_known)
+
+
+def _no_answer(run: ExpertRun) -> str:
+    if run.state == ExpertState.NOT_RUN:
+        return f"expert {run.expert} was not run: {run.error}"
+    return f"expert {run.expert} gave no answer: {run.error or 'not in time'}"
+
+
+def _unlike(runs: list[ExpertRun], loaded: LoadedVolumes) -> list[str]:
+    """A sentence for each different distribution of the models whose consensus this is that the study lies outside of."""
+    if not loaded.spacing_known:
+        return []
+    known = {
+        run.expert: one
+        for run in runs
+        if run.model_version and (one := distribution.load(Path(run.model_version.weights_dir))) is not None
+    }
+    if not known:
+        return []
+    try:
+        values = distribution.features(loaded.images, loaded.brain_mask, loaded.grid.spacing_zyx())
+    except ValueError:
+        return []
+    found: dict[str, list[str]] = {}
+    for expert, one in known.items():
+        judged = one.judge(loaded.images, values)
+        if judged is not None and judged.outside:
+            found.setdefault(judged.sentence(), []).append(expert)
+    return [f"{', '.join(names)}: {told}" for told, names in found.items()]
+
+
+def _store(
+    ctx: JobContext,
+    panel: PanelRun,
+    done: list[ExpertRun],
+    unfinished: list[ExpertRun],
+    fused: Fused,
+    agreement: Agreement,
+    decision: GateDecision,
+    thresholds: dict[str, float],
+    spacing_known: bool,
+) -> None:
+    labels = labels_inner_wins(fused.masks)
+    probability = encode_probability(fused.probability)
+    plain = io.BytesIO()
+    np.save(plain, fused.disagreement)
+    difference = gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
+    study = panel.study
+    with ctx.commit(done=True):
+        _end_unfinished(unfinished)
+        consensus = save_segmentation(
+            study,
+            panel.volume_set,
+            labels,
+            kind="consensus",
+            author="panel",
+            model={
+                "fusion": fused.method,
+                "experts": [
+                    {"name": run.expert, "role": run.role, "segmentation": str(run.segmentation_id)} for run in done
+                ],
+            },
+            probability=probability,
+            reason=f"consensus of panel {panel.pk}",
+            not_assessed=left_out(panel, fused),
+        )
+        stored = objects.put(
+            difference, subject=study.patient.key_subject, kind="disagreement", content_type="application/gzip"
+        )
+        moved = _move(
+            panel,
+            "conclude",
+            fusion=fused.method,
+            agreement=agreement_json(agreement, decision, fused, spacing_known=spacing_known),
+            gate={
+                "band": decision.band,
+                "a": None if decision.a is None else round(float(decision.a), 4),
+                "region": decision.region,
+                "reasons": list(decision.reasons),
+            },
+            band=Band(decision.band),
+            consensus=consensus,
+            disagreement=stored,
+            thresholds=thresholds,
+            reasons=list(decision.reasons),
+            demo=any(run.model_version.demo_only for run in done if run.model_version is not None),
+            concluded_at=now(),
+        )
+        if not moved:
+            raise PermanentError(f"panel {panel.pk} was concluded by somebody else")
+        emit(PANEL_CONCLUDED, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
+        if decision.band == Band.MANUAL:
+            emit(PANEL_MANUAL, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
+        audit.record(
+            "panel.conclude",
+            action="C",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            detail={"panel": str(panel.pk), "band": decision.band, "segmentation": str(consensus.pk)},
+            source="worker",
+        )
+        failpoints.hit("inference.conclude_commit")
+
+
+def _fail(ctx: JobContext, panel: PanelRun, runs: list[ExpertRun], unfinished: list[ExpertRun]) -> None:
+    """No expert answered: the panel has failed and a person has to outline the tumour."""
+    reason = "No expert gave an answer: a person's segmentation is required."
+    not_run = [_no_answer(run) for run in runs if run.state == ExpertState.NOT_RUN]
+    reasons = [reason, *not_run]
+    study = panel.study
+    with ctx.commit(done=True):
+        _end_unfinished(unfinished)
+        gate = {"band": Band.MANUAL, "a": None, "region": None, "reasons": reasons}
+        if not _move(panel, "fail", band=Band.MANUAL, gate=gate, reasons=reasons, concluded_at=now()):
+            return
+        emit(PANEL_MANUAL, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
+        audit.record(
+            "panel.fail",
+            action="U",
+            resource=study.subject,
+            patient_id=study.patient_id,
+            outcome=8,
+            detail={"panel": str(panel.pk)},
+            source="worker",
+        )
+
+
+def _end_unfinished(unfinished: list[ExpertRun]) -> None:
+    sources = EXPERT_MACHINE.sources("fail")
+    for run in unfinished:
+        ExpertRun.objects.filter(pk=run.pk, state__in=sources).update(
+            state=ExpertState.FAILED, error="The expert did not answer in time.", finished_at=now()
+        )
+
+
+def _move(panel: PanelRun, event: str, **fields: Any) -> bool:
+    sources = PANEL_MACHINE.sources(event)
+    target = PANEL_MACHINE.next(sources[0], event)
+    return bool(PanelRun.objects.filter(pk=panel.pk, state__in=sources).update(state=target, **fields))

@@ -1,0 +1,178 @@
+"""One expert's part: the volumes go to the supervisor, the answer becomes a Segmentation, or the run says why not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+
+from audit import services as audit
+from clinical.orders import cleaned_reason
+from imaging.brats.assessability import assessable
+from imaging.brats.regions import labels_inner_wins
+from imaging.brats.sequences import PANEL_SEQUENCES
+from imaging.segmentation.label_maps import save_segmentation
+from imaging.segmentation.probability_maps import encode_probability
+from imaging.volumes.load import load_volumes
+from inference.experts.contract import ExpertOutput, Volumes
+from inference.experts.errors import ExpertError
+from inference.models import EXPERT_MACHINE, PANEL_MACHINE, ExpertRun, ExpertState, ModelVersion, PanelRun
+from inference.panel.convene import enqueue_conclusion, job_priority
+from inference.registry.standing import role_on
+from inference.supervisor.client import ExpertUnavailable, SupervisorClient, read_key
+from oncoflow_site.foundation import failpoints
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import LostLease, PermanentError, TransientError, UserVisibleError, safe_error_text
+
+if TYPE_CHECKING:
+    from oncoflow_site.foundation.jobs import JobContext
+
+__all__ = ["fail_run", "run_expert"]
+
+ENDED = (ExpertState.DONE, ExpertState.FAILED, ExpertState.CANCELLED, ExpertState.NOT_RUN)
+
+
+def run_expert(ctx: JobContext, run: ExpertRun) -> None:
+    """waiting -> done with a segmentation, or failed with a reason; the last one to end has the panel concluded.
+
+    :raises TransientError: the supervisor cannot be reached; tried again until the attempts are used up.
+    """
+    if run.state in ENDED:
+        with ctx.commit(done=True):
+            _conclude_if_last(run)
+        return
+    with ctx.commit():
+        _move(run, "start", started_at=now())
+        PanelRun.objects.filter(pk=run.panel_run_id, state__in=PANEL_MACHINE.sources("start")).update(
+            state=PANEL_MACHINE.next("running", "start")
+        )
+    try:
+        output = _ask(ctx, run)
+        failpoints.hit("inference.expert_answered")
+        ctx.progress(0.95, "Storing the outline")
+        _store(ctx, run, output)
+    except LostLease:
+        raise
+    except ExpertUnavailable as error:
+        if ctx.job.attempts < ctx.job.max_attempts:
+            raise TransientError(f"the inference supervisor is not available: {error}") from error
+        fail_run(ctx, run, f"The expert could not be reached: {error}")
+    except (ExpertError, PermanentError, UserVisibleError) as error:
+        fail_run(ctx, run, str(error))
+    except Exception as error:
+        if ctx.job.attempts < ctx.job.max_attempts:
+            raise
+        fail_run(ctx, run, f"The expert's run failed: {safe_error_text(error)}")
+
+
+def fail_run(ctx: JobContext, run: ExpertRun, reason: str) -> None:
+    """End the run without an answer; the panel goes on with the others."""
+    with ctx.commit(done=True):
+        _move(run, "fail", error=reason[:500], finished_at=now())
+        audit.record(
+            "expert.fail",
+            action="U",
+            resource=f"study:{run.panel_run.study_id}",
+            patient_id=run.panel_run.study.patient_id,
+            outcome=8,
+            detail={"expert": run.expert, "panel": str(run.panel_run_id)},
+            source="worker",
+        )
+        _conclude_if_last(run)
+
+
+def _ask(ctx: JobContext, run: ExpertRun) -> ExpertOutput:
+    panel = run.panel_run
+    ctx.progress(0.02, f"Loading the volumes for {run.expert}")
+    loaded = load_volumes(panel.study, volume_set=panel.volume_set)
+    given = run.sequences or PANEL_SEQUENCES
+    missing = [name for name in given if name not in loaded.images]
+    if missing:
+        raise PermanentError(f"the volumes lack {', '.join(missing)}")
+    volumes = Volumes(
+        images={name: loaded.images[name] for name in given},
+        spacing=loaded.grid.spacing_zyx(),
+        brain_mask=loaded.brain_mask,
+        indication=cleaned_reason(panel.study.order) if panel.study.order else "",
+    )
+    client = SupervisorClient(settings.ONCOFLOW_SUPERVISOR_ADDRESS, read_key(settings.ONCOFLOW_SUPERVISOR_KEY))
+    ctx.progress(0.05, f"{run.expert} is waiting for its turn")
+    return client.run(
+        run.expert,
+        volumes,
+        key=str(panel.volume_set_id),
+        priority=job_priority(panel.study),
+        deadline_s=float(settings.ONCOFLOW_EXPERT_DEADLINE_S),
+        on_progress=lambda fraction, text: ctx.progress(0.05 + 0.9 * fraction, f"{run.expert}: {text}"),
+    )
+
+
+def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
+    panel = run.panel_run
+    # A network answers for every region; what its sequences do not show is not kept, so that nothing can be made of it.
+    shown = assessable(run.sequences or PANEL_SEQUENCES)
+    probabilities = {region: output.probabilities[region] for region in shown.regions}
+    labels = labels_inner_wins({region: found >= 0.5 for region, found in probabilities.items()})
+    probability = encode_probability(probabilities)
+    version = ModelVersion.objects.filter(name=output.model.name, sha256=output.model.sha256).first()
+    notes = list(output.notes)
+    if run.model_version is not None and version != run.model_version:
+        notes.append("Answered with other weights than those registered when the panel was convened.")
+    with ctx.commit(done=True):
+        segmentation = save_segmentation(
+            panel.study,
+            panel.volume_set,
+            labels,
+            kind="expert",
+            author=run.expert,
+            model={
+                "name": output.model.name,
+                "version": output.model.version,
+                "sha256": output.model.sha256,
+                "architecture": output.model.architecture,
+            },
+            probability=probability,
+            reason=f"expert of panel {panel.pk}",
+            not_assessed=shown.not_assessed,
+        )
+        fields = {
+            "segmentation": segmentation,
+            "runtime_s": round(float(output.runtime_s), 3),
+            "device": output.device[:100],
+            "notes": notes,
+            "environment": dict(output.environment),
+            "findings": [asdict(finding) for finding in output.findings],
+            "error": "",
+            "finished_at": now(),
+        }
+        if version is not None:
+            # The vote goes with the weights that answered, not with those that were expected to.
+            fields |= {"model_version": version, "role": role_on(version, run.sequences or PANEL_SEQUENCES)}
+        _move(run, "finish", **fields)
+        audit.record(
+            "expert.finish",
+            action="C",
+            resource=f"study:{panel.study_id}",
+            patient_id=panel.study.patient_id,
+            detail={"expert": run.expert, "segmentation": str(segmentation.pk)},
+            source="worker",
+        )
+        failpoints.hit("inference.expert_commit")
+        _conclude_if_last(run)
+
+
+def _move(run: ExpertRun, event: str, **fields: object) -> None:
+    """One step of the state machine by compare-and-swap; raises LostLease when somebody else has ended the run."""
+    sources = EXPERT_MACHINE.sources(event)
+    target = EXPERT_MACHINE.next(sources[0], event)
+    if not ExpertRun.objects.filter(pk=run.pk, state__in=sources).update(state=target, **fields):
+        raise LostLease(f"expert run {run.pk} has ended already")
+    run.refresh_from_db()
+
+
+def _conclude_if_last(run: ExpertRun) -> None:
+    # The lock makes two experts that end at once see each other; without it each could take the other for running.
+    panel = PanelRun.objects.select_for_update().get(pk=run.panel_run_id)
+    if not panel.expert_runs.exclude(state__in=ENDED).exists():
+        enqueue_conclusion(panel)

@@ -1,0 +1,1 @@
+"""Model versions: weights folders packaged, downloaded, registered, and their standing."""

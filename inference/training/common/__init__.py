@@ -1,0 +1,1 @@
+"""What the trainings share: data set, preprocessing, loop, checkpoints, export."""

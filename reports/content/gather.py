@@ -1,0 +1,127 @@
+"""The facts that a report is made from: measurement, comparison, panel, earlier studies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+
+from imaging.models import Comparison, Measurement, SegmentationKind, Study
+from imaging.volumes.load import assessable_of
+from inference.models import PanelRun
+from inference.panel.queries import latest_panel, panel_summary
+
+__all__ = ["gather_facts", "main_comparison", "panel_for"]
+
+
+_HISTORY_REGIONS = ("ET", "TC", "WT")
+
+
+def panel_for(measurement: Measurement) -> PanelRun | None:
+    """The panel whose volumes ``measurement`` stands on; the study's latest where a person outlined without one."""
+    panel = (
+        PanelRun.objects.filter(volume_set_id=measurement.segmentation.volume_set_id).order_by("-started_at").first()
+    )
+    return panel or latest_panel(measurement.study)
+
+
+def main_comparison(measurement: Measurement) -> Comparison | None:
+    """The comparison with the most recent earlier study; the baseline row where there is none."""
+    rows = list(Comparison.objects.filter(measurement=measurement).select_related("prior_study"))
+    with_prior = [row for row in rows if row.prior_study is not None]
+    if with_prior:
+        return max(with_prior, key=lambda row: (row.prior_study.performed_at, row.created_at))  # type: ignore[union-attr]
+    return rows[0] if rows else None
+
+
+def gather_facts(measurement: Measurement) -> dict[str, Any]:
+    """``study``, ``findings``, ``comparison``, ``panel``, ``history`` and ``demo`` of `reports.lifecycle.assemble`."""
+    study = measurement.study
+    panel = panel_for(measurement)
+    summary = panel_summary(panel) if panel else None
+    segmentation = measurement.segmentation
+    return {
+        "study": {
+            "id": str(study.id),
+            "patient_id": str(study.patient_id),
+            "pseudonym": study.patient.pseudonym,
+            "order_id": str(study.order_id) if study.order_id else None,
+            "procedure": (study.order.procedure_text or study.order.procedure_code) if study.order else "",
+            "performed_at": study.performed_at.isoformat(),
+            "modality": study.modality,
+            "spacing_known": study.spacing_known,
+            **_reduced(measurement),
+        },
+        "findings": {
+            "measurement_id": str(measurement.id),
+            "segmentation": {
+                "id": str(segmentation.id),
+                "kind": segmentation.kind,
+                "version": segmentation.version,
+                "author": segmentation.author if segmentation.kind != SegmentationKind.PERSON else "",
+            },
+            "regions": measurement.regions,
+            "lesions": measurement.lesions,
+            "anatomy": measurement.anatomy,
+        },
+        "comparison": _comparison(measurement),
+        "panel": summary,
+        "history": _history(measurement),
+        "demo": bool(settings.ONCOFLOW_DEMO_MODE or (summary or {}).get("demo")),
+    }
+
+
+def _reduced(measurement: Measurement) -> dict[str, Any]:
+    """``reduced`` of a study with missing sequences: what it has, what it lacks, and what follows, in words."""
+    segmentation = measurement.segmentation
+    what = assessable_of(segmentation.volume_set)
+    if not what.reduced:
+        return {}
+    return {
+        "reduced": {
+            "sequences": list(what.sequences),
+            "missing": list(what.missing),
+            "reason": what.told(segmentation.not_assessed),
+        }
+    }
+
+
+def _comparison(measurement: Measurement) -> dict[str, Any] | None:
+    row = main_comparison(measurement)
+    if row is None:
+        return None
+    prior = row.prior_study
+    return {
+        **row.result,
+        "comparison_id": str(row.id),
+        "prior_study_id": str(prior.id) if prior else None,
+        "prior_performed_at": prior.performed_at.isoformat() if prior else None,
+    }
+
+
+def _history(measurement: Measurement) -> list[dict[str, Any]]:
+    """Volumes in mm3 of this study and of every earlier one, oldest first; None where not assessed."""
+    study = measurement.study
+    used = {
+        row.prior_study_id: row.prior_measurement
+        for row in Comparison.objects.filter(measurement=measurement).select_related("prior_measurement")
+        if row.prior_measurement is not None
+    }
+    earlier = Study.objects.filter(patient_id=study.patient_id, performed_at__lt=study.performed_at).exclude(
+        pk=study.pk
+    )
+    rows: list[tuple[Study, Measurement]] = []
+    for one in earlier:
+        found = used.get(one.id) or one.measurements.order_by("-created_at", "-id").first()
+        if found is not None:
+            rows.append((one, found))
+    rows.append((study, measurement))
+    rows.sort(key=lambda row: row[0].performed_at)
+    return [
+        {
+            "study_id": str(one.id),
+            "performed_at": one.performed_at.isoformat(),
+            **{region: (found.regions.get(region) or {}).get("volume_mm3") for region in _HISTORY_REGIONS},
+        }
+        for one, found in rows
+    ]

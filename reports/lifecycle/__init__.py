@@ -1,0 +1,1 @@
+"""The versions of a report: drafted, released or held, signed off."""

@@ -1,0 +1,167 @@
+"""What happens to a draft: sealed and issued as preliminary, or held for a radiologist, as the gate says."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from audit.services import record
+from imaging.models import SegmentationKind
+from imaging.volumes.load import assessable_of
+from inference.models import Band
+from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.jobs import JobContext
+from reports.content.schema import canonical_json, parse_content, with_status
+from reports.events import REPORT_HELD, REPORT_ISSUED
+from reports.lifecycle.versions import WORKER, locked_report
+from reports.models import ReportVersion, SignatureKind
+from reports.pdf import SignatureText
+from reports.pdf.build import render_version
+from reports.signing.certificates import fingerprint
+from reports.signing.keyring import open_seal
+from reports.signing.pades import SignatureBox, sign_pdf
+from reports.states import REPORT_MACHINE, VERSION_MACHINE, VersionStatus
+
+__all__ = ["SEAL_REASON", "ReleaseDecision", "decide_release", "release_version"]
+
+SEAL_REASON = "Sealed automatically for origin and integrity. Not read by a radiologist."
+
+
+@dataclass(frozen=True)
+class ReleaseDecision:
+    """What to do with a draft. ``reasons`` are sentences without identity, in reading order."""
+
+    band: str
+    reasons: tuple[str, ...] = ()
+
+
+def decide_release(version: ReportVersion) -> ReleaseDecision:
+    """The gate's band, made stricter where a person has had, or must have, a hand in it, or where sequences are missing."""
+    decision = _by_gate(version)
+    reduced = assessable_of(version.measurement.segmentation.volume_set).short if version.measurement else ""
+    if not reduced:
+        return decision
+    reasons = decision.reasons if reduced in decision.reasons else (*decision.reasons, reduced)
+    return ReleaseDecision(Band.HOLD if decision.band == Band.ISSUE else decision.band, reasons)
+
+
+def _by_gate(version: ReportVersion) -> ReleaseDecision:
+    panel = version.panel_run
+    kind = version.measurement.segmentation.kind if version.measurement else ""
+    gate = [str(reason) for reason in ((panel.gate or {}).get("reasons") or panel.reasons or ())] if panel else []
+    if version.report.versions.filter(status__in=(VersionStatus.FINAL, VersionStatus.AMENDED)).exists():
+        return ReleaseDecision(Band.HOLD, ("a signed version exists, so an amendment needs a radiologist's signature",))
+    if kind in (SegmentationKind.PERSON, SegmentationKind.IMPORT):
+        return ReleaseDecision(Band.HOLD, ("the outline was made by a person and awaits a radiologist's signature",))
+    if panel is None or not panel.band:
+        return ReleaseDecision(Band.HOLD, ("no panel has concluded on this study",))
+    if panel.band == Band.MANUAL:
+        return ReleaseDecision(Band.MANUAL, ("a person's segmentation is required", *gate))
+    if panel.band == Band.HOLD:
+        return ReleaseDecision(Band.HOLD, tuple(gate) or ("the models agree too little to issue",))
+    return ReleaseDecision(Band.ISSUE)
+
+
+def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
+    """Before: draft. After: preliminary, sealed (event report.issued), or held with an unsigned PDF (event report.held).
+
+    A version that is no draft any more is left alone. Nothing is written until everything is made, then all at once.
+
+    :raises UserVisibleError: the installation has no seal yet; the job can be retried when it has.
+    """
+    version = ReportVersion.objects.select_related(
+        "report__patient",
+        "report__order",
+        "content",
+        "panel_run",
+        "measurement__segmentation__volume_set",
+        "measurement__study",
+    ).get(pk=version_id)
+    if version.status != VersionStatus.DRAFT or version.measurement is None:
+        return
+    report = version.report
+    decision = decide_release(version)
+    issue = decision.band == Band.ISSUE
+    move = "issue" if issue else "hold"
+    moment = now()
+    content = with_status(
+        parse_content(objects.get(version.content)),
+        status=VERSION_MACHINE.next(version.status, move),
+        held_reasons=list(decision.reasons),
+        signature={"kind": "none"},
+    )
+    ctx.progress(0.2, "drawing the report")
+    fields: dict[str, Any] = {"band": decision.band}
+    if issue:
+        seal, row = open_seal()
+        signature = SignatureText(
+            person=False,
+            name=row.common_name,
+            role="",
+            signed_at=moment,
+            reason=SEAL_REASON,
+            authority=row.authority.common_name,
+        )
+        content = with_status(
+            content,
+            signature={"kind": "seal", "name": row.common_name, "at": moment.isoformat(), "reason": SEAL_REASON},
+        )
+        rendered = render_version(report, content, version.measurement, actor=WORKER, signature=signature)
+        pdf = sign_pdf(
+            rendered.pdf,
+            seal,
+            box=SignatureBox.of(rendered),
+            name=row.common_name,
+            reason=SEAL_REASON,
+            location=str(settings.ONCOFLOW_HOSPITAL_NAME),
+        )
+        fields |= {
+            "signature_kind": SignatureKind.SEAL,
+            "signed_at": moment,
+            "issued_at": moment,
+            "certificate_fingerprint": fingerprint(seal.certificate),
+        }
+    else:
+        pdf = render_version(report, content, version.measurement, actor=WORKER).pdf
+    failpoints.hit("reports.before_release")
+    ctx.progress(0.9, "keeping the report")
+    with ctx.commit():
+        report = locked_report(report.pk)
+        held = ReportVersion.objects.get(pk=version.pk)
+        if held.status != VersionStatus.DRAFT:
+            return
+        subject = version.report.patient.key_subject
+        stored = objects.put(
+            canonical_json(content), subject=subject, kind="report-content", content_type="application/json"
+        )
+        printed = objects.put(pdf, subject=subject, kind="report-pdf", content_type="application/pdf")
+        held.content, held.content_sha256 = stored, stored.sha256
+        held.pdf, held.pdf_sha256 = printed, printed.sha256
+        held.status = VERSION_MACHINE.next(held.status, move)
+        for name, value in fields.items():
+            setattr(held, name, value)
+        held.save()
+        report.state = REPORT_MACHINE.next(report.state, move)
+        report.state_reason = "; ".join(decision.reasons)[:300]
+        report.updated_at = moment
+        report.save()
+        record(
+            "report.issue" if issue else "report.hold",
+            action="U",
+            resource=report.subject,
+            patient_id=report.patient_id,
+            actor=WORKER,
+            source="worker",
+            detail={"version": held.number, "band": str(decision.band), "pdf_sha256": held.pdf_sha256},
+        )
+        emit(
+            REPORT_ISSUED if issue else REPORT_HELD,
+            subject=report.subject,
+            report_id=report.pk,
+            version_id=held.pk,
+        )

@@ -1,0 +1,1 @@
+"""The sentences of a report, each with its sources."""
