@@ -24,6 +24,7 @@ __all__ = [
     "assign",
     "break_glass",
     "check_assignment",
+    "identities_for",
     "patients_for",
     "require_patient",
     "sync_permission",
@@ -47,6 +48,13 @@ def patients_for(user: Any) -> QuerySet[Patient]:
         content_object=OuterRef("pk"), user=user, permission__codename="access_patient"
     )
     return patients.filter(Exists(assigned), Exists(granted))
+
+
+def identities_for(user: Any) -> QuerySet[Patient]:
+    """The patients whose identity ``user`` may work on: everybody's for patient registration, else those `patients_for` gives."""
+    if can(user, "all_identities"):
+        return Patient.objects.filter(merged_into__isnull=True)
+    return patients_for(user)
 
 
 def user_can_see(user: Any, patient: Patient) -> bool:

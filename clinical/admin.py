@@ -26,8 +26,11 @@ from audit.services import record, record_refusal
 from clinical.access import assign, check_assignment, patients_for, sync_permission, unassign, user_can_see
 from clinical.events import DOCUMENT_ARRIVED
 from clinical.models import (
+    AssigningAuthority,
     CareAssignment,
     ClinicalDocument,
+    IdentityConflict,
+    MergedRecord,
     Notice,
     Order,
     Patient,
@@ -35,6 +38,7 @@ from clinical.models import (
     PatientIdentifier,
     PatientIdentity,
     PatientIndex,
+    PatientMerge,
     PatientUserPermission,
     User,
 )
@@ -91,7 +95,7 @@ class OncoFlowUserAdmin(UserAdmin):
     fieldsets = (
         (None, {"fields": ("username", "password")}),
         ("Role", {"fields": ("role",)}),
-        ("Person", {"fields": ("first_name", "last_name", "email")}),
+        ("Person", {"fields": ("first_name", "last_name", "email", "npi", "employee_number")}),
         ("Account", {"fields": ("is_active", "is_staff", "is_superuser", "last_login", "date_joined")}),
     )
     add_fieldsets = (
@@ -123,7 +127,10 @@ class PatientAdmin(PatientsOnlyMixin, ReadOnlyAdmin):
     list_display = ("pseudonym", "provisional", "merged_into", "created_at")
     list_filter = ("provisional",)
     search_fields = ("pseudonym",)
-    readonly_fields = ("id", "pseudonym", "provisional", "merged_into", "created_at", "updated_at", "identity_link")
+    readonly_fields = (
+        *("id", "pseudonym", "provisional", "confirmed_at", "confirmed_by", "merged_into", "created_at", "updated_at"),
+        "identity_link",
+    )
     fields = readonly_fields
 
     @admin.display(description="Identity")
@@ -183,9 +190,9 @@ class PatientIdentityAdmin(PatientsOnlyMixin, ReadOnlyAdmin):
 class PatientIdentifierAdmin(PatientsOnlyMixin, ReadOnlyAdmin):
     """Which authorities know a patient; the numbers are hashes."""
 
-    list_display = ("patient", "authority", "kind", "created_at")
-    list_filter = ("authority", "kind")
-    fields = ("patient", "authority", "kind", "created_at")
+    list_display = ("patient", "authority", "kind", "matches", "created_at")
+    list_filter = ("authority", "kind", "matches")
+    fields = ("patient", "authority", "kind", "matches", "created_at")
 
 
 @admin.register(PatientIndex)
@@ -195,6 +202,64 @@ class PatientIndexAdmin(PatientsOnlyMixin, ReadOnlyAdmin):
     list_display = ("patient", "kind")
     list_filter = ("kind",)
     fields = ("patient", "kind")
+
+
+@admin.register(AssigningAuthority)
+class AssigningAuthorityAdmin(admin.ModelAdmin):
+    """Whose patient numbers are known, and which of them recognise a patient."""
+
+    list_display = ("name", "universal_id", "system", "matching_types")
+    search_fields = ("name", "universal_id", "system")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: numbers refer to it. Empty its matching types instead."""
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Its name is part of the look-up of every number."""
+        return ("name",) if obj else ()
+
+    def save_model(self, request: HttpRequest, obj: AssigningAuthority, form: forms.ModelForm, change: bool) -> None:
+        """Save and record together."""
+        with transaction.atomic():
+            super().save_model(request, obj, form, change)
+            record(
+                "authority.change",
+                action="U" if change else "C",
+                resource=f"assigningauthority:{obj.pk}",
+                actor=Actor.user(request.user),
+                detail={"fields": sorted(form.changed_data)},
+            )
+
+
+@admin.register(IdentityConflict)
+class IdentityConflictAdmin(PatientsOnlyMixin, ReadOnlyAdmin):
+    """Contradicting identities; what they say is encrypted. They are decided on the page of identities."""
+
+    list_display = ("created_at", "kind", "patient", "contradicts", "source", "state", "decided_by", "times")
+    list_filter = ("state", "kind", "source")
+    list_select_related = ("patient", "decided_by")
+    exclude = ("ciphertext", "fingerprint")
+
+
+@admin.register(PatientMerge)
+class PatientMergeAdmin(PatientsOnlyMixin, ReadOnlyAdmin):
+    """Merges: asked for, made, refused, taken back."""
+
+    patient_lookup = "survivor"
+    list_display = ("requested_at", "prior", "survivor", "state", "source", "sender", "requested_by", "decided_by")
+    list_filter = ("state", "source")
+    list_select_related = ("prior", "survivor", "requested_by", "decided_by")
+
+
+@admin.register(MergedRecord)
+class MergedRecordAdmin(PatientsOnlyMixin, ReadOnlyAdmin):
+    """What a merge moved."""
+
+    patient_lookup = "merge__survivor"
+    list_display = ("merge", "model", "record_id")
+    list_filter = ("model",)
+    list_select_related = ("merge__survivor", "merge__prior")
 
 
 @admin.register(PatientUserPermission)

@@ -239,13 +239,15 @@ def _joined(spans: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]
     return out
 
 
-def clean(text: str, identity: IdentityData) -> CleanedText:
+def clean(text: str, identity: IdentityData, *former: IdentityData) -> CleanedText:
     """``text`` without the identifiers of the patient ``identity`` and without announced identifiers of anybody.
 
+    :param former: further identities of the same person: those of the records that were merged into this one.
     :param text: any text that encodes to UTF-8; line ends stay.
     """
     folded, origin = _fold(text)
-    spans = _joined((*_known(folded, text, origin, identity), *_announced(text)))
+    known = (span for one in (identity, *former) for span in _known(folded, text, origin, one))
+    spans = _joined((*known, *_announced(text)))
     pieces: list[str] = []
     removed: list[tuple[int, int, str]] = []
     position = offset = 0

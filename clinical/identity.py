@@ -19,11 +19,13 @@ class Identifier:
     :param authority: assigning authority (HL7 CX.4 namespace, or the configured name for its OID or URI).
     :param value: the number itself (CX.1), kept exactly, surrounding blanks apart.
     :param kind: HL7 table 0203 code (CX.5), ``MR`` for a medical record number.
+    :param use: FHIR identifier-use: ``usual``, or ``old`` for a number that a later one has replaced. Not compared.
     """
 
     authority: str
     value: str
     kind: str = "MR"
+    use: str = field(default="usual", compare=False)
 
     def __post_init__(self) -> None:
         for name in ("authority", "value", "kind"):
@@ -42,6 +44,8 @@ class IdentityData:
     :param birth_date: None where the sender did not say.
     :param sex: administrative sex, M, F, O or U (HL7 table 0001); anything else becomes U.
     :param identifiers: at least one to be registered.
+    :param cleared: of ``family``, ``given``, ``birth_date`` and ``sex``: what the sender deletes (HL7: two quotes), while an
+        empty field says nothing. An instruction, not a fact: it is never kept.
     """
 
     family: str = ""
@@ -49,6 +53,7 @@ class IdentityData:
     birth_date: date | None = None
     sex: str = "U"
     identifiers: tuple[Identifier, ...] = ()
+    cleared: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", self.family.strip())
@@ -65,11 +70,9 @@ class IdentityData:
         return ", ".join(part for part in (self.family, self.given) if part)
 
     def identifier(self, authority: str, kind: str = "MR") -> str | None:
-        """The number under ``authority``, or None."""
-        for one in self.identifiers:
-            if one.authority == authority and one.kind == kind:
-                return one.value
-        return None
+        """The number under ``authority``, the one in use before an old one, or None."""
+        numbers = [one for one in self.identifiers if one.authority == authority and one.kind == kind]
+        return min(numbers, key=lambda one: one.use == "old").value if numbers else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for encryption."""
@@ -78,7 +81,10 @@ class IdentityData:
             "given": self.given,
             "birth_date": self.birth_date.isoformat() if self.birth_date else None,
             "sex": self.sex,
-            "identifiers": [[one.authority, one.value, one.kind] for one in self.identifiers],
+            "identifiers": [
+                [one.authority, one.value, one.kind] + ([one.use] if one.use != "usual" else [])
+                for one in self.identifiers
+            ],
         }
 
     @classmethod

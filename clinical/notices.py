@@ -14,7 +14,7 @@ from audit.actors import Actor
 from audit.services import record
 from clinical.access import patients_for
 from clinical.models import Notice, Patient
-from clinical.roles import Role
+from clinical.roles import Role, can
 from oncoflow_site.foundation.clock import now
 
 __all__ = ["notices_for", "see_notice", "write_notice"]
@@ -29,9 +29,13 @@ _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
         Role.ADMIN,
     ),
     "report.held": ("A report is held for a radiologist's review.", Role.RADIOLOGIST),
+    "identity.conflict": ("Something came whose patient is in doubt; a person must decide whose it is.", ""),
+    "merge.requested": ("Two records are to be merged; somebody has to look and decide.", ""),
     "job.failed": ("A background job failed and needs a look.", Role.ADMIN),
     "delivery.dead": ("A delivery was given up; it can be looked at and sent again.", Role.ADMIN),
 }
+
+_OF_IDENTITY = ("identity.conflict", "merge.requested")
 
 
 def _patient_of(subject: str, payload: Mapping[str, Any]) -> Patient | None:
@@ -96,8 +100,13 @@ def notices_for(user: Any) -> QuerySet[Notice]:
     if role == Role.ADMIN:
         # Administrators repair jobs and deliveries whoever they concern; such a notice shows no more than an id.
         about |= Q(for_role=Role.ADMIN)
+    if can(user, "all_identities"):
+        about |= Q(kind__in=_OF_IDENTITY)
     open_to_all = Q(for_role="", patient__isnull=False)
-    return Notice.objects.filter(Q(for_role=role) | open_to_all, about, seen_at__isnull=True)
+    concerned = Q(for_role=role) | open_to_all
+    if can(user, "resolve_identity"):
+        concerned |= Q(kind__in=_OF_IDENTITY)
+    return Notice.objects.filter(concerned, about, seen_at__isnull=True)
 
 
 def see_notice(notice: Notice, user: Any) -> bool:

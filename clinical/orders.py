@@ -16,7 +16,7 @@ from clinical.cleaning import clean
 from clinical.events import ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_CHANGED
 from clinical.identity import OrderIdentity
 from clinical.models import ORDER_MACHINE, Order, OrderPriority, Patient
-from clinical.registry import current_patient, identity_for_cleaning
+from clinical.registry import current_patient, identities_for_cleaning
 from clinical.vault import ei_index, open_json, seal_json
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, IllegalMove, UserVisibleError
@@ -45,7 +45,7 @@ def _context(order: Order) -> str:
 
 
 def _load(order: Order) -> OrderIdentity:
-    return OrderIdentity.from_json(open_json(order.patient.key_subject, order.ciphertext, context=_context(order)))
+    return OrderIdentity.from_json(open_json(order.key_subject, order.ciphertext, context=_context(order)))
 
 
 def _indexes(identity: OrderIdentity) -> dict[str, str | None]:
@@ -60,12 +60,13 @@ def _indexes(identity: OrderIdentity) -> dict[str, str | None]:
 def _seal(order: Order, identity: OrderIdentity) -> None:
     for name, value in _indexes(identity).items():
         setattr(order, name, value)
-    order.ciphertext = seal_json(order.patient.key_subject, identity.to_json(), context=_context(order))
+    order.key_subject = order.key_subject or order.patient.key_subject
+    order.ciphertext = seal_json(order.key_subject, identity.to_json(), context=_context(order))
 
 
 def cleaned_reason(order: Order) -> str:
     """The reason for the study without the patient's identifiers: what a model may read. Empty where none was given."""
-    return clean(_load(order).reason, identity_for_cleaning(order.patient)).text.strip()
+    return clean(_load(order).reason, *identities_for_cleaning(order.patient)).text.strip()
 
 
 def find_order_by_accession(accession: str) -> Order | None:

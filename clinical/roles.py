@@ -18,6 +18,7 @@ class Role(models.TextChoices):
     RADIOLOGIST = "radiologist", "radiologist"
     CLINICIAN = "clinician", "clinician"
     TECHNICIAN = "technician", "technician"
+    REGISTRAR = "registrar", "patient registration"
     COMPLIANCE_OFFICER = "compliance_officer", "compliance officer"
     INTEGRATION = "integration", "connected system"
 
@@ -25,6 +26,9 @@ class Role(models.TextChoices):
 CAPABILITIES: Mapping[str, str] = {
     "view_patient": "See patients assigned to them, their studies, documents and reports",
     "reveal_identity": "See a patient's name, number and birth date",
+    "confirm_identity": "Confirm who a patient is",
+    "resolve_identity": "Decide whose contradicting data are; merge records of one person and take a merge back",
+    "all_identities": "Reach every patient's identity, and nothing clinical (patient registration only)",
     "sign_report": "Sign a report as its radiologist",
     "edit_segmentation": "Correct a mask or draw one",
     "steer_panel": "Stop a panel of models, run it again, choose its experts and how they are fused",
@@ -47,18 +51,20 @@ ROLE_CAPABILITIES: Mapping[str, frozenset[str]] = {
     Role.ADMIN.value: frozenset({"manage_users", "manage_system", "assign_patient"}),
     Role.DOCTOR.value: frozenset(
         {"view_patient", "reveal_identity", "upload_study", "upload_document", "create_order", "assign_patient"}
-        | {"break_glass", "steer_panel"}
+        | {"break_glass", "steer_panel", "confirm_identity", "resolve_identity"}
     ),
     Role.RADIOLOGIST.value: frozenset(
         {"view_patient", "reveal_identity", "sign_report", "edit_segmentation", "override_sequence", "upload_study"}
         | {"upload_document", "break_glass", "release_image", "export_research", "steer_panel"}
+        | {"confirm_identity", "resolve_identity"}
     ),
     Role.CLINICIAN.value: frozenset(
-        {"view_patient", "reveal_identity", "upload_document", "create_order", "break_glass"}
+        {"view_patient", "reveal_identity", "upload_document", "create_order", "break_glass", "confirm_identity"}
     ),
     Role.TECHNICIAN.value: frozenset(
-        {"view_patient", "reveal_identity", "override_sequence", "upload_study", "release_image"}
+        {"view_patient", "reveal_identity", "override_sequence", "upload_study", "release_image", "confirm_identity"}
     ),
+    Role.REGISTRAR.value: frozenset({"reveal_identity", "confirm_identity", "resolve_identity", "all_identities"}),
     Role.COMPLIANCE_OFFICER.value: frozenset({"read_audit"}),
     Role.INTEGRATION.value: frozenset({"view_patient", "reveal_identity", "all_patients", "send_data"}),
 }

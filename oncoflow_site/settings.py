@@ -91,6 +91,8 @@ ONCOFLOW_HOSPITAL_NAME = env("ONCOFLOW_HOSPITAL_NAME", "OncoFlow Demo Hospital")
 ONCOFLOW_ASSIGNING_AUTHORITY = env("ONCOFLOW_ASSIGNING_AUTHORITY", "DEMOHOSP")
 ONCOFLOW_IDENTIFIER_SYSTEM = env("ONCOFLOW_IDENTIFIER_SYSTEM", "https://demo-hospital.example/fhir/identifier")
 ONCOFLOW_BASE_URL = env("ONCOFLOW_BASE_URL", "http://127.0.0.1:8000")
+# A merge of two patients' records by hand waits for a second person.
+ONCOFLOW_MERGE_SECOND_PERSON = env_bool("ONCOFLOW_MERGE_SECOND_PERSON")
 ONCOFLOW_PSEUDONYMOUS_REPORTS = env_bool("ONCOFLOW_PSEUDONYMOUS_REPORTS")
 
 # --- applications -----------------------------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ TOLD: Final[tuple[str, ...]] = (
     "panel.manual",
     "model.demotion_proposed",
     "report.held",
+    "identity.conflict",
+    "merge.requested",
     "job.failed",
     "delivery.dead",
 )
@@ -66,6 +68,9 @@ TOLD: Final[tuple[str, ...]] = (
 # Facts that are recorded and need no answer.
 SILENT: Final[dict[str, str]] = {
     "delivery.done": "the outbox row itself shows it",
+    "identity.decided": "what waited for it is taken up again by its room",
+    "patients.merged": "what hangs on the merged record moved in the same transaction",
+    "patients.unmerged": "what the merge moved went back in the same transaction",
     "panel.cancelled": "whoever stopped it knows, and the study shows it",
 }
 

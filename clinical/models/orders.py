@@ -48,7 +48,11 @@ ORDER_MACHINE = StateMachine(
 
 
 class Order(models.Model):
-    """What the EMR asked for. Numbers, reason and provider are in ``ciphertext`` (`identity.OrderIdentity`)."""
+    """What the EMR asked for. Numbers, reason and provider are in ``ciphertext`` (`identity.OrderIdentity`).
+
+    ``key_subject`` names the data key that encrypts it: that of the patient under whom it came, whomever they are merged
+    into later.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     patient = models.ForeignKey(Patient, on_delete=models.PROTECT, related_name="orders")
@@ -64,6 +68,7 @@ class Order(models.Model):
     filler_index = models.CharField(max_length=64, null=True, blank=True, unique=True)
     study_uid_index = models.CharField(max_length=64, null=True, blank=True, db_index=True)
     ciphertext = models.BinaryField()
+    key_subject = models.CharField(max_length=60, default="", editable=False)
     created_at = models.DateTimeField(default=now)
     updated_at = models.DateTimeField(auto_now=True)
 

@@ -34,11 +34,24 @@ def new_pseudonym() -> str:
 
 
 class Patient(models.Model):
-    """A patient, known by a pseudonym. ``provisional``: made from an order or an image before the hospital told us."""
+    """A patient, known by a pseudonym.
+
+    ``provisional``: made from an order or an image, and nobody has confirmed yet who it is. The hospital's registration
+    confirms, or a person (`clinical.patients.confirming`).
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     pseudonym = models.CharField(max_length=20, unique=True, default=new_pseudonym, editable=False)
     provisional = models.BooleanField(default=False)
+    confirmed_at = models.DateTimeField(null=True, blank=True)
+    confirmed_by = models.ForeignKey(
+        "clinical.User",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="identities_confirmed",
+        help_text="Empty where a connected system's registration confirmed it.",
+    )
     merged_into = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="merged_from")
     created_at = models.DateTimeField(default=now)
     updated_at = models.DateTimeField(auto_now=True)
@@ -61,6 +74,9 @@ class PatientIdentity(models.Model):
 
     patient = models.OneToOneField(Patient, primary_key=True, on_delete=models.CASCADE, related_name="identity")
     ciphertext = models.BinaryField()
+    as_of = models.DateTimeField(
+        null=True, blank=True, help_text="When its source recorded it (EVN-2, MSH-7): an older message changes nothing."
+    )
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
@@ -71,19 +87,30 @@ class PatientIdentity(models.Model):
 
 
 class PatientIdentifier(models.Model):
-    """A patient's number, as a blind index under its assigning authority (HL7 v2 PID-3 CX.4 and CX.5)."""
+    """A patient's number, as a blind index under its assigning authority (HL7 v2 PID-3 CX.4 and CX.5).
+
+    ``matches``: of a configured type and authority, so that it recognises its one patient. Any other number (insurance,
+    social security, account) is an attribute that several people may share.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     patient = models.ForeignKey(Patient, on_delete=models.CASCADE, related_name="identifiers")
     authority = models.CharField(max_length=200, help_text="Assigning authority.")
     kind = models.CharField(max_length=20, default="MR", help_text="HL7 table 0203 code.")
     blind_index = models.CharField(max_length=64)
+    matches = models.BooleanField(default=True)
     created_at = models.DateTimeField(default=now)
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["authority", "kind", "blind_index"], name="patient_identifier_unique")
+            models.UniqueConstraint(
+                fields=["authority", "kind", "blind_index"], name="patient_identifier_unique", condition=Q(matches=True)
+            ),
+            models.UniqueConstraint(
+                fields=["patient", "authority", "kind", "blind_index"], name="patient_attribute_unique"
+            ),
         ]
+        indexes = [models.Index(fields=["authority", "kind", "blind_index"], name="patient_number")]
 
     def __str__(self) -> str:
         return f"{self.authority} {self.kind}"

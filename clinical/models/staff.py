@@ -6,7 +6,9 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models import Q
 from guardian.mixins import GuardianUserMixin
 
 from clinical.roles import Role, can
@@ -15,9 +17,18 @@ from oncoflow_site.foundation.clock import now
 if TYPE_CHECKING:
     from clinical.models.patients import Patient
 
-__all__ = ["Notice", "User"]
+__all__ = ["Notice", "User", "check_npi"]
 
 _READS_AUDIT = ("audit.read_audit", "audit.view_auditrow")
+
+
+def check_npi(value: str) -> None:
+    """A National Provider Identifier: ten digits, the last one the Luhn check digit of ``80840`` and the other nine (45 CFR
+    162.406). Raises `ValidationError`."""
+    digits = [int(one) for one in f"80840{value}"] if value.isascii() and value.isdigit() and len(value) == 10 else []
+    total = sum(one if place % 2 == 0 else sum(divmod(2 * one, 10)) for place, one in enumerate(reversed(digits)))
+    if not digits or total % 10:
+        raise ValidationError("An NPI has ten digits, the last of which is its check digit.", code="npi")
 
 
 class User(GuardianUserMixin, AbstractUser):
@@ -25,9 +36,21 @@ class User(GuardianUserMixin, AbstractUser):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     role = models.CharField(max_length=20, choices=Role.choices, default=Role.CLINICIAN)
+    npi = models.CharField(
+        "NPI",
+        max_length=10,
+        blank=True,
+        default="",
+        validators=[check_npi],
+        help_text="National Provider Identifier: named on reports that this person signs.",
+    )
+    employee_number = models.CharField(
+        max_length=40, blank=True, default="", help_text="The hospital's own number of this person."
+    )
 
     class Meta:
         ordering = ["username"]
+        constraints = [models.UniqueConstraint(fields=["npi"], name="user_npi", condition=~Q(npi=""))]
 
     def has_perm(self, perm: str, obj: Any = None) -> bool:
         """Django's answer, except where the role or the care team alone decides, whatever else the account is."""

@@ -9,7 +9,7 @@ from uuid import UUID
 from clinical.cleaning import CleanedText, clean
 from clinical.documents import read_text
 from clinical.models import ClinicalDocument, DocumentState, Patient
-from clinical.registry import identity_for_cleaning
+from clinical.registry import identities_for_cleaning
 from clinical.retrieval.passages import windows
 
 __all__ = ["ReadDocument"]
@@ -44,14 +44,14 @@ class ReadDocument:
 
 def searchable_documents(patient: Patient) -> dict[UUID, ReadDocument]:
     """The patient's readable documents, newest first, as many as the limit of passages allows."""
-    identity = identity_for_cleaning(patient)
+    identities = identities_for_cleaning(patient)
     rows = ClinicalDocument.objects.filter(patient=patient, state=DocumentState.READ, text__isnull=False)
     ordered = sorted(rows.select_related("text"), key=lambda row: row.authored_on or row.created_at, reverse=True)
     out: dict[UUID, ReadDocument] = {}
     count = 0
     for row in ordered:
         data = read_text(row)
-        cleaned = clean(data.decode(), identity)
+        cleaned = clean(data.decode(), *identities)
         spans = tuple(windows(data, cleaned.removed))
         count += len(spans)
         if out and count > MAX_PASSAGES:

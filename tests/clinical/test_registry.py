@@ -12,7 +12,7 @@ from audit.actors import Actor
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.identity import Identifier, IdentityData
-from clinical.models import Patient, PatientIdentifier, PatientIdentity, PatientIndex
+from clinical.models import AssigningAuthority, Patient, PatientIdentifier, PatientIdentity, PatientIndex
 from clinical.registry import find_patient, register_patient, reveal_identity, search_patients
 from clinical.vault import normal_name
 from oncoflow_site.foundation.errors import EngineError, UserVisibleError
@@ -31,6 +31,10 @@ def test_a_patient_is_found_by_authority_and_number_only() -> None:
     assert find_patient("DEMOHOSP", " 4711 ") == patient
     assert find_patient("OTHER", "4711") is None
     assert find_patient("DEMOHOSP", "4711", kind="PI") is None
+    with pytest.raises(UserVisibleError) as caught:
+        register_patient(person(authority="OTHER"), source="mllp")
+    assert caught.value.code == "no-matching-identifier"
+    AssigningAuthority.objects.create(name="OTHER")
     assert register_patient(person(authority="OTHER"), source="mllp") != patient
 
 
@@ -106,9 +110,12 @@ def test_a_second_number_joins_and_numbers_of_two_patients_conflict() -> None:
     with pytest.raises(UserVisibleError) as caught:
         register_patient(both, source="mllp")
     assert caught.value.code == "patient-identifiers-conflict"
-    third = IdentityData(family="X", identifiers=(Identifier("DEMOHOSP", "1"), Identifier("NATIONAL", "77", "NI")))
+    third = IdentityData(identifiers=(Identifier("DEMOHOSP", "1"), Identifier("CLINIC", "77")))
     assert register_patient(third, source="mllp") == one
-    assert find_patient("NATIONAL", "77", "NI") == one != two
+    assert find_patient("CLINIC", "77") is None, "nobody has said that this authority's numbers recognise anybody"
+    AssigningAuthority.objects.create(name="CLINIC")
+    assert register_patient(third, source="mllp") == one
+    assert find_patient("CLINIC", "77") == one != two
 
 
 def test_no_identifier_no_patient() -> None:

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
-from clinical.models import Patient
+from clinical.models import AssigningAuthority, Patient
 from imaging.archive import completion, order_matching
 from imaging.archive.filing_header import read_header
 from imaging.archive.store_instance import ReceiveCache, store_instance
@@ -169,6 +169,7 @@ def test_no_patient_id_is_never_guessed():
 
 
 def test_the_issuer_tells_two_patients_with_one_number_apart():
+    AssigningAuthority.objects.create(name="OTHERHOSP")
     one = take(as_file(dataset(study="1.2.3.1")))
     two = take(as_file(dataset(study="1.2.3.2", IssuerOfPatientID="OTHERHOSP")))
     assert Study.objects.get(pk=one.study_id).patient != Study.objects.get(pk=two.study_id).patient

@@ -1,0 +1,1 @@
+"""Whose is it: which numbers recognise a patient, contradictions, confirmation, merging and its reversal."""
