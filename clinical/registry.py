@@ -133,7 +133,7 @@ def _index(patient: Patient, identity: IdentityData) -> None:
 def _add_numbers(patient: Patient, identifiers: Iterable[Identifier], policy: MatchingPolicy) -> None:
     """Write the blind indexes of numbers that are not there yet."""
     for number in identifiers:
-        row = {
+        row: dict[str, Any] = {
             "authority": number.authority,
             "kind": number.kind,
             "blind_index": identifier_index(number.authority, number.kind, number.value),
