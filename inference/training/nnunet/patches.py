@@ -18,6 +18,7 @@ REDUCED: tuple[tuple[str, ...], ...] = (
     ("T1c",),
     ("T1", "T1c"),
     ("T1c", "FLAIR"),
+    ("T1c", "T2"),
     ("T1", "T1c", "FLAIR"),
     ("T1c", "T2", "FLAIR"),
     ("FLAIR",),
