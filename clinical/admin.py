@@ -372,12 +372,9 @@ class ClinicalDocumentAdmin(PatientsOnlyMixin, ReadOnlyAdmin):
         count = 0
         for row in queryset:
             with transaction.atomic():
-                held = ClinicalDocument.objects.select_for_update().get(pk=row.pk)
-                if (held.state, "retry") not in DOCUMENT_MACHINE.table:
+                if not DOCUMENT_MACHINE.apply(ClinicalDocument.objects.filter(pk=row.pk), "retry"):
                     continue
-                held.state = DOCUMENT_MACHINE.next(held.state, "retry")
-                held.save(update_fields=["state"])
-                emit(DOCUMENT_ARRIVED, subject=f"document:{held.pk}", document_id=held.pk)
+                emit(DOCUMENT_ARRIVED, subject=f"document:{row.pk}", document_id=row.pk)
                 count += 1
         messages.success(request, f"{count} document(s) will be read again.")
 

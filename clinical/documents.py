@@ -15,10 +15,32 @@ from clinical.vault import blind_index
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.models import StoredObject
 
-__all__ = ["MAX_DOCUMENT_BYTES", "add_document", "read_original", "read_text"]
+__all__ = ["MAX_DOCUMENT_BYTES", "add_document", "read_original", "read_text", "write_original"]
 
 MAX_DOCUMENT_BYTES = 32 << 20
+
+
+def write_original(patient: Patient, content: bytes, content_type: str) -> StoredObject:
+    """Write a document's bytes, encrypted under the patient's key, before the transaction in which `add_document` keeps it.
+
+    :raises UserVisibleError: empty, or larger than 32 MiB.
+    """
+    if not content:
+        raise UserVisibleError("The document is empty.", what_to_do="Send its content.", code="document-empty")
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise UserVisibleError(
+            f"The document is larger than {MAX_DOCUMENT_BYTES >> 20} MiB.",
+            what_to_do="Send a smaller file.",
+            code="document-too-large",
+        )
+    subject = current_patient(patient).key_subject
+    return objects.write(content, subject=subject, kind="document", content_type=_media_type(content_type))
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.strip()[:100] or "application/octet-stream"
 
 
 def add_document(
@@ -31,39 +53,33 @@ def add_document(
     authored_on: datetime | None = None,
     source_id: str = "",
     source: str = "",
+    original: StoredObject | None = None,
 ) -> ClinicalDocument:
     """Keep a document and emit ``document.arrived``. The same content under the same ``source_id`` is kept once.
 
     :param content_type: MIME type, with its charset parameter where the sender gave one.
     :param type_code: LOINC code of the document type.
     :param source_id: the sender's id (masterIdentifier, TXA-12); hashed, never stored in clear.
+    :param original: what `write_original` has written of ``content``, for a caller that is inside a transaction.
     :raises UserVisibleError: empty, or larger than 32 MiB.
     """
-    if not content:
-        raise UserVisibleError("The document is empty.", what_to_do="Send its content.", code="document-empty")
-    if len(content) > MAX_DOCUMENT_BYTES:
-        raise UserVisibleError(
-            f"The document is larger than {MAX_DOCUMENT_BYTES >> 20} MiB.",
-            what_to_do="Send a smaller file.",
-            code="document-too-large",
-        )
     patient = current_patient(patient)
     index = blind_index("document.source", str(patient.pk), source_id.strip(), hashlib.sha256(content).hexdigest())
     known = ClinicalDocument.objects.filter(source_index=index).first()
     if known is not None:
         return known
+    original = original or write_original(patient, content, content_type)
     try:
         with transaction.atomic():
+            objects.keep(original)
             document = ClinicalDocument(
                 patient=patient,
                 type_code=type_code[:20],
                 type_text=type_text[:200],
                 authored_on=authored_on,
-                content_type=content_type.strip()[:100] or "application/octet-stream",
+                content_type=_media_type(content_type),
                 source_index=index,
-            )
-            document.original = objects.put(
-                content, subject=patient.key_subject, kind="document", content_type=document.content_type
+                original=original,
             )
             document.save(force_insert=True)
             record(

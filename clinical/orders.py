@@ -15,7 +15,7 @@ from audit.services import record
 from clinical.cleaning import clean
 from clinical.events import ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_CHANGED
 from clinical.identity import OrderIdentity
-from clinical.models import ORDER_MACHINE, Order, OrderPriority, Patient
+from clinical.models import ORDER_MACHINE, Order, OrderPriority, OrderStatus, Patient
 from clinical.registry import current_patient, identities_for_cleaning
 from clinical.vault import ei_index, open_json, seal_json
 from oncoflow_site.foundation.clock import now
@@ -236,7 +236,7 @@ def change_order(
             if merged == known and not fields:
                 return row
             try:
-                ORDER_MACHINE.next(row.status, "change")
+                ORDER_MACHINE.advance(row, "change")
             except IllegalMove:
                 raise UserVisibleError(
                     f"The order is {row.get_status_display()} and cannot be changed.",
@@ -266,17 +266,16 @@ def cancel_order(order: Order, *, actor: Actor | None = None, source: str = "") 
     """
     with transaction.atomic():
         row = _locked(order)
-        if row.status == "cancelled":
+        if row.status == OrderStatus.CANCELLED:
             return row
         try:
-            row.status = ORDER_MACHINE.next(row.status, "cancel")
+            ORDER_MACHINE.advance(row, "cancel", updated_at=now())
         except IllegalMove:
             raise UserVisibleError(
                 "The order is completed and can no longer be cancelled.",
                 what_to_do="Call the department.",
                 code="order-completed",
             ) from None
-        row.save(update_fields=["status", "updated_at"])
         record(
             "order.cancel",
             action="U",
@@ -302,8 +301,7 @@ def advance_order(order: Order, event: str, *, actor: Actor | None = None) -> Or
         row = _locked(order)
         if row.status == target:
             return row
-        row.status = ORDER_MACHINE.next(row.status, event)
-        row.save(update_fields=["status", "updated_at"])
+        ORDER_MACHINE.advance(row, event, updated_at=now())
         record(
             "order.advance",
             action="U",

@@ -1,7 +1,7 @@
 """What other rooms call. Each capability lives in the module it is imported from."""
 
 from clinical.access import assign, break_glass, patients_for, require_patient, unassign, user_can_see
-from clinical.documents import add_document, read_original, read_text
+from clinical.documents import add_document, read_original, read_text, write_original
 from clinical.orders import (
     accept_order,
     advance_order,
@@ -61,4 +61,5 @@ __all__ = [
     "unassign",
     "unmerge",
     "user_can_see",
+    "write_original",
 ]

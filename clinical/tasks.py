@@ -5,13 +5,13 @@ from __future__ import annotations
 from clinical.access import sync_permission
 from clinical.models import CareAssignment
 from clinical.notices import write_notice
-from clinical.reading import read_one
+from clinical.reading import give_up, read_one
 from oncoflow_site.foundation.jobs import JobContext, job
 
 __all__ = ["end_assignment", "read_document", "tell_staff"]
 
 
-@job("clinical.read_document", max_attempts=4)
+@job("clinical.read_document", max_attempts=4, on_dead=give_up)
 def read_document(ctx: JobContext, *, document_id: str) -> None:
     """Before: the document is ``received``. After: it is ``read``, with its text and ``document.read``, or
     ``unreadable`` with a reason that people see. A document in another state is left alone."""

@@ -33,6 +33,7 @@ DOCUMENT_MACHINE = StateMachine(
 )
 
 
+@DOCUMENT_MACHINE.governs("state")
 class ClinicalDocument(models.Model):
     """One document of one patient. Citations are byte offsets into ``text``, so a text once stored never changes."""
 

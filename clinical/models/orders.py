@@ -47,6 +47,7 @@ ORDER_MACHINE = StateMachine(
 )
 
 
+@ORDER_MACHINE.governs("status")
 class Order(models.Model):
     """What the EMR asked for. Numbers, reason and provider are in ``ciphertext`` (`identity.OrderIdentity`).
 

@@ -5,8 +5,9 @@ each encrypted under the subject's data key and bound to the object's name, its 
 that chunks cannot be swapped, dropped or moved to another object. Fixed-size chunks give random access, which Tink's
 streams do not.
 
-The bytes are durable before the row exists; the row is part of the caller's transaction. A rollback leaves an orphan in
-the storage and nothing else; `janitor` finds it.
+The bytes are durable before the row exists, and they are written outside any transaction: a disk or a bucket that is
+slow must hold no lock, and SQLite has one writer. So first `write`, then, in the transaction of what names it, `keep`.
+A rollback, or a process killed between the two, leaves an orphan in the storage and nothing else; `janitor` finds it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import IO, Any, cast
 import tink
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage, storages
-from django.db import transaction
+from django.db import connection, transaction
 from tink import aead
 
 from oncoflow_site.foundation import failpoints, files, keys, stores
@@ -45,6 +46,7 @@ __all__ = [
     "is_there",
     "iter_chunks",
     "janitor",
+    "keep",
     "open_range",
     "put",
     "remove",
@@ -121,28 +123,42 @@ def _save(storage: Storage, name: str, spool: IO[bytes]) -> str:
         raise TransientError(f"the object storage cannot be written ({type(error).__name__})") from error
 
 
-def put(data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str = "") -> StoredObject:
-    """Encrypt and store ``data`` (bytes or a binary stream, read once) and create its row in the caller's transaction.
+def _refuse_transaction() -> None:
+    """A test's own transaction around everything does not count, as with Django's ``durable``."""
+    if any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks):
+        raise RuntimeError("bytes are written before the transaction that names them: objects.write, then objects.keep")
 
-    :param subject: whose data key encrypts it, e.g. ``patient.key_subject``.
-    :param kind: what it is, e.g. ``"dicom"``; never a name from outside.
-    :raises KeyDestroyed: the subject was erased. :raises TransientError: the storage cannot take it now.
+
+def put(data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str = "") -> StoredObject:
+    """`write` and `keep` in one, for what no other row has to name in the same transaction.
+
+    :raises RuntimeError: inside a transaction.
     """
     row = write(data, subject=subject, kind=kind, content_type=content_type)
-    row.save(force_insert=True)
+    keep(row)
     return row
+
+
+def keep(*rows: StoredObject | None) -> None:
+    """Create the rows of what `write` has written, in the caller's transaction. None is passed over."""
+    for row in rows:
+        if row is not None:
+            row.save(force_insert=True)
 
 
 def write(
     data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str = "", key: aead.Aead | None = None
 ) -> StoredObject:
-    """`put` in two steps: the bytes are encrypted and durable when it returns; the row is the caller's to save.
+    """Encrypt and store ``data`` (bytes or a binary stream, read once); durable when it returns. `keep` its row.
 
-    For a caller that does not want to hold a transaction while a disk or a bucket writes. A row that is never saved
-    leaves an orphan for the `janitor`.
-
+    :param subject: whose data key encrypts it, e.g. ``patient.key_subject``.
+    :param kind: what it is, e.g. ``"dicom"``; never a name from outside.
     :param key: `keys.data_key` of ``subject``, where the caller has read it just now.
+    :returns: the row, not saved yet; its id may be named in rows that are made together with it.
+    :raises KeyDestroyed: the subject was erased. :raises TransientError: the storage cannot take it now.
+    :raises RuntimeError: inside a transaction.
     """
+    _refuse_transaction()
     source: IO[bytes] = io.BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
     token = secrets.token_hex(24)
     # 256 folders: they exist soon, and a folder that exists need not be made durable.

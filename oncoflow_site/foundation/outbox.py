@@ -30,7 +30,7 @@ from oncoflow_site.foundation.errors import (
     UserVisibleError,
     safe_error_text,
 )
-from oncoflow_site.foundation.models import DELIVERY_MACHINE, Delivery, DeliveryState, Job, JobState
+from oncoflow_site.foundation.models import DELIVERY_MACHINE, Delivery, DeliveryState, Job, JobState, StoredObject
 from oncoflow_site.foundation.request_id import current_request_id
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "resend",
     "revive",
     "transports",
+    "write_payload",
 ]
 
 logger = logging.getLogger(__name__)
@@ -82,40 +83,44 @@ def transports() -> tuple[str, ...]:
     return tuple(sorted(_transports))
 
 
+def write_payload(payload: bytes, *, patient_subject: str) -> StoredObject:
+    """Write what is to be sent, encrypted under the patient's data key; outside any transaction."""
+    return objects.write(payload, subject=patient_subject, kind="delivery")
+
+
 def enqueue_delivery(
     *,
     endpoint: str,
     transport: str,
     subject: str,
     key: str,
-    payload: bytes,
-    patient_subject: str,
+    payload: StoredObject,
     headers: Mapping[str, Any] | None = None,
 ) -> Delivery:
     """Put ``payload`` into the outbox in the caller's transaction; the row that has ``key`` already is returned as it
-    is.
+    is, and the payload is not kept.
 
     :param subject: what the delivery is about, e.g. ``"report:<uuid>"``: order is kept per endpoint and subject.
     :param key: idempotency key, unique for ever.
-    :param patient_subject: whose data key encrypts the payload.
+    :param payload: what `write_payload` has written before the transaction.
     :param headers: for the transport, plain JSON, free of identity.
     """
     known = Delivery.objects.filter(idempotency_key=key).first()
     if known is not None:
         return known
     with transaction.atomic():
-        stored = objects.put(payload, subject=patient_subject, kind="delivery")
         for attempt in range(20):
             last = Delivery.objects.filter(endpoint=endpoint, subject=subject).aggregate(last=Max("sequence"))["last"]
             try:
                 with transaction.atomic():
+                    objects.keep(payload)
                     delivery = Delivery.objects.create(
                         endpoint=endpoint,
                         transport=transport,
                         subject=subject,
                         sequence=(last or 0) + 1,
                         idempotency_key=key,
-                        payload_object=stored,
+                        payload_object=payload,
                         headers=dict(headers or {}),
                         request_id=current_request_id(),
                     )
@@ -124,7 +129,6 @@ def enqueue_delivery(
                 # Somebody else took the key, or the number in the lane.
                 known = Delivery.objects.filter(idempotency_key=key).first()
                 if known is not None:
-                    objects.delete(stored)
                     return known
                 if attempt == 19:
                     raise

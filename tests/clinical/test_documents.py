@@ -12,8 +12,10 @@ from clinical import extraction
 from clinical.documents import MAX_DOCUMENT_BYTES, add_document, read_original, read_text
 from clinical.extraction import UnreadableError, extract
 from clinical.models import ClinicalDocument
+from clinical.models.documents import DOCUMENT_MACHINE
+from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError
-from oncoflow_site.foundation.jobs import enqueue, run_job
+from oncoflow_site.foundation.jobs import enqueue, run_job, run_pending
 from oncoflow_site.foundation.models import Event, Job
 from tests.clinical.pdfs import bomb, pdf
 
@@ -102,6 +104,25 @@ def read(document: ClinicalDocument) -> ClinicalDocument:
                     kwargs={"document_id": str(document.pk)}).pk)  # fmt: skip
     document.refresh_from_db()
     return document
+
+
+@pytest.mark.django_db
+def test_a_document_whose_reading_ended_for_good_is_unreadable_until_somebody_asks_again(
+    patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = add(patient)
+
+    def broken(*arguments: object) -> str:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr("clinical.reading.extract", broken)
+    for _ in range(4):
+        Job.objects.update(run_after=now())
+        run_pending()
+    document.refresh_from_db()
+    assert Job.objects.get(kind="clinical.read_document").state == "dead"
+    assert (document.state, document.state_reason) == ("unreadable", "The attempt to read it failed.")
+    assert DOCUMENT_MACHINE.apply(ClinicalDocument.objects.all(), "retry") == 1
 
 
 @pytest.mark.django_db
