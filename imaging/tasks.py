@@ -29,6 +29,11 @@ __all__ = [
 ]
 
 
+def study_inputs(study_id: str) -> str:
+    """Lock of what a study is prepared from: its images and what they show."""
+    return f"study-inputs:{study_id}"
+
+
 @job("imaging.publish_study", queue="default", lease_s=120)
 def publish_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: de-identified instances. After: those that may be shown are offered through DICOMweb."""
@@ -53,7 +58,7 @@ def publish_segmentations(ctx: JobContext, *, study_id: str) -> None:
     dicomseg.publish_segmentations(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.prepare_study", queue="default", lease_s=120)
+@job("imaging.prepare_study", queue="default", lease_s=120, locks=study_inputs)
 def prepare_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: complete. After: ready with volumes (event volumes.ready), or flagged (event study.flagged)."""
     from imaging.volumes import prepare

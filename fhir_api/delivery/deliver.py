@@ -9,7 +9,7 @@ from fhir_api.r4.resources.bundle import build_transaction
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
 from oncoflow_site.foundation.jobs import JobContext
 from oncoflow_site.foundation.models import Delivery
-from oncoflow_site.foundation.outbox import enqueue_delivery
+from oncoflow_site.foundation.outbox import enqueue_delivery, write_payload
 from reports.models import ReportVersion
 
 __all__ = ["deliver", "delivery_key"]
@@ -43,14 +43,14 @@ def _enqueue(ctx: JobContext, version: ReportVersion) -> None:
         facts = facts or disclose_report(version)
         payload = build_oru(facts, endpoint) if endpoint.transport == Transport.MLLP else build_transaction(facts)
         patient = version.report.patient
+        stored = write_payload(payload, patient_subject=patient.key_subject)
         with ctx.commit():
             delivery = enqueue_delivery(
                 endpoint=endpoint.name,
                 transport=endpoint.transport,
                 subject=f"report:{version.report_id}",
                 key=key,
-                payload=payload,
-                patient_subject=patient.key_subject,
+                payload=stored,
                 headers={"version": version.number, "status": version.status},
             )
             record(

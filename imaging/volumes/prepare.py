@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from imaging.states import StudyState
 from imaging.volumes.reproduce import library_versions, read_source
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.jobs import enqueue
 
 if TYPE_CHECKING:
     from imaging.models import Series
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["MISSING", "PIPELINE_VERSION", "REDUCED", "prepare"]
 
 PIPELINE_VERSION = "2"
+PREPARE_JOB = "imaging.prepare_study"
 MODALITY = "MR"
 MISSING = "missing-sequence"
 """Flag of a study whose sequences show no region of a tumour."""
@@ -58,7 +61,8 @@ _NORMALISED = 0.92
 def prepare(ctx: JobContext, study: Study) -> None:
     """Prepare ``study``: complete -> ready with a new volume set (event volumes.ready), or flagged (study.flagged).
 
-    Returns without a trace when a late instance reopened the study meanwhile: it will be prepared again.
+    The job holds the lock of the study's inputs: one preparation of a study at a time. Nothing is kept of one that a late
+    instance overtook, or a person's word on what a series shows: the study is then prepared again.
 
     :raises PermanentError: a stored image is not what arrived.
     """
@@ -67,7 +71,7 @@ def prepare(ctx: JobContext, study: Study) -> None:
         if study.state == StudyState.RECEIVING:
             return
         generation = study.generation
-        if study.state == StudyState.READY and _done(study, _inputs(best_series(study))):
+        if study.state == StudyState.READY and _done(study, _inputs(_chosen(study))):
             return
         if study.state != StudyState.PREPARING:
             move(study, "prepare", flag_code="", flag_message="")
@@ -76,11 +80,10 @@ def prepare(ctx: JobContext, study: Study) -> None:
     failpoints.hit("imaging.prepare_deidentified")
     with ctx.commit():
         match_study(study)
-    # Whatever a person says it shows: only MR is segmented.
-    chosen = {str(name): series for name, series in best_series(study).items() if series.modality == MODALITY}
-    inputs = _inputs(chosen)
+    chosen = _chosen(study)
+    start = _Start(generation, _inputs(chosen))
     if not chosen:
-        _flag(ctx, study, generation, *_nothing_usable(study))
+        _flag(ctx, study, start, *_nothing_usable(study))
         return
     loaded: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = {}
     notes: list[str] = []
@@ -94,7 +97,7 @@ def prepare(ctx: JobContext, study: Study) -> None:
             message = (
                 f"The {SEQUENCE_NAMES[sequence]} series could not be used, so this study was not segmented. {text}"
             )
-            _flag(ctx, study, generation, code, message)
+            _flag(ctx, study, start, code, message)
             return
         loaded[sequence] = (array, affine)
         notes += [f"{sequence}: {one}" for one in warnings]
@@ -110,22 +113,35 @@ def prepare(ctx: JobContext, study: Study) -> None:
             f"The {SEQUENCE_NAMES[error.sequence]} series could not be aligned with the {SEQUENCE_NAMES[error.reference]} series "
             f"({error.reason}), so this study was not segmented."
         )
-        _flag(ctx, study, generation, "not-aligned", message)
+        _flag(ctx, study, start, "not-aligned", message)
         return
     except NoBrain as error:
         what = assessable(chosen)
         if what.regions:
-            _flag(ctx, study, generation, "no-brain", f"{error} Not segmented.")
+            _flag(ctx, study, start, "no-brain", f"{error} Not segmented.")
         else:
-            _flag(ctx, study, generation, MISSING, what.reason)
+            _flag(ctx, study, start, MISSING, what.reason)
         return
     except GeometryError as error:
-        _flag(ctx, study, generation, "unreadable", f"The images cannot be placed in space: {error}. Not segmented.")
+        _flag(ctx, study, start, "unreadable", f"The images cannot be placed in space: {error}. Not segmented.")
         return
     failpoints.hit("imaging.prepare_normalised")
     ctx.progress(_NORMALISED, "Storing the volumes")
     normalised.parameters["warnings"] = [*notes, *normalised.parameters["warnings"]]
-    _store(ctx, study, generation, chosen, inputs, normalised)
+    _store(ctx, study, start, chosen, normalised)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a preparation began with: the study's generation and the fingerprint of its images and what they show."""
+
+    generation: int
+    inputs: str
+
+
+def _chosen(study: Study) -> dict[str, Series]:
+    """The series of each sequence. Whatever a person says it shows: only MR is segmented."""
+    return {str(name): series for name, series in best_series(study).items() if series.modality == MODALITY}
 
 
 def _reduced(study: Study, what: Assessable) -> dict[str, str]:
@@ -171,15 +187,32 @@ def _done(study: Study, inputs: str) -> bool:
     return latest is not None and latest.parameters.get("inputs") == inputs
 
 
-def _superseded(study: Study, generation: int) -> bool:
-    """Whether the study was reopened while it was being prepared. Inside a fenced transaction."""
+def _superseded(ctx: JobContext, study: Study, start: _Start) -> bool:
+    """Whether the study is not any more what was prepared. Inside a fenced transaction; locks the study's row.
+
+    Reopened by a late instance, it will be prepared when it is complete again. Where the same images show something else
+    now (a person said so while they were being prepared), another preparation is enqueued here; it begins when this job
+    has ended.
+    """
+    Study.objects.select_for_update().get(pk=study.pk)
     study.refresh_from_db(fields=["state", "generation"])
-    return study.generation != generation or study.state != StudyState.PREPARING
+    if study.generation != start.generation or study.state != StudyState.PREPARING:
+        return True
+    inputs = _inputs(_chosen(study))
+    if inputs == start.inputs:
+        return False
+    enqueue(
+        PREPARE_JOB,
+        subject=study.subject,
+        key=f"prepare:{study.pk}:{inputs}:{ctx.job.pk}",
+        kwargs={"study_id": str(study.pk)},
+    )
+    return True
 
 
-def _flag(ctx: JobContext, study: Study, generation: int, code: str, message: str) -> None:
+def _flag(ctx: JobContext, study: Study, start: _Start, code: str, message: str) -> None:
     with ctx.commit(done=True):
-        if _superseded(study, generation):
+        if _superseded(ctx, study, start):
             return
         _write_flag(study, code, message)
 
@@ -200,23 +233,26 @@ def _write_flag(study: Study, code: str, message: str) -> None:
 def _store(
     ctx: JobContext,
     study: Study,
-    generation: int,
+    start: _Start,
     chosen: Mapping[str, Series],
-    inputs: str,
     normalised: Coregistered,
 ) -> None:
     subject = study.patient.key_subject
     grid = normalised.grid
-    encoded = {name: write_nifti(image, grid) for name, image in normalised.images.items()}
-    mask = write_nifti(normalised.brain.astype(np.uint8), grid)
     placed = grid.to_json()
     what = assessable(chosen)
+    stored = {
+        name: objects.write(write_nifti(image, grid), subject=subject, kind="volume", content_type="application/gzip")
+        for name, image in normalised.images.items()
+    }
+    brain = write_nifti(normalised.brain.astype(np.uint8), grid)
+    mask = objects.write(brain, subject=subject, kind="brain-mask", content_type="application/gzip")
     with ctx.commit(done=True):
-        if _superseded(study, generation):
+        if _superseded(ctx, study, start):
             return
-        if not _done(study, inputs):
+        if not _done(study, start.inputs):
             last = VolumeSet.objects.filter(study=study).aggregate(last=Max("version"))["last"] or 0
-            stored_mask = objects.put(mask, subject=subject, kind="brain-mask", content_type="application/gzip")
+            objects.keep(mask, *stored.values())
             volume_set = VolumeSet.objects.create(
                 study=study,
                 version=last + 1,
@@ -225,20 +261,19 @@ def _store(
                 spacing=placed["spacing"],
                 parameters={
                     **normalised.parameters,
-                    "inputs": inputs,
+                    "inputs": start.inputs,
                     "pipeline": PIPELINE_VERSION,
                     "versions": library_versions(),
                 },
-                brain_mask=stored_mask,
+                brain_mask=mask,
             )
-            for name, data in encoded.items():
-                stored = objects.put(data, subject=subject, kind="volume", content_type="application/gzip")
+            for name, volume in stored.items():
                 registration = normalised.registrations[name]
                 Volume.objects.create(
                     volume_set=volume_set,
                     sequence=name,
-                    object=stored,
-                    sha256=stored.sha256,
+                    object=volume,
+                    sha256=volume.sha256,
                     source_series=chosen[name],
                     transform={
                         **registration.to_json(),
@@ -251,7 +286,7 @@ def _store(
             action="C",
             resource=study.subject,
             patient_id=study.patient_id,
-            detail={"sequences": sorted(encoded), "regions": list(what.regions)},
+            detail={"sequences": sorted(stored), "regions": list(what.regions)},
             source="worker",
         )
         failpoints.hit("imaging.prepare_commit")

@@ -9,6 +9,7 @@ import json
 import sys
 from collections import Counter
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from django.db.models import F
 
 from audit.models import AuditRow
 from clinical import services as clinical
+from clinical.access import assign
 from clinical.identity import Identifier, IdentityData, OrderIdentity
+from clinical.models import User
 from imaging.archive.store_instance import ReceiveCache, store_instance
 from imaging.models import (
     Comparison,
@@ -35,6 +38,7 @@ from imaging.models import (
     Volume,
     VolumeSet,
 )
+from imaging.recognition.overrides import override_sequence
 from inference.models import ExpertRun, PanelRun
 from oncoflow_site.foundation import jobs, objects, worker
 from oncoflow_site.foundation.clock import now
@@ -99,6 +103,34 @@ def receive(number: int) -> str:
     ]
     assert not [one for one in stored if one.status or one.quarantined], stored[0]
     return str(stored[0].study_id)
+
+
+def swap(study_id: str, one: str, other: str) -> dict[str, str]:
+    """A person says that the two series show each other's sequence, one after the other; series id by new sequence."""
+    person = User.objects.create_user("tess", password=None, role="technician")
+    study = Study.objects.get(pk=study_id)
+    assign(person, study.patient, reason="acquired the images", by=None)
+    series = {row.sequence: row for row in study.series.all()}
+    for row, says in ((series[one], other), (series[other], one)):
+        override_sequence(row, says, by=person)
+    return {other: str(series[one].pk), one: str(series[other].pk)}
+
+
+def sources(study_id: str) -> dict[str, Any]:
+    """The study's state, its volume sets and the series of each volume of the newest; preparations in their order."""
+    study = Study.objects.get(pk=study_id)
+    newest = study.volume_sets.order_by("-version").first()
+    volumes = newest.volumes.values_list("sequence", "source_series") if newest else ()
+    preparations = Job.objects.filter(kind="imaging.prepare_study", subject=study.subject)
+    spans = list(preparations.filter(state="done").order_by("started_at").values_list("started_at", "finished_at"))
+    return {
+        "state": study.state,
+        "versions": study.volume_sets.count(),
+        "series": {name: str(series) for name, series in volumes},
+        "done": len(spans),
+        "open": preparations.filter(state__in=OPEN).count(),
+        "overlap": any(later[0] < earlier[1] for earlier, later in pairwise(spans)),
+    }
 
 
 def one_thread() -> None:
@@ -218,6 +250,8 @@ COMMANDS = {
     "one_thread": one_thread,
     "many_threads": many_threads,
     "bury": bury,
+    "swap": swap,
+    "sources": sources,
     "unsettled": unsettled,
     "alive": alive,
     "look": look,

@@ -319,3 +319,26 @@ def test_exactly_one_of_everything(hospital: Hospital) -> None:
     assert [
         one.name for one in Path(hospital.environment["TMPDIR"]).iterdir() if not one.name.startswith("pymp-")
     ] == []
+
+
+def test_what_a_person_says_while_a_study_is_prepared_counts(hospital: Hospital, tmp_path: Path) -> None:
+    """Two series are labelled anew while a worker prepares the study and another thread of it is free: no two
+    preparations of the study run at once, and the volumes are those of the last word."""
+    gates = tmp_path / "gates"
+    gates.mkdir()
+    study = hospital.tell("receive", 1)
+    hospital.tell("many_threads")
+    worker = hospital.worker("default", f"imaging.prepare_normalised@{gates}")
+    hospital.until((gates / "1.reached").exists, 120)
+    wanted = hospital.tell("swap", study, "T2", "FLAIR")
+    (gates / "1").touch()
+    hospital.until(lambda: hospital.tell("sources", study)["done"] > 0, 120)
+    for number in (2, 3, 4):
+        (gates / str(number)).touch()
+    hospital.until(lambda: not hospital.tell("sources", study)["open"], 180)
+    found = hospital.tell("sources", study)
+    hospital.stop(worker)
+    assert found["state"] == "ready"
+    assert {name: found["series"][name] for name in wanted} == wanted
+    assert set(found["series"]) == {"T1", "T1c", "T2", "FLAIR"}
+    assert not found["overlap"]

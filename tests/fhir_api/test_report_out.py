@@ -29,7 +29,7 @@ from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.errors import PermanentError, TransientError
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Delivery
-from oncoflow_site.foundation.outbox import enqueue_delivery, resend
+from oncoflow_site.foundation.outbox import enqueue_delivery, resend, write_payload
 from tests.fhir_api.sample import PDF, REPORT_ID, facts
 
 VERSIONS = [(1, "preliminary"), (2, "final"), (3, "amended")]
@@ -206,8 +206,7 @@ def queue(endpoint: Endpoint, number: int, status: str) -> Delivery:
         transport=endpoint.transport,
         subject=f"report:{REPORT_ID}",
         key=f"{endpoint.name}:{REPORT_ID}:{number}",
-        payload=payload,
-        patient_subject="patient:test",
+        payload=write_payload(payload, patient_subject="patient:test"),
     )
 
 

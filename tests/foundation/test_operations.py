@@ -109,7 +109,11 @@ def test_jobs_and_deliveries_commands() -> None:
     outbox.register_transport("test", refuse)
     job = jobs.enqueue("t.fails", subject="s", key="k", kwargs={})
     delivery = outbox.enqueue_delivery(
-        endpoint="emr", transport="test", subject="s", key="k", payload=b"", patient_subject="patient:1"
+        endpoint="emr",
+        transport="test",
+        subject="s",
+        key="k",
+        payload=outbox.write_payload(b"", patient_subject="patient:1"),
     )
     jobs.run_pending()
     out = io.StringIO()

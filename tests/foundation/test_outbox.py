@@ -41,14 +41,14 @@ def peer() -> Peer:
 
 
 def put(key: str, *, subject: str = "report:1", endpoint: str = "emr", transport: str = "test") -> Delivery:
+    payload = outbox.write_payload(f"body of {key}".encode(), patient_subject="patient:1")
     with transaction.atomic():
         return outbox.enqueue_delivery(
             endpoint=endpoint,
             transport=transport,
             subject=subject,
             key=key,
-            payload=f"body of {key}".encode(),
-            patient_subject="patient:1",
+            payload=payload,
             headers={"content-type": "text/plain"},
         )
 

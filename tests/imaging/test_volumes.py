@@ -267,13 +267,13 @@ def test_a_study_reopened_meanwhile_is_left_alone(monkeypatch):
     study = studies.nifti_study(studies.patient(), stripped())
     from imaging.volumes import prepare
 
-    real = prepare.normalise_study
+    real = prepare.coregister_study
 
     def reopen_then(*args, **kwargs):
         Study.objects.filter(pk=study.pk).update(state=StudyState.RECEIVING, generation=study.generation + 1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(prepare, "normalise_study", reopen_then)
+    monkeypatch.setattr(prepare, "coregister_study", reopen_then)
     job = studies.run("imaging.prepare_study", study)
     assert (job.state, study.state) == (JobState.DONE, StudyState.RECEIVING)
     assert not VolumeSet.objects.exists()

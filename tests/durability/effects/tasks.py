@@ -31,16 +31,17 @@ def make(ctx: jobs.JobContext, *, name: str) -> None:
 @jobs.job("effects.follow", queue="default", lease_s=1.5, max_attempts=50)
 def follow(ctx: jobs.JobContext, *, name: str) -> None:
     """Finishes in its commit, so it has no need to look."""
+    stored = objects.write(name.encode(), subject="patient:1", kind="effect")
+    payload = outbox.write_payload(name.encode(), patient_subject="patient:1")
     with ctx.commit(done=True):
         Effect.objects.create(name=name, stage="follow")
-        objects.put(name.encode(), subject="patient:1", kind="effect")
+        objects.keep(stored)
         outbox.enqueue_delivery(
             endpoint="peer",
             transport="file",
             subject=f"lane:{name[0]}",
             key=f"deliver:{name}",
-            payload=name.encode(),
-            patient_subject="patient:1",
+            payload=payload,
         )
 
 
