@@ -186,7 +186,7 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"(?:patient|full|family|last|first|given|sur|maiden|nach|vor)?[ '-]?(?:s[ ])?name|"
             r"surname|forename|next[ ]of[ ]kin|nom|pr[ée]nom)"
             r"[ \t]{0,4}[:=][ \t]{0,8})"
-            r"(?P<it>[^\n\t|;]{1,80}?)(?=[ ]{2,}|[\n\t|;]|\Z|(?i:,?[ ](?:dob|born|mrn|sex|age|\()))",
+            r"(?P<it>[^\n\t|;]{1,80}?)(?=[ ]{2}|[\n\t|;]|\Z|(?i:,?[ ](?:dob|born|mrn|sex|age|\()))",
         ),
         ("name", rf"(?im:\b(?:patient|pat\.|re|regarding|betrifft)[ \t]{{0,4}}:[ \t]{{0,8}})(?P<it>{_NAMES})"),
         ("name", rf"\b(?:Mr|Mrs|Ms|Miss|Mx|Herr|Frau|Herrn|Mme|Madame|Monsieur)\.?[ ]{{1,2}}(?P<it>{_NAMES})"),

@@ -14,7 +14,8 @@ MAX_BYTES = 600
 SENTENCES = 3
 
 # On bytes: every boundary is ASCII, so that slices between boundaries are whole UTF-8 characters.
-_BOUNDARY = re.compile(rb"(?<=[.!?;])[\"')\]]{0,2}\s+|\s*\n\s*\n\s*|\n(?=\s*(?:[-*\xe2]|\d{1,2}[.)]\s))")
+# A run of blanks is tried from its first one only: from each of them, a long run would take the square of its length.
+_BOUNDARY = re.compile(rb"(?<=[.!?;])[\"')\]]{0,2}\s+|(?<!\s)\s*\n\s*\n\s*|\n(?=\s*(?:[-*\xe2]|\d{1,2}[.)]\s))")
 _ABBREVIATION = re.compile(
     rb"(?:^|[\s(])(?:approx|bzw|ca|dr|e\.g|fig|i\.e|inkl|mr|mrs|ms|no|nr|pat|prof|resp|st|vs|z\.b|[a-z])\.$",
     re.IGNORECASE,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import date
 
 import pytest
@@ -128,3 +130,48 @@ def test_a_hostile_text_is_cleaned_in_reasonable_time() -> None:
         start = time.monotonic()
         clean(text, ANNE)
         assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        " ",
+        "\t",
+        "\n",
+        "\n ",
+        "1",
+        "A ",
+        "Aa, ",
+        "name: ",
+        "\nname:\t",
+        "+1",
+        "(12) ",
+        "a.",
+        "a@",
+        "mrn ",
+        "m ",
+        "mü",
+        "1.",
+        "\u0301",
+    ],
+)
+def test_a_text_of_any_make_is_cleaned_and_cut_in_the_time_of_its_length(unit: str) -> None:
+    """In a process that may use 60 s of a processor: 400,000 characters take about one, their square took minutes."""
+    program = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+import django
+django.setup()
+from datetime import date
+from clinical.cleaning import clean
+from clinical.identity import Identifier, IdentityData
+from clinical.retrieval.passages import windows
+anne = IdentityData(family="Müller-O'Brien", given="Anne Li", birth_date=date(1961, 3, 7), sex="F",
+                    identifiers=(Identifier("DEMOHOSP", "MRN-0012345"),))
+text = "Stable" + {unit!r} * (400_000 // {len(unit)}) + "b. Anne was seen."
+cleaned = clean(text, anne)
+assert "Anne" not in cleaned.text and len(cleaned.text.encode()) == len(text.encode())
+assert windows(cleaned.text.encode(), cleaned.removed)
+"""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr[-2000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,17 @@ from tests.clinical.pdfs import bomb, pdf
         ),
         (b"<title>never closed <body>still here", "text/html", "still here\n"),
         (b"<p>a <!-- hidden --> b<td>c", "text/html", "a b\tc\n"),
+        (
+            b'<p>size < 5 mm, <b title="a > b">stable</b><p class=it\'s>next</p><!-- never closed',
+            "text/html",
+            "size < 5 mm, stable\nnext\n",
+        ),
+        (
+            b"<p>&#" + b"9" * 5000 + b"; &amp; &lt;b&gt; <![CDATA[a & b]]></p><SCRIPT>if (a<b) '</p>'</Script >z",
+            "text/html",
+            "\ufffd & <b> a & b\nz\n",
+        ),
+        (b"<pre>a\n   b</pre><p>c</", "text/html", "a\nb\n\nc\n"),
     ],
 )
 def test_text_comes_out(content: bytes, content_type: str, expected: str) -> None:
@@ -84,9 +96,62 @@ def test_too_many_pages_are_refused() -> None:
 
 
 def test_a_pdf_that_asks_for_endless_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "PDF_WALL_SECONDS", 3)
+    monkeypatch.setattr(extraction, "WALL_SECONDS", 3)
     with pytest.raises(UnreadableError):
         extract(bomb(), "application/pdf")
+
+
+LONG = 280_000
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "expected"),
+    [
+        ("a" + " " * LONG + "b", "text/plain", f"a{' ' * LONG}b\n"),
+        ("a" + "\t" * LONG + "b\n" + " " * LONG + "\nc", "text/plain", f"a{chr(9) * LONG}b\n\nc\n"),
+        ("a" + " \n" * LONG + "b", "text/plain", "a\n\nb\n"),
+        ("<p>a</p>" + "<!--" * 100_000, "text/html", "a\n"),
+        ("<p>a</p>" + "<!" * 100_000, "text/html", "a\n"),
+        ("<p>a</p>" + "</" * 100_000, "text/html", "a\n"),
+        ("<p>a</p>" + "<b x='" * 100_000, "text/html", "a\n"),
+        ("<p>a</p>" + "<?" * 100_000, "text/html", "a\n"),
+        ("<p>a</p>" + "<![CDATA[" * 100_000, "text/html", "a\n" + "<![CDATA[" * 99_999 + "\n"),
+        ("<pre>a" + " " * LONG + "b</pre>", "text/html", f"a{' ' * LONG}b\n"),
+        ("<pre>a" + "\n \n" * LONG + "b</pre>", "text/html", "a\n\nb\n"),
+        ("<p>a" + "<script>" * 100_000, "text/html", "a\n"),
+        ("<p>a" + "<" * LONG, "text/html", "a" + "<" * LONG + "\n"),
+        ("<p>a" + "<i>" * LONG, "text/html", "a\n"),
+    ],
+    ids=range(14),
+)
+def test_what_was_read_in_the_square_of_its_length_is_read(content: str, content_type: str, expected: str) -> None:
+    """Read at all means read within the child's limit of processor time, which such documents passed by far."""
+    assert extract(content.encode(), content_type) == expected
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "text/html", "application/pdf"])
+def test_every_kind_is_read_in_the_limited_child(content_type: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    greedy = tmp_path / "greedy.py"
+    source = Path(extraction._CHILD).read_text(encoding="utf-8")
+    reading = "def read_text(content: bytes, kind: str, charset: str) -> str:\n"
+    assert reading in source
+    content = pdf("text") if content_type == "application/pdf" else b"text"
+    for body, why in (
+        ("    return str(len(bytearray(1 << 31)))\n", "memory"),
+        ("    while True: pass\n", "too much time"),
+    ):
+        greedy.write_text(source.replace(reading, reading + body).replace("CPU_SECONDS = 30", "CPU_SECONDS = 1"))
+        monkeypatch.setattr(extraction, "_CHILD", greedy)
+        with pytest.raises(UnreadableError, match=why):
+            extract(content, content_type)
+
+
+def test_a_content_type_of_any_form_is_refused_or_read() -> None:
+    for content_type in ("text/plain; charset=\x00", "text/plain;" + ";a=b" * 100_000, "text/plain\r\nX: y", "\x00"):
+        try:
+            assert extract(b"stable", content_type) == "stable\n"
+        except UnreadableError:
+            pass
 
 
 @pytest.fixture
