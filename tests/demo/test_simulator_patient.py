@@ -82,6 +82,24 @@ def test_same_seed_same_scan_whatever_else_is_scanned(study: AcquiredStudy) -> N
     np.testing.assert_array_equal(again.truth.affine, study.truth.affine)
 
 
+def test_the_same_visit_on_another_scanner(patient: SyntheticPatient, study: AcquiredStudy) -> None:
+    again = patient.acquire(0, sequences=("T1c", "FLAIR"), repeat=1)
+    assert np.array_equal(again.truth.labels, study.truth.labels)
+    assert again.accession_number != study.accession_number
+    assert again.when == study.when
+    assert not np.allclose(again.truth.affine, study.truth.affine)
+    assert not np.array_equal(again.series["T1c"].pixels, study.series["T1c"].pixels)
+    # The truth lies where the second scan shows it too: oedema is brighter than the rest of the head.
+    labels = on_series(again, "FLAIR")
+    flair = again.series["FLAIR"].pixels
+    assert np.median(flair[labels == 2]) > 1.2 * np.median(flair[(labels == 0) & (flair > 200)])
+    thick = {
+        patient.acquire(0, sequences=("FLAIR",), repeat=n).series["FLAIR"].grid.slice_thickness for n in range(1, 5)
+    }
+    assert len(thick) > 1
+    assert thick <= {2.0, 3.0, 4.0, 5.0}
+
+
 def test_hard_is_noisier_and_without_skull_is_zero_outside(patient: SyntheticPatient, study: AcquiredStudy) -> None:
     hard = patient.acquire(0, difficulty="hard", sequences=("FLAIR",))
     corner = (slice(0, 20), slice(0, 20))

@@ -18,7 +18,7 @@ from .dataset import REGION_LABELS
 from .fields import FieldSource, Floats, Grid, soft_step
 from .head import paint_outside, random_shell
 from .midline import MidlineTruth, midline_truth
-from .scanner import Difficulty, choose_grid, choose_motion, choose_pose, scan_sequence, scanner_flaws
+from .scanner import Difficulty, choose_grid, choose_motion, choose_pose, choose_scanner, scan_sequence, scanner_flaws
 from .tumour import Lesion, TumourMaps, render_lesions
 
 __all__ = [
@@ -263,8 +263,12 @@ class SyntheticPatient:
         skull: bool = True,
         sequences: tuple[str, ...] = SEQUENCES,
         accession_number: str | None = None,
+        repeat: int = 0,
     ) -> AcquiredStudy:
         """Scan the patient at a visit.
+
+        repeat: the same visit scanned once more (1, 2 ...): nothing in the head has changed, but it lies otherwise, on
+        another scanner with its own contrast, slices, bias and noise.
 
         difficulty "hard": faint enhancement, strong noise and bias, motion; skull=False: exactly 0 outside the brain.
         Leaving sequences out makes an incomplete study. ValueError for an unknown visit, sequence or difficulty.
@@ -276,7 +280,8 @@ class SyntheticPatient:
             raise ValueError(f"Unknown sequences {sorted(unknown)}. Known: {', '.join(SEQUENCES)}.")
         truth = self._draw(visit)[2]
         images, head = self._render(visit, difficulty, skull)
-        rng = self._source.rng(400, visit, int(difficulty == "hard"))
+        again = (repeat,) if repeat else ()
+        rng = self._source.rng(400, visit, int(difficulty == "hard"), *again)
         pose = choose_pose(rng)
         series: dict[str, AcquiredSeries] = {}
         world = pose
@@ -285,15 +290,18 @@ class SyntheticPatient:
             to_world = choose_motion(rng) @ pose
             if sequence == "T1c":
                 world = to_world
-            grid = choose_grid(sequence, pose, rng, difficulty)
+            thickness, contrast = choose_scanner(rng) if repeat else (None, 1.0)
+            grid = choose_grid(sequence, pose, rng, difficulty, thickness)
             flaw = scanner_flaws(rng, difficulty, grid.slice_thickness)
             if sequence in sequences:
-                names = (visit, int(difficulty == "hard"), n)
+                names = (visit, int(difficulty == "hard"), *again, n)
+                if repeat:
+                    images[n] = np.maximum(images[n], 0.0) ** np.float32(contrast)
                 pixels = scan_sequence(
                     images[n], head, grid, to_world, flaw, self._source, names, noise_everywhere=skull
                 )
                 series[sequence] = AcquiredSeries(sequence, pixels, grid, to_world)
-        accession = accession_number or f"A{self.seed % 10**7:07d}{visit:02d}"
+        accession = accession_number or f"A{self.seed % 10**7:07d}{visit:02d}{repeat or ''}"
         return AcquiredStudy(
             patient=self.identity,
             seed=self.seed,

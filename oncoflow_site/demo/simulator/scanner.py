@@ -17,7 +17,15 @@ from .fields import FieldSource, Floats, Grid
 
 Difficulty = Literal["clean", "hard"]
 
-__all__ = ["Difficulty", "choose_grid", "choose_motion", "choose_pose", "scan_sequence", "scanner_flaws"]
+__all__ = [
+    "Difficulty",
+    "choose_grid",
+    "choose_motion",
+    "choose_pose",
+    "choose_scanner",
+    "scan_sequence",
+    "scanner_flaws",
+]
 
 # Where white matter ends up in the 12 bits stored (0-4095), by sequence T1, T1c, T2, FLAIR.
 _GAIN = (900.0, 820.0, 420.0, 720.0)
@@ -46,19 +54,33 @@ def choose_motion(rng: np.random.Generator) -> NDArray[np.float64]:
     return rigid(angles, np.clip(rng.normal(0, 0.4, 3), -0.9, 0.9))
 
 
-def choose_grid(sequence: str, pose: NDArray[np.float64], rng: np.random.Generator, difficulty: Difficulty) -> ScanGrid:
-    """Slices for a sequence: centred on the brain as planned from a localiser, tilted, never quite the same."""
+def choose_scanner(rng: np.random.Generator) -> tuple[float, float]:
+    """What another scanner does to a sequence: slice thickness (mm) of two-dimensional ones, exponent of its contrast."""
+    return float(rng.choice([2.0, 3.0, 4.0, 5.0])), float(rng.uniform(0.92, 1.08))
+
+
+def choose_grid(
+    sequence: str,
+    pose: NDArray[np.float64],
+    rng: np.random.Generator,
+    difficulty: Difficulty,
+    thickness: float | None = None,
+) -> ScanGrid:
+    """Slices for a sequence: centred on the brain as planned from a localiser, tilted, never quite the same.
+
+    thickness: of the slices of T2 and FLAIR, mm; that of the demo's scanner where it is not given.
+    """
     tilt = rigid(np.array([rng.uniform(-0.16, 0.1), rng.normal(0, 0.03), rng.normal(0, 0.03)]), np.zeros(3))[:3, :3]
     if sequence in ("T1", "T1c"):
-        spacing, thickness, shape = (1.0, 1.0, 1.2), 1.2, (240, 240, 150)
+        spacing, thick, shape = (1.0, 1.0, 1.2), 1.2, (240, 240, 150)
         # Sagittal: columns run to posterior, rows to the feet, slices from the patient's right to the left.
         axes = np.array([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
         tilt = rigid(np.array([0.0, rng.normal(0, 0.015), rng.normal(0, 0.015)]), np.zeros(3))[:3, :3]
         middle = np.array([0.0, -12.0, -2.0])
     else:
-        thick = 4.0 if difficulty == "hard" else 3.0
+        thick = thickness or (4.0 if difficulty == "hard" else 3.0)
         gap = float(rng.choice([0.0, 0.3]))
-        spacing, thickness = (0.9, 0.9, thick + gap), thick
+        spacing = (0.9, 0.9, thick + gap)
         shape = (256, 256, int(np.ceil(176.0 / spacing[2])))
         # Axial: columns run to the patient's left, rows to posterior, slices from the feet upwards.
         axes = np.array([[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -70,7 +92,7 @@ def choose_grid(sequence: str, pose: NDArray[np.float64], rng: np.random.Generat
     affine[:3, 3] = centre - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2.0)
     # Positions are written to the header with microns, so the truth is kept in the same numbers.
     affine[:3, 3] = np.round(affine[:3, 3], 4)
-    return ScanGrid(affine, shape, spacing, thickness)
+    return ScanGrid(affine, shape, spacing, thick)
 
 
 def scanner_flaws(rng: np.random.Generator, difficulty: Difficulty, thickness: float) -> Degradation:
