@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -21,7 +23,7 @@ from reports.events import REPORT_HELD, REPORT_ISSUED
 from reports.lifecycle.versions import WORKER, locked_report
 from reports.models import ReportVersion, SignatureKind
 from reports.pdf import SignatureText
-from reports.pdf.build import render_version
+from reports.pdf.build import UndrawableName, render_version
 from reports.signing.certificates import fingerprint
 from reports.signing.keyring import open_seal
 from reports.signing.pades import SignatureBox, sign_pdf
@@ -67,6 +69,62 @@ def _by_gate(version: ReportVersion) -> ReleaseDecision:
     return ReleaseDecision(Band.ISSUE)
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A version as it will stand: its content (JSON), its printed form, and the fields that the row takes."""
+
+    event: str
+    content: Mapping[str, Any]
+    pdf: bytes
+    fields: Mapping[str, Any]
+
+
+def _make(version: ReportVersion, decision: ReleaseDecision, moment: datetime) -> _Made:
+    """Draw the version, sealed where it is to be issued.
+
+    :raises UndrawableName: it is to be issued, and a name in it cannot be drawn.
+    """
+    event = "issue" if decision.band == Band.ISSUE else "hold"
+    content = with_status(
+        parse_content(objects.get(version.content)),
+        status=VERSION_MACHINE.next(version.status, event),
+        held_reasons=list(decision.reasons),
+        signature={"kind": "none"},
+    )
+    if event == "hold":
+        rendered = render_version(version.report, content, version.measurement, actor=WORKER)
+        return _Made(event, content, rendered.pdf, {"band": decision.band})
+    seal, row = open_seal()
+    content = with_status(
+        content, signature={"kind": "seal", "name": row.common_name, "at": moment.isoformat(), "reason": SEAL_REASON}
+    )
+    signature = SignatureText(
+        person=False,
+        name=row.common_name,
+        role="",
+        signed_at=moment,
+        reason=SEAL_REASON,
+        authority=row.authority.common_name,
+    )
+    rendered = render_version(version.report, content, version.measurement, actor=WORKER, signature=signature)
+    pdf = sign_pdf(
+        rendered.pdf,
+        seal,
+        box=SignatureBox.of(rendered),
+        name=row.common_name,
+        reason=SEAL_REASON,
+        location=str(settings.ONCOFLOW_HOSPITAL_NAME),
+    )
+    fields = {
+        "band": decision.band,
+        "signature_kind": SignatureKind.SEAL,
+        "signed_at": moment,
+        "issued_at": moment,
+        "certificate_fingerprint": fingerprint(seal.certificate),
+    }
+    return _Made(event, content, pdf, fields)
+
+
 def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
     """Before: draft. After: preliminary, sealed (event report.issued), or held with an unsigned PDF (event report.held).
 
@@ -86,48 +144,14 @@ def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
         return
     report = version.report
     decision = decide_release(version)
-    issue = decision.band == Band.ISSUE
-    move = "issue" if issue else "hold"
     moment = now()
-    content = with_status(
-        parse_content(objects.get(version.content)),
-        status=VERSION_MACHINE.next(version.status, move),
-        held_reasons=list(decision.reasons),
-        signature={"kind": "none"},
-    )
     ctx.progress(0.2, "drawing the report")
-    fields: dict[str, Any] = {"band": decision.band}
-    if issue:
-        seal, row = open_seal()
-        signature = SignatureText(
-            person=False,
-            name=row.common_name,
-            role="",
-            signed_at=moment,
-            reason=SEAL_REASON,
-            authority=row.authority.common_name,
-        )
-        content = with_status(
-            content,
-            signature={"kind": "seal", "name": row.common_name, "at": moment.isoformat(), "reason": SEAL_REASON},
-        )
-        rendered = render_version(report, content, version.measurement, actor=WORKER, signature=signature)
-        pdf = sign_pdf(
-            rendered.pdf,
-            seal,
-            box=SignatureBox.of(rendered),
-            name=row.common_name,
-            reason=SEAL_REASON,
-            location=str(settings.ONCOFLOW_HOSPITAL_NAME),
-        )
-        fields |= {
-            "signature_kind": SignatureKind.SEAL,
-            "signed_at": moment,
-            "issued_at": moment,
-            "certificate_fingerprint": fingerprint(seal.certificate),
-        }
-    else:
-        pdf = render_version(report, content, version.measurement, actor=WORKER).pdf
+    try:
+        made = _make(version, decision, moment)
+    except UndrawableName as error:
+        # A seal over a name that cannot be read would vouch for it: a person has to look first.
+        decision = ReleaseDecision(Band.HOLD, (*decision.reasons, error.message.rstrip(".")))
+        made = _make(version, decision, moment)
     failpoints.hit("reports.before_release")
     ctx.progress(0.9, "keeping the report")
     with ctx.commit():
@@ -137,21 +161,21 @@ def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
             return
         subject = version.report.patient.key_subject
         stored = objects.put(
-            canonical_json(content), subject=subject, kind="report-content", content_type="application/json"
+            canonical_json(made.content), subject=subject, kind="report-content", content_type="application/json"
         )
-        printed = objects.put(pdf, subject=subject, kind="report-pdf", content_type="application/pdf")
+        printed = objects.put(made.pdf, subject=subject, kind="report-pdf", content_type="application/pdf")
         held.content, held.content_sha256 = stored, stored.sha256
         held.pdf, held.pdf_sha256 = printed, printed.sha256
-        held.status = VERSION_MACHINE.next(held.status, move)
-        for name, value in fields.items():
+        held.status = VERSION_MACHINE.next(held.status, made.event)
+        for name, value in made.fields.items():
             setattr(held, name, value)
         held.save()
-        report.state = REPORT_MACHINE.next(report.state, move)
+        report.state = REPORT_MACHINE.next(report.state, made.event)
         report.state_reason = "; ".join(decision.reasons)[:300]
         report.updated_at = moment
         report.save()
         record(
-            "report.issue" if issue else "report.hold",
+            "report.issue" if made.event == "issue" else "report.hold",
             action="U",
             resource=report.subject,
             patient_id=report.patient_id,
@@ -160,7 +184,7 @@ def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
             detail={"version": held.number, "band": str(decision.band), "pdf_sha256": held.pdf_sha256},
         )
         emit(
-            REPORT_ISSUED if issue else REPORT_HELD,
+            REPORT_ISSUED if made.event == "issue" else REPORT_HELD,
             subject=report.subject,
             report_id=report.pk,
             version_id=held.pk,

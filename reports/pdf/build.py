@@ -19,8 +19,9 @@ from imaging.volumes.load import assessable_of, load_volume
 from oncoflow_site.foundation.errors import UserVisibleError
 from reports.models import Report
 from reports.pdf import HeaderData, Picture, RenderedPdf, RenderInput, SignatureText, render
+from reports.pdf.style import undrawable_letters
 
-__all__ = ["header_for", "pictures_for", "render_version"]
+__all__ = ["UndrawableName", "header_for", "pictures_for", "render_version"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,33 @@ _CONVENTION = (
     "Radiological convention: the patient's right is on the left of axial and coronal pictures; sagittal pictures face left. "
     "The slices with most enhancing tumour and core are shown."
 )
+
+
+class UndrawableName(UserVisibleError):
+    """A name that the signed report must show has letters that none of the report's fonts has."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"The {what} has letters that the fonts of the report cannot draw.",
+            what_to_do="Have it sent in another spelling as well, or have a font added (reports/pdf/fonts).",
+            code="undrawable-name",
+        )
+
+
+def _check_drawable(header: HeaderData, signature: SignatureText) -> None:
+    """:raises UndrawableName: a reader of the paper could not tell whose report it is, or who answers for it."""
+    shown = {
+        "patient's name": header.patient_name,
+        "patient's number": header.patient_number,
+        "accession number": header.accession,
+        "order number": header.order_number,
+        "name of the requesting person": header.requested_by,
+        "name of the hospital": header.hospital,
+        "signer's name": signature.name,
+    }
+    for what, text in shown.items():
+        if undrawable_letters(text):
+            raise UndrawableName(what)
 
 
 def header_for(patient: Patient, order: Order | None, *, actor: Actor) -> HeaderData:
@@ -106,9 +134,14 @@ def render_version(
     signature: SignatureText | None = None,
     replaces: int | None = None,
 ) -> RenderedPdf:
-    """Draw the PDF of ``content``. Reveals the patient's identity for it (audited, purpose ``report``)."""
-    pictures, note = pictures_for(measurement)
+    """Draw the PDF of ``content``. Reveals the patient's identity for it (audited, purpose ``report``).
+
+    :raises UndrawableName: it is to be signed, and a name in it cannot be drawn.
+    """
     header = header_for(report.patient, report.order, actor=actor)
+    if signature is not None:
+        _check_drawable(header, signature)
+    pictures, note = pictures_for(measurement)
     rendered = render(
         RenderInput(
             content=content,

@@ -10,8 +10,9 @@ from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import BaseDocTemplate, Frame, PageTemplate
 
 from reports.pdf.data import RenderedPdf, RenderInput
+from reports.pdf.scripts import plain
 from reports.pdf.sections import SignatureBlock, build_story, status_line
-from reports.pdf.style import AMBER, BOLD, FONT, GREEN, MUTED, RED, RULE, printable, register_fonts
+from reports.pdf.style import AMBER, BOLD, FONT, GREEN, MUTED, RED, RULE, draw_text, register_fonts, text_width
 from reports.pdf.tables import WIDTH
 
 __all__ = ["render"]
@@ -57,9 +58,8 @@ class _NumberedCanvas(Canvas):
         self.drawString(_MARGIN, _BOTTOM - 22, f"Report {content['report_id']}, version {content['version']}")
         self.drawRightString(right, _BOTTOM - 22, f"Page {number} of {total}")
         self.setFillColor(_COLOURS[colour])
-        self.setFont(BOLD, 6.8)
         demo = "DEMONSTRATION, not for clinical use – " if content.get("demo") else ""
-        self.drawString(_MARGIN, _BOTTOM - 32, printable(demo + status, 160))
+        draw_text(self, _MARGIN, _BOTTOM - 32, demo + status, BOLD, 6.8, 160)
         if number == 1:
             return
         if header.pseudonymous:
@@ -68,9 +68,9 @@ class _NumberedCanvas(Canvas):
             born = f"born {header.birth_date}" if header.birth_date else ""
             who = ", ".join(part for part in (header.patient_name, born, header.patient_number) if part)
         self.setFillColor(MUTED)
-        self.setFont(FONT, 7.2)
-        self.drawString(_MARGIN, _PAGE_HEIGHT - 32, printable(who or header.pseudonym, 110))
-        self.drawRightString(right, _PAGE_HEIGHT - 32, printable(header.hospital, 60))
+        draw_text(self, _MARGIN, _PAGE_HEIGHT - 32, who or header.pseudonym, FONT, 7.2, 110)
+        left = right - text_width(header.hospital, FONT, 7.2, 60)
+        draw_text(self, left, _PAGE_HEIGHT - 32, header.hospital, FONT, 7.2, 60)
         self.line(_MARGIN, _PAGE_HEIGHT - 37, right, _PAGE_HEIGHT - 37)
 
 
@@ -86,7 +86,7 @@ def render(given: RenderInput) -> RenderedPdf:
         out,
         pagesize=A4,
         title=f"Brain tumour MRI report {content['report_id']}, version {content['version']} ({content['status']})",
-        author=printable(given.header.hospital, 100),
+        author=plain(given.header.hospital, 100),
         subject="Quantitative brain tumour MRI report" + (", demonstration" if content.get("demo") else ""),
         creator="OncoFlow",
         keywords=["radiology report", str(content["status"])],

@@ -13,7 +13,7 @@ from reports.content.figures import date_text, moment_text
 from reports.pdf.chart import volume_chart
 from reports.pdf.data import RenderInput, SignatureText
 from reports.pdf.signature import SignatureBlock
-from reports.pdf.style import AMBER, FONT, GREEN, PALE, RED, RULE, safe, styles
+from reports.pdf.style import AMBER, FONT, GREEN, PALE, RED, RULE, paragraph, safe
 from reports.pdf.tables import (
     SWATCHES,
     WIDTH,
@@ -47,7 +47,7 @@ _BANNER_COLOURS = {"green": GREEN, "amber": AMBER, "red": RED}
 
 
 def _banner(text: str, style: str) -> Flowable:
-    table = Table([[Paragraph(safe(text), styles()[style])]], colWidths=[WIDTH], hAlign="LEFT")
+    table = Table([[paragraph(safe(text), style)]], colWidths=[WIDTH], hAlign="LEFT")
     table.setStyle(
         TableStyle(
             [
@@ -64,15 +64,15 @@ def _banner(text: str, style: str) -> Flowable:
 
 
 def _heading(text: str) -> Paragraph:
-    return Paragraph(safe(text), styles()["heading"])
+    return paragraph(safe(text), "heading")
 
 
 def build_story(given: RenderInput) -> list[Flowable]:
     """Flowables of the whole report."""
     content = given.content
     story: list[Flowable] = [
-        Paragraph(safe(given.header.hospital), styles()["hospital"]),
-        Paragraph("Brain tumour MRI: quantitative report", styles()["title"]),
+        paragraph(safe(given.header.hospital), "hospital"),
+        paragraph("Brain tumour MRI: quantitative report", "title"),
         Spacer(1, 5),
         _banner(*status_line(content, given.signature, given.replaces)),
     ]
@@ -119,11 +119,7 @@ def _identity(given: RenderInput) -> Flowable:
         right.insert(2, ("Requested by", header.requested_by, "value"))
 
     def block(rows: list[tuple[str, str, str]], width: float) -> Table:
-        named = styles()
-        cells = [
-            [Paragraph(safe(label), named["label"]), Paragraph(safe(value), named[style])]
-            for label, value, style in rows
-        ]
+        cells = [[paragraph(safe(label), "label"), paragraph(safe(value), style)] for label, value, style in rows]
         table = Table(cells, colWidths=[74, width - 74])
         table.setStyle(
             TableStyle(
@@ -156,18 +152,18 @@ def _identity(given: RenderInput) -> Flowable:
     )
     if not header.indication:
         return table
-    indication = Paragraph(
-        f'<font color="#566472">Indication as ordered:</font> {safe(header.indication, 600)}', styles()["body"]
+    indication = paragraph(
+        f'<font color="#566472">Indication as ordered:</font> {safe(header.indication, 600)}', "body"
     )
     return KeepTogether([table, Spacer(1, 4), indication])
 
 
 def _impression(content: Mapping[str, Any]) -> list[Flowable]:
-    parts: list[Flowable] = [_heading("Impression"), Paragraph(safe(content["impression"]), styles()["impression"])]
+    parts: list[Flowable] = [_heading("Impression"), paragraph(safe(content["impression"]), "impression")]
     reasons = content.get("held_reasons") or ()
     if reasons:
         parts.append(Spacer(1, 3))
-        parts.append(Paragraph("Held because " + safe("; ".join(str(one) for one in reasons)) + ".", styles()["body"]))
+        parts.append(paragraph("Held because " + safe("; ".join(str(one) for one in reasons)) + ".", "body"))
     return parts
 
 
@@ -185,14 +181,12 @@ def _findings(content: Mapping[str, Any]) -> list[Flowable]:
         "spread of the single models' volumes, not a confidence interval."
     )
     parts: list[Flowable] = [
-        KeepTogether(
-            [_heading("Findings"), findings_table(content), Spacer(1, 2), Paragraph(safe(note), styles()["small"])]
-        )
+        KeepTogether([_heading("Findings"), findings_table(content), Spacer(1, 2), paragraph(safe(note), "small")])
     ]
     if midline := midline_text(content):
-        parts += [Spacer(1, 3), Paragraph(safe(midline), styles()["small"])]
+        parts += [Spacer(1, 3), paragraph(safe(midline), "small")]
     if differ := (comparison.get("sequences") or {}).get("note"):
-        parts += [Spacer(1, 3), Paragraph(safe(differ), styles()["small"])]
+        parts += [Spacer(1, 3), paragraph(safe(differ), "small")]
     lesions = lesions_table(content)
     if lesions is not None:
         parts += [Spacer(1, 6), lesions]
@@ -215,13 +209,13 @@ def _response(comparison: Mapping[str, Any]) -> Flowable | None:
     if quality.get("method"):
         found = "converged" if quality.get("converged") else "did not converge"
         text += f' <font color="#566472">Registration: {safe(quality["method"])}, {found}.</font>'
-    return Paragraph(text, styles()["body"])
+    return paragraph(text, "body")
 
 
 def _pictures(given: RenderInput) -> list[Flowable]:
     if not given.pictures:
         note = given.picture_note or "No pictures: the images of this study could not be drawn."
-        return [_heading("Images"), Paragraph(safe(note), styles()["body"])]
+        return [_heading("Images"), paragraph(safe(note), "body")]
     rows = list(dict.fromkeys(picture.row for picture in given.pictures))
     gap = 6.0
     width = (WIDTH - 2 * gap) / 3
@@ -230,7 +224,7 @@ def _pictures(given: RenderInput) -> list[Flowable]:
     for row in rows:
         pictures = [picture for picture in given.pictures if picture.row == row][:3]
         cells.append([_image(picture.png, width, height) for picture in pictures])
-        cells.append([Paragraph(safe(f"{picture.row}, {picture.text}"), styles()["caption"]) for picture in pictures])
+        cells.append([paragraph(safe(f"{picture.row}, {picture.text}"), "caption") for picture in pictures])
     table = Table(cells, colWidths=[width + gap, width + gap, width], hAlign="LEFT")
     table.setStyle(
         TableStyle(
@@ -249,7 +243,7 @@ def _pictures(given: RenderInput) -> list[Flowable]:
     regions = given.content["findings"]["regions"]
     drawn = [region for region in ("WT", "TC", "ET") if not left_out(regions.get(region) or {})]
     key = " ".join(f'<font color="#{SWATCHES[region].hexval()[2:]}">■</font> {region}&nbsp;&nbsp;' for region in drawn)
-    legend = Paragraph(f"Outlines: {key} {safe(given.picture_note)}", styles()["small"])
+    legend = paragraph(f"Outlines: {key} {safe(given.picture_note)}", "small")
     return [KeepTogether([_heading("Images"), table, legend])]
 
 
@@ -280,7 +274,7 @@ def _narrative(content: Mapping[str, Any]) -> list[Flowable]:
         sentences = [one for one in content["narrative"] if one["kind"] == kind]
         if not sentences:
             continue
-        parts.append(Paragraph(f"<b>{safe(title)}</b>", styles()["body"]))
+        parts.append(paragraph(f"<b>{safe(title)}</b>", "body"))
         for sentence in sentences:
             marks = []
             for citation in sentence["citations"]:
@@ -288,10 +282,10 @@ def _narrative(content: Mapping[str, Any]) -> list[Flowable]:
                     key = (citation["document_id"], citation["start"], citation["end"])
                     marks.append(f"[{references.setdefault(key, len(references) + 1)}]")
             tail = f' <font color="#0b5c6b">{" ".join(marks)}</font>' if marks else ""
-            parts.append(Paragraph(safe(sentence["text"], 4000) + tail, styles()["bullet"], bulletText="•"))
+            parts.append(paragraph(safe(sentence["text"], 4000) + tail, "bullet", bulletText="•"))
         parts.append(Spacer(1, 3))
     if references:
-        parts.append(Paragraph("<b>Sources</b>", styles()["body"]))
+        parts.append(paragraph("<b>Sources</b>", "body"))
         known = {
             (one["document_id"], one["start"], one["end"]): one
             for sentence in content["narrative"]
@@ -306,7 +300,7 @@ def _narrative(content: Mapping[str, Any]) -> list[Flowable]:
                 f"{citation.get('type_text') or 'Document'}, {date}; document {citation['document_id']}, bytes "
                 f"{citation['start']} to {citation['end']} of its stored text"
             )
-            parts.append(Paragraph(safe(text), styles()["reference"], bulletText=f"[{number}]"))
+            parts.append(paragraph(safe(text), "reference", bulletText=f"[{number}]"))
     return [CondPageBreak(70), _heading("Summary"), *parts] if parts else []
 
 
@@ -318,7 +312,7 @@ def _panel(content: Mapping[str, Any]) -> list[Flowable]:
     parts: list[Flowable] = [_heading("Models and their agreement")]
     if models is not None:
         note = "Voters make the consensus and open the gate; an adviser is shown and can only lower it. Dice against the consensus."
-        parts += [models, Spacer(1, 2), Paragraph(note, styles()["small"]), Spacer(1, 4)]
+        parts += [models, Spacer(1, 2), paragraph(note, "small"), Spacer(1, 4)]
     parts.append(agreement_table(panel))
     return [KeepTogether(parts)]
 
@@ -333,18 +327,18 @@ def _remarks(content: Mapping[str, Any]) -> list[Flowable]:
         "Written by a language model that was shown single slices. No radiologist has reviewed them, nothing above rests on "
         "them, and the confidence is the model's own, not calibrated."
     )
-    parts: list[Flowable] = [_heading("Unreviewed remarks of an adviser"), Paragraph(safe(note), styles()["small"])]
+    parts: list[Flowable] = [_heading("Unreviewed remarks of an adviser"), paragraph(safe(note), "small")]
     for one in speaking:
         for finding in one["findings"][:_MOST_REMARKS]:
             text = f"{finding['text']} (slice {int(finding['slice_z']) + 1}, confidence {float(finding['confidence']):.2f})"
             mark = f'<font color="#566472">{safe(one["name"])}, unreviewed:</font> {safe(text, 400)}'
-            parts.append(Paragraph(mark, styles()["bullet"], bulletText="•"))
+            parts.append(paragraph(mark, "bullet", bulletText="•"))
     return [KeepTogether(parts)]
 
 
 def _limits(content: Mapping[str, Any]) -> list[Flowable]:
     parts: list[Flowable] = [_heading("Not assessed, and what this report is")]
     for item in content.get("not_assessed") or ():
-        parts.append(Paragraph(f"{safe(item['what'])}: {safe(item['reason'])}", styles()["bullet"], bulletText="•"))
-    parts.append(Paragraph(safe(content["disclaimer"]), styles()["body"]))
+        parts.append(paragraph(f"{safe(item['what'])}: {safe(item['reason'])}", "bullet", bulletText="•"))
+    parts.append(paragraph(safe(content["disclaimer"]), "body"))
     return [KeepTogether(parts)]

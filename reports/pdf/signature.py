@@ -5,7 +5,7 @@ from __future__ import annotations
 from reportlab.platypus import Flowable
 
 from reports.pdf.data import SignatureText
-from reports.pdf.style import BOLD, FONT, INK, MUTED, TEAL, printable
+from reports.pdf.style import BOLD, FONT, INK, MUTED, TEAL, draw_text
 from reports.pdf.tables import WIDTH
 
 __all__ = ["SignatureBlock"]
@@ -45,7 +45,6 @@ class SignatureBlock(Flowable):
         ]
         y = self.HEIGHT - 16
         for font, size, colour, text in lines:
-            canvas.setFont(font, size)
             canvas.setFillColor(colour)
-            canvas.drawString(10, y, printable(text, 140))
+            draw_text(canvas, 10, y, text, font, size)
             y -= size + 6

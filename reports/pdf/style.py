@@ -5,7 +5,6 @@ DejaVu Sans (Bitstream Vera licence, free to embed) comes with matplotlib; it is
 
 from __future__ import annotations
 
-import unicodedata
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +15,12 @@ from reportlab.lib.colors import Color, HexColor
 from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.pdfbase import pdfmetrics
-from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.pdfbase.ttfonts import ShapedStr, TTFont, shapeStr
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import Paragraph
 
 from oncoflow_site.foundation.errors import EngineError
+from reports.pdf.scripts import is_cjk, is_complex, plain, register_fallbacks, undrawable, words
 
 __all__ = [
     "AMBER",
@@ -32,10 +34,13 @@ __all__ = [
     "RED",
     "RULE",
     "TEAL",
-    "printable",
+    "draw_text",
+    "paragraph",
     "register_fonts",
     "safe",
     "styles",
+    "text_width",
+    "undrawable_letters",
 ]
 
 FONT, BOLD, ITALIC = "OncoFlowSans", "OncoFlowSans-Bold", "OncoFlowSans-Italic"
@@ -62,26 +67,76 @@ def register_fonts() -> None:
     for name, file in _FILES.items():
         pdfmetrics.registerFont(TTFont(name, str(folder / file)))
     pdfmetrics.registerFontFamily(FONT, normal=FONT, bold=BOLD, italic=ITALIC, boldItalic=BOLD)
-
-
-def printable(text: Any, limit: int = 2000) -> str:
-    """``text`` as the fonts can show it: control characters dropped, what has no glyph shown as U+FFFD, cut at ``limit``."""
-    register_fonts()
-    known = pdfmetrics.getFont(FONT).face.charToGlyph
-    out = []
-    for char in unicodedata.normalize("NFC", str(text))[:limit]:
-        if char in "\n\t ":
-            out.append(" ")
-        elif unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn"):
-            continue
-        else:
-            out.append(char if ord(char) in known else "�")
-    return "".join(out)
+    register_fallbacks()
 
 
 def safe(text: Any, limit: int = 2000) -> str:
-    """``printable`` text with the mark-up characters of reportlab's paragraphs escaped: hostile names stay text."""
-    return escape(printable(text, limit))
+    """``text`` as mark-up of a `paragraph`: hostile names stay text, each word in a font that has its letters, words from
+    left to right as they stand on paper. Control characters are dropped, what has no glyph is U+FFFD, cut at ``limit``."""
+    register_fonts()
+    parts = []
+    for pieces in words(plain(text, limit), FONT):
+        # reportlab shapes a word in the font of its first letter: pieces beside a shaped one become words of their own.
+        glue = " " if any(piece.complex for piece in pieces) else ""
+        parts.append(
+            glue.join(
+                escape(piece.text) if piece.font == FONT else f'<font name="{piece.font}">{escape(piece.text)}</font>'
+                for piece in pieces
+            )
+        )
+    return " ".join(parts)
+
+
+def undrawable_letters(text: Any) -> str:
+    """The letters of ``text`` that no font of the report has; empty when it can be drawn."""
+    register_fonts()
+    return undrawable(str(text), FONT)
+
+
+def paragraph(markup: str, style: str, **options: Any) -> Paragraph:
+    """A paragraph of mark-up (`safe`) in the style of that name, shaped or broken between letters where its script wants it."""
+    wanted = styles()[style]
+    if is_complex(markup):
+        wanted = _variant(style, "shaping", True)
+    elif is_cjk(markup):
+        wanted = _variant(style, "wordWrap", "CJK")
+    return Paragraph(markup, wanted, **options)
+
+
+@lru_cache(maxsize=64)
+def _variant(style: str, name: str, value: Any) -> ParagraphStyle:
+    return ParagraphStyle(f"{style}-{name}", parent=styles()[style], **{name: value})
+
+
+def draw_text(canvas: Canvas, x: float, y: float, text: Any, font: str, size: float, limit: int = 140) -> float:
+    """Draw one line of ``text`` on ``canvas``, its left end at ``x``, baseline at ``y`` (points); returns its width."""
+    return _line(text, font, size, limit, canvas, x, y)
+
+
+def text_width(text: Any, font: str, size: float, limit: int = 140) -> float:
+    """Width in points that `draw_text` takes."""
+    return _line(text, font, size, limit)
+
+
+def _line(
+    text: Any, font: str, size: float, limit: int, canvas: Canvas | None = None, x: float = 0.0, y: float = 0.0
+) -> float:
+    register_fonts()
+    start, blank = x, pdfmetrics.stringWidth(" ", font, size)
+    for number, pieces in enumerate(words(plain(text, limit), font)):
+        x += blank if number else 0.0
+        for piece in pieces:
+            drawn = shapeStr(piece.text, piece.font, size) if piece.complex else piece.text
+            if canvas is not None:
+                line = canvas.beginText(x, y)
+                line.setFont(piece.font, size)
+                line.textOut(drawn)
+                canvas.drawText(line)
+            if isinstance(drawn, ShapedStr):
+                x += sum(glyph.x_advance for glyph in drawn.__shapeData__) * size / 1000
+            else:
+                x += pdfmetrics.stringWidth(drawn, piece.font, size)
+    return x - start
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from reportlab.lib.colors import HexColor
 from reportlab.platypus import Flowable, Paragraph, Table, TableStyle
 
 from reports.content.figures import REGION_NAMES, dice_text, millilitres, millimetres, percent, round_half_up
-from reports.pdf.style import FONT, PALE, RULE, safe, styles
+from reports.pdf.style import FONT, PALE, RULE, paragraph, safe
 
 __all__ = [
     "NOT_ASSESSED",
@@ -43,11 +43,11 @@ _BASE = [
 
 
 def _cell(text: Any, style: str = "cell") -> Paragraph:
-    return Paragraph(safe(text), styles()[style])
+    return paragraph(safe(text), style)
 
 
 def _number(text: str | None) -> Paragraph:
-    return _cell(text, "number") if text is not None else Paragraph(f"<i>{NOT_ASSESSED}</i>", styles()["number"])
+    return _cell(text, "number") if text is not None else paragraph(f"<i>{NOT_ASSESSED}</i>", "number")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], shares: Sequence[float], left: int = 1) -> Table:
@@ -87,10 +87,10 @@ def findings_table(content: Mapping[str, Any]) -> Flowable:
         if long_axis is not None:
             diameters = millimetres(long_axis) + (f" × {millimetres(across)}" if across is not None else "")
         change, change_percent = against.get("change_mm3"), against.get("change_percent")
-        name = Paragraph(
+        name = paragraph(
             f'<font color="#{SWATCHES[region].hexval()[2:]}">■</font> <b>{safe(region)}</b> '
             f"{safe(REGION_NAMES.get(region, ''))}",
-            styles()["cell"],
+            "cell",
         )
         prior = comparison.get("prior_study_id")
         rows.append(
@@ -202,10 +202,10 @@ def model_table(panel: Mapping[str, Any]) -> Flowable | None:
             part += f", given {', '.join(expert['sequences'])} alone"
         rows.append(
             [
-                Paragraph(
+                paragraph(
                     f"<b>{safe(expert.get('name', ''))}</b> {safe(expert.get('version') or '')}<br/>"
                     f'<font size="6.6" color="#566472">{safe(expert.get("architecture") or "")}</font>',
-                    styles()["cell"],
+                    "cell",
                 ),
                 _cell(part),
                 *(

@@ -16,7 +16,7 @@ from reports.lifecycle.assemble import build_content
 from reports.narrative.extractive import ExtractiveNarrator
 from reports.pdf import HeaderData, Picture, RenderedPdf, RenderInput, SignatureText, render
 from reports.pdf.chart import volume_chart
-from reports.pdf.style import printable, safe
+from reports.pdf.style import safe
 from tests.reports.samples import facts, source
 
 MOMENT = datetime(2026, 8, 14, 11, 2, 3, tzinfo=UTC)
@@ -150,9 +150,10 @@ def test_hostile_and_foreign_names() -> None:
     text = words(draw(header=header).pdf)
     assert "<b>O'NEILL</b> & Сон <img src='/etc/passwd'/>" in text
     assert "<para>]]>" in text
-    assert printable("王\x07a") == "�a"
+    assert safe("𠮷\x07a") == "�a"  # no font of the report has it: said, never an empty box
     assert safe("<&>") == "&lt;&amp;&gt;"
-    assert len(printable("x" * 9000)) == 2000
+    assert safe("王<b>") == '<font name="OncoFlowHan">王</font>&lt;b&gt;'
+    assert len(safe("x" * 9000)) == 2000
 
 
 def test_no_demo_banner_without_demo() -> None:
