@@ -11,6 +11,7 @@ __all__ = [
     "STUDY_DEFACED",
     "STUDY_DEIDENTIFIED",
     "STUDY_FLAGGED",
+    "STUDY_MEASURED",
     "STUDY_REOPENED",
     "VOLUMES_READY",
 ]
@@ -20,6 +21,7 @@ STUDY_DEFACED = "study.defaced"
 STUDY_DEIDENTIFIED = "study.deidentified"
 STUDY_REOPENED = "study.reopened"
 STUDY_FLAGGED = "study.flagged"
+STUDY_MEASURED = "study.measured"
 VOLUMES_READY = "volumes.ready"
 MASK_CORRECTED = "mask.corrected"
 COMPARISON_READY = "comparison.ready"
@@ -30,6 +32,7 @@ for _kind in (
     STUDY_DEIDENTIFIED,
     STUDY_REOPENED,
     STUDY_FLAGGED,
+    STUDY_MEASURED,
     VOLUMES_READY,
     MASK_CORRECTED,
     COMPARISON_READY,

@@ -12,13 +12,14 @@ from oncoflow_site.foundation.jobs import JobContext, job
 
 __all__ = [
     "ask_for_priors",
+    "compare_study",
     "complete_study",
     "deface_study",
     "find_priors",
     "ingest_intake",
     "ingest_upload",
     "match_order_to_study",
-    "measure_and_compare",
+    "measure_study",
     "prepare_study",
     "publish_segmentations",
     "publish_study",
@@ -66,12 +67,20 @@ def prepare_study(ctx: JobContext, *, study_id: str) -> None:
     prepare.prepare(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.measure_and_compare", queue="default", lease_s=120)
-def measure_and_compare(ctx: JobContext, *, study_id: str) -> None:
-    """Before: a segmentation. After: it is measured and compared with every earlier study (event comparison.ready)."""
-    from imaging.longitudinal import measure_and_compare
+@job("imaging.measure_study", queue="default", lease_s=120)
+def measure_study(ctx: JobContext, *, study_id: str) -> None:
+    """Before: an outline in force. After: its volumes, diameters and midline shift are kept (event study.measured)."""
+    from imaging.longitudinal import measure_study
 
-    measure_and_compare.measure_and_compare(ctx, Study.objects.select_related("patient").get(pk=study_id))
+    measure_study.measure_study(ctx, Study.objects.select_related("patient").get(pk=study_id))
+
+
+@job("imaging.compare_study", queue="default", lease_s=120)
+def compare_study(ctx: JobContext, *, study_id: str) -> None:
+    """Before: measured. After: its lesions followed, compared with every earlier study (event comparison.ready)."""
+    from imaging.longitudinal import compare_study
+
+    compare_study.compare_study(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
 @job("imaging.complete_study", queue="default")

@@ -28,16 +28,17 @@ FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     "volumes.ready": ("inference.convene_panel", "imaging.deface_study"),
     # the panel: outlines, agreement, gate; then the tape measure
     "panel.concluded": (
-        "imaging.measure_and_compare",
+        "imaging.measure_study",
         "imaging.publish_segmentations",
         "inference.evaluate_panel",
     ),
-    "consensus.chosen": ("imaging.measure_and_compare", "imaging.publish_segmentations"),
+    "consensus.chosen": ("imaging.measure_study", "imaging.publish_segmentations"),
     "mask.corrected": (
-        "imaging.measure_and_compare",
+        "imaging.measure_study",
         "imaging.publish_segmentations",
         "inference.evaluate_against_review",
     ),
+    "study.measured": ("imaging.compare_study",),
     # the report: drafted, then issued as preliminary or held, as the gate says; signed by a person; delivered
     "comparison.ready": ("reports.draft",),
     "report.drafted": ("reports.release",),

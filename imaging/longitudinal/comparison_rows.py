@@ -11,6 +11,7 @@ from typing import Any
 from imaging.brats.assessability import in_words
 from imaging.brats.regions import REGIONS
 from imaging.longitudinal import lesion_tracking
+from imaging.longitudinal.history import history_entry
 from imaging.longitudinal.rano import TimePoint, assess_response, change
 from imaging.models import Comparison, Measurement, Segmentation, Study
 from imaging.preprocessing.rigid import Registration
@@ -76,10 +77,8 @@ def write_comparisons(
     count = lesion_tracking.new_measurable(measurement.lesions) if looked_for else None
     current = _time_point(study, measurement)
     response = assess_response(current, points, new_measurable_lesions=count)
-    history = [
-        {"study_id": one.study_id, "performed_at": one.performed_at.isoformat(), **one.volumes}
-        for one in [*reversed(points), current]
-    ]
+    dates = [*reversed([(one.study, one.measurement) for one in priors]), (study, measurement)]
+    history = [history_entry(*date) for date in dates]
     common: dict[str, Any] = {"response": response, "history": history}
     if not priors:
         result = {

@@ -8,7 +8,8 @@ the brain's edge give the plane, those about the septum the shift.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Midline:
     :param shift_mm: of the septum from the plane, positive to the right; None with ``reason`` where it is not assessed.
     :param uncertainty_mm: half-width that covers what plane and septum leave open.
     :param plane_reason: why there is no plane; empty when there is one. :param atlas: the map it stands on.
+    :param septum: where the septum was found, RAS mm (n, 3); empty where it was not.
     """
 
     normal: NDArray[np.float64] | None
@@ -53,6 +55,37 @@ class Midline:
     plane_reason: str
     atlas: AtlasFit
     quality: dict[str, float] = field(default_factory=dict)
+    septum: tuple[tuple[float, float, float], ...] = ()
+
+    def under(self, tumour: NDArray[np.bool_], grid: Grid) -> Midline:
+        """The same midline where ``tumour`` (its core, on ``grid``) counts: with it over the septum no shift is assessed."""
+        if not self.septum or not _covered(tumour, grid, self.septum):
+            return self
+        quality = {name: value for name, value in self.quality.items() if not name.startswith("septum_")}
+        reason = "the tumour lies over the septum"
+        return replace(self, shift_mm=None, uncertainty_mm=None, reason=reason, quality=quality)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able and whole: `from_json` gives the same numbers again."""
+        normal = None if self.normal is None else [float(value) for value in self.normal]
+        atlas = {
+            "matrix": self.atlas.matrix.tolist(),
+            "correlation": self.atlas.correlation,
+            "reason": self.atlas.reason,
+        }
+        return {**asdict(self), "normal": normal, "atlas": atlas, "septum": [list(place) for place in self.septum]}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Midline:
+        """Inverse of `to_json`."""
+        atlas = record["atlas"]
+        fields: dict[str, Any] = {
+            **record,
+            "normal": None if record["normal"] is None else np.asarray(record["normal"], np.float64),
+            "atlas": AtlasFit(np.asarray(atlas["matrix"], np.float64), atlas["correlation"], atlas["reason"]),
+            "septum": tuple((float(x), float(y), float(z)) for x, y, z in record["septum"]),
+        }
+        return Midline(**fields)
 
     def distance(self, world: NDArray[np.float64]) -> NDArray[np.float64]:
         """Signed distance of points (..., 3), RAS mm, from the plane; positive to the patient's right."""
@@ -86,6 +119,11 @@ def find_midline(
     :param tumour: the tumour's core: where it lies over the septum, the shift is not assessed.
     :param doubtful: why the brain mask is doubtful; then nothing is assessed.
     """
+    found = _find(image, brain, grid, doubtful, threads)
+    return found if tumour is None else found.under(tumour, grid)
+
+
+def _find(image: NDArray[Any], brain: NDArray[np.bool_], grid: Grid, doubtful: str, threads: int) -> Midline:
     if doubtful:
         reason = f"the brain mask is doubtful: {doubtful}"
         return Midline(None, 0.0, None, None, reason, reason, AtlasFit(np.eye(4), 0.0, reason))
@@ -106,24 +144,20 @@ def find_midline(
     horns = here.find(*_HORNS, _HORNS_HALF, _HORNS_REACH)
     septum = [here.find(y, z, _SEPTUM_HALF, _SEPTUM_REACH, about=horns.moved) for y, z in SEPTUM]
     good = [one for one in septum if one.score >= LEAST_MATCH]
-    reason = ""
     if len(good) < 2:
-        reason = "the septum was not found"
-    elif tumour is not None and _covered(tumour, grid, [one.place for one in good]):
-        reason = "the tumour lies over the septum"
-    if reason:
-        return Midline(normal, offset, None, None, reason, "", fit, quality)
+        return Midline(normal, offset, None, None, "the septum was not found", "", fit, quality)
+    places = tuple((float(x), float(y), float(z)) for x, y, z in (one.place for one in good))
     distances = np.array([one.place @ normal - offset for one in good])
     scores = np.array([one.score for one in good])
     shift = float(np.average(distances, weights=scores))
     spread = float(np.ptp(distances))
     quality |= {"septum_match": round(float(scores.mean()), 3), "septum_spread_mm": round(spread, 2)}
     if scores.mean() < LEAST_SEPTUM_MATCH:
-        return Midline(normal, offset, None, None, "the septum was not found clearly enough", "", fit, quality)
+        return Midline(normal, offset, None, None, "the septum was not found clearly enough", "", fit, quality, places)
     if spread > MOST_SPREAD_MM:
-        return Midline(normal, offset, None, None, "the septum was found in different places", "", fit, quality)
+        return Midline(normal, offset, None, None, "the septum was found in different places", "", fit, quality, places)
     uncertainty = float(np.hypot(2.0 * roughness / np.sqrt(len(edge)), spread / 2.0) + 0.5)
-    return Midline(normal, offset, round(shift, 2), round(uncertainty, 2), "", "", fit, quality)
+    return Midline(normal, offset, round(shift, 2), round(uncertainty, 2), "", "", fit, quality, places)
 
 
 class _Searched:
@@ -197,7 +231,7 @@ def _plane(matches: list[_MirrorMatch]) -> tuple[NDArray[np.float64], float, flo
     return normal, float(middle @ normal), float(np.sqrt(np.mean(((points - middle) @ normal) ** 2)))
 
 
-def _covered(tumour: NDArray[np.bool_], grid: Grid, places: list[NDArray[np.float64]]) -> bool:
+def _covered(tumour: NDArray[np.bool_], grid: Grid, places: Sequence[Sequence[float]]) -> bool:
     index = np.rint(grid.index(np.array(places))).astype(int)
     index = np.clip(index, 0, np.array(grid.shape_xyz) - 1)
     near = ndimage.binary_dilation(tumour, iterations=2)

@@ -20,11 +20,14 @@ from imaging.models.protocols import ProtocolRule
 from imaging.models.published import PublishedInstance
 from imaging.models.results import Comparison, Measurement, Segmentation, SegmentationKind, Volume, VolumeSet
 from imaging.models.uploads import Upload, UploadFile, UploadPart
+from imaging.models.volume_facts import Alignment, Anatomy, Volumetry
 from imaging.states import STUDY_MACHINE, UPLOAD_MACHINE, StudyState, UploadState
 
 __all__ = [
     "STUDY_MACHINE",
     "UPLOAD_MACHINE",
+    "Alignment",
+    "Anatomy",
     "CommitmentRequest",
     "CommitmentState",
     "Comparison",
@@ -58,4 +61,5 @@ __all__ = [
     "UploadState",
     "Volume",
     "VolumeSet",
+    "Volumetry",
 ]

@@ -99,6 +99,7 @@ class Measurement(models.Model):
     segmentation = models.ForeignKey(Segmentation, on_delete=models.PROTECT, related_name="measurements")
     regions = models.JSONField()
     lesions = models.JSONField(default=list, blank=True)
+    highest_lesion = models.PositiveIntegerField(default=0, help_text="The highest number of its lesions: 3 of L3.")
     anatomy = models.JSONField(default=dict, blank=True, help_text="Midline shift and what it stands on.")
     created_at = models.DateTimeField(default=now)
 

@@ -6,27 +6,31 @@ Labels are those of BraTS: 0 background, 1 NCR (necrotic and non-enhancing core)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, OuterRef, Subquery
 from numpy.typing import NDArray
 
 from imaging.brats.regions import LARGEST_LABEL, OWN_LABEL, REGIONS
 from imaging.geometry.grid import GeometryError
 from imaging.geometry.nifti import read_nifti, write_nifti
-from imaging.models import Segmentation, SegmentationKind
+from imaging.models import Segmentation, SegmentationKind, VolumeSet
 from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import grid_of
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError
 
 if TYPE_CHECKING:
-    from imaging.models import Study, VolumeSet
+    from imaging.models import Study
 
-__all__ = ["assessed_regions", "current_segmentation", "load_labels", "save_segmentation"]
+__all__ = ["assessed_regions", "current_segmentation", "current_segmentations", "load_labels", "save_segmentation"]
+
+_IN_FORCE = (SegmentationKind.PERSON, SegmentationKind.IMPORT, SegmentationKind.CONSENSUS)
+"""Kinds that may be in force, the one that stands above the others first."""
 
 
 def assessed_regions(segmentation: Segmentation) -> tuple[str, ...]:
@@ -110,13 +114,23 @@ def load_labels(segmentation: Segmentation) -> NDArray[np.uint8]:
     return np.asarray(array, dtype=np.uint8)
 
 
+def current_segmentations(studies: Iterable[Study]) -> dict[uuid.UUID, Segmentation]:
+    """Study -> the outline in force: of its newest volumes, a person's latest, else an import, else the consensus.
+
+    One query, however many studies; a study without one is left out. The volume set and the stored labels come with it.
+    """
+    newest = VolumeSet.objects.filter(study=OuterRef("study")).order_by("-version")
+    rows = Segmentation.objects.filter(
+        study__in=[study.pk for study in studies], kind__in=_IN_FORCE, volume_set=Subquery(newest.values("pk")[:1])
+    )
+    found: dict[uuid.UUID, Segmentation] = {}
+    for row in rows.select_related("volume_set", "labels", "study").order_by("version"):
+        before = found.get(row.study_id)
+        if before is None or _IN_FORCE.index(row.kind) <= _IN_FORCE.index(before.kind):
+            found[row.study_id] = row
+    return found
+
+
 def current_segmentation(study: Study) -> Segmentation | None:
-    """The segmentation that counts: of the newest volumes, a person's latest, else an import, else the consensus."""
-    newest = study.volume_sets.order_by("-version").first()
-    if newest is None:
-        return None
-    for kind in (SegmentationKind.PERSON, SegmentationKind.IMPORT, SegmentationKind.CONSENSUS):
-        found = study.segmentations.filter(volume_set=newest, kind=kind).order_by("-version").first()
-        if found is not None:
-            return found
-    return None
+    """`current_segmentations` of one study."""
+    return current_segmentations([study]).get(study.pk)

@@ -10,6 +10,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
+from django.db.models import OuterRef, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
@@ -55,12 +56,10 @@ def identity_of(request: HttpRequest, patient: Patient) -> Any:
 
 
 def newest_measurements(studies: list[Study]) -> dict[uuid.UUID, Measurement]:
-    """The newest measurement of each study."""
-    found: dict[uuid.UUID, Measurement] = {}
-    rows = Measurement.objects.filter(study__in=studies).select_related("segmentation")
-    for one in rows.order_by("created_at", "id"):
-        found[one.study_id] = one
-    return found
+    """The newest measurement of each study; what went before is not read."""
+    newest = Measurement.objects.filter(study=OuterRef("study")).order_by("-created_at", "-id")
+    rows = Measurement.objects.filter(study__in=studies, pk=Subquery(newest.values("pk")[:1]))
+    return {row.study_id: row for row in rows.select_related("segmentation")}
 
 
 def made_by(segmentations: list[Segmentation]) -> dict[uuid.UUID, str]:

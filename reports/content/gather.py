@@ -6,15 +6,13 @@ from typing import Any
 
 from django.conf import settings
 
-from imaging.models import Comparison, Measurement, SegmentationKind, Study
+from imaging.longitudinal.history import history_entry
+from imaging.models import Comparison, Measurement, SegmentationKind
 from imaging.volumes.load import assessable_of
 from inference.models import PanelRun
 from inference.panel.queries import latest_panel, panel_summary
 
 __all__ = ["gather_facts", "main_comparison", "panel_for"]
-
-
-_HISTORY_REGIONS = ("ET", "TC", "WT")
 
 
 def panel_for(measurement: Measurement) -> PanelRun | None:
@@ -100,28 +98,7 @@ def _comparison(measurement: Measurement) -> dict[str, Any] | None:
 
 
 def _history(measurement: Measurement) -> list[dict[str, Any]]:
-    """Volumes in mm3 of this study and of every earlier one, oldest first; None where not assessed."""
-    study = measurement.study
-    used = {
-        row.prior_study_id: row.prior_measurement
-        for row in Comparison.objects.filter(measurement=measurement).select_related("prior_measurement")
-        if row.prior_measurement is not None
-    }
-    earlier = Study.objects.filter(patient_id=study.patient_id, performed_at__lt=study.performed_at).exclude(
-        pk=study.pk
-    )
-    rows: list[tuple[Study, Measurement]] = []
-    for one in earlier:
-        found = used.get(one.id) or one.measurements.order_by("-created_at", "-id").first()
-        if found is not None:
-            rows.append((one, found))
-    rows.append((study, measurement))
-    rows.sort(key=lambda row: row[0].performed_at)
-    return [
-        {
-            "study_id": str(one.id),
-            "performed_at": one.performed_at.isoformat(),
-            **{region: (found.regions.get(region) or {}).get("volume_mm3") for region in _HISTORY_REGIONS},
-        }
-        for one, found in rows
-    ]
+    """Volumes in mm3 of this study and of every earlier one, oldest first, as the comparison gathered them; None where not
+    assessed."""
+    row = main_comparison(measurement)
+    return list(row.result["history"]) if row is not None else [history_entry(measurement.study, measurement)]

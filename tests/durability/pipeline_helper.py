@@ -52,7 +52,8 @@ OPEN = ("waiting", "running")
 # What the jobs import when they run: here before workers are forked, so that not each of them has to.
 for _module in (
     "fhir_api.delivery.deliver",
-    "imaging.longitudinal.measure_and_compare",
+    "imaging.longitudinal.measure_study",
+    "imaging.longitudinal.compare_study",
     "imaging.volumes.prepare",
     "inference.panel.conclude",
     "inference.panel.convene",

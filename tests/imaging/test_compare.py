@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from django.db import transaction
 
 from imaging.geometry.grid import Grid
 from imaging.geometry.resample import resample
-from imaging.longitudinal.measure_and_compare import current_measurement
-from imaging.models import Comparison, Measurement, Study, StudyState
+from imaging.longitudinal.history import current_measurement, current_measurements
+from imaging.models import Alignment, Comparison, Measurement, Study, StudyState, Volumetry
 from imaging.segmentation.label_maps import current_segmentation, load_labels, save_segmentation
 from imaging.segmentation.probability_maps import decode_probability, encode_probability
 from oncoflow_site.foundation.clock import now
@@ -21,7 +22,8 @@ from tests.imaging.studies import DAY, FIRST, SMALL, brain_like, ready_study, se
 pytestmark = pytest.mark.django_db
 
 POSE = rigid((3, -2, 4), (4, 3, -3))
-JOB = "imaging.measure_and_compare"
+JOB = "imaging.compare_study"
+MEASURE = "imaging.measure_study"
 BIG, LITTLE = (-25.0, 10.0, 5.0), (28.0, -15.0, 8.0)
 
 
@@ -388,3 +390,56 @@ def test_a_label_of_a_region_that_is_not_assessed_is_refused():
     study, volumes = ready_study(studies.patient(), brain_like(SMALL), sequences=("T1c",))
     with pytest.raises(ValueError, match="label of its own"):
         segment(study, volumes, tumour(SMALL, (BIG, 6.0, 10.0, 14.0)), not_assessed=NO_WT)
+
+
+def test_measuring_and_comparing_follow_one_another_as_jobs():
+    person = studies.patient()
+    one = first(person, (BIG, 6.0, 10.0, 14.0))
+    assert studies.run(MEASURE, one).state == JobState.DONE
+    assert not Measurement.objects.exists()
+    volumetry = Volumetry.objects.get(segmentation=current_segmentation(one))
+    assert Event.objects.get(kind="study.measured").payload == {"study_id": str(one.pk)}
+    assert studies.run_waiting("imaging") == 1
+    measurement = Measurement.objects.get(study=one)
+    assert measurement.regions == volumetry.regions
+    assert measurement.anatomy == {"midline_shift": volumetry.midline_shift}
+    studies.run(MEASURE, one)
+    assert Event.objects.filter(kind="study.measured").count() == 1
+
+
+def test_a_corrected_outline_registers_nothing_again(monkeypatch):
+    person = studies.patient()
+    one = first(person, (BIG, 6.0, 10.0, 14.0))
+    two = second(person, (BIG, 8.0, 13.0, 17.0))
+    studies.run(JOB, one)
+    studies.run(JOB, two)
+    kept = Comparison.objects.get(study=two, prior_study=one).result["registration"]
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("registered again")
+
+    monkeypatch.setattr(sitk.ImageRegistrationMethod, "Execute", refuse)
+    labels = load_labels(current_segmentation(two))
+    labels[tuple(np.argwhere(labels == 3)[0])] = 0
+    segment(two, two.volume_sets.get(), labels, kind="person", author="rhea")
+    studies.run(MEASURE, two)
+    assert studies.run(JOB, two).state == JobState.DONE
+    newest = Comparison.objects.filter(study=two).order_by("-created_at").first()
+    assert newest.measurement.segmentation.kind == "person"
+    assert newest.result["registration"] == kept
+    before, after = Measurement.objects.filter(study=two).order_by("created_at")
+    assert before.anatomy == after.anatomy
+    assert Alignment.objects.count() == 1
+
+
+def test_what_is_in_force_of_many_studies_takes_the_same_queries_as_of_one(django_assert_num_queries):
+    person = studies.patient()
+    rows = [first(person, (BIG, 6.0, 10.0, 14.0), when=FIRST + number * DAY) for number in range(3)]
+    for study in rows:
+        studies.run(JOB, study)
+    with django_assert_num_queries(2):
+        found = current_measurements(rows)
+    assert [found[study.pk].segmentation for study in rows] == [current_segmentation(study) for study in rows]
+    corrected = segment(rows[0], rows[0].volume_sets.get(), load_labels(current_segmentation(rows[0])), kind="person")
+    assert current_segmentation(rows[0]) == corrected
+    assert current_measurement(rows[0]) is None

@@ -18,7 +18,7 @@ from fhir_api.hl7v2.er7 import parse
 from fhir_api.hl7v2.oru import build_oru
 from fhir_api.models import Endpoint
 from fhir_api.r4.resources.bundle import build_transaction
-from imaging.longitudinal.measure_and_compare import current_measurement
+from imaging.longitudinal.history import current_measurement
 from imaging.models import Comparison, Measurement, Study
 from imaging.segmentation.label_maps import current_segmentation, load_labels
 from oncoflow_site.foundation.jobs import run_pending
