@@ -42,10 +42,11 @@ __all__ = [
     "current_patient",
     "find_patient",
     "identities_for_cleaning",
-    "identity_for_cleaning",
     "known_identity",
+    "mark_old",
     "merged_records",
     "patients_with_number",
+    "record_with_number",
     "register_patient",
     "reveal_identity",
     "search_patients",
@@ -75,6 +76,35 @@ def find_patient(authority: str, mrn: str, kind: str = "MR") -> Patient | None:
     return current_patient(row.patient) if row else None
 
 
+def record_with_number(number: Identifier) -> Patient | None:
+    """The record that this number belongs to, merged or not; None for a number that recognises nobody."""
+    row = (
+        PatientIdentifier.objects.filter(
+            authority=number.authority,
+            kind=number.kind,
+            blind_index=identifier_index(number.authority, number.kind, number.value),
+            matches=True,
+        )
+        .select_related("patient")
+        .first()
+    )
+    return row.patient if row else None
+
+
+def mark_old(patient: Patient, numbers: Iterable[Identifier]) -> None:
+    """Keep these numbers of ``patient`` as old ones: they still find the patient and are named after those in use."""
+    wanted = set(numbers)
+    with transaction.atomic():
+        row = Patient.objects.select_for_update().get(pk=patient.pk)
+        known = _load(row)
+        marked = tuple(replace(one, use="old") if one in wanted else one for one in known.identifiers)
+        if [one.use for one in marked] != [one.use for one in known.identifiers]:
+            correct_identity(row, replace(known, identifiers=marked))
+            record(
+                "patient.update", action="U", resource=f"patient:{row.pk}", patient_id=row.pk, detail={"numbers": "old"}
+            )
+
+
 def patients_with_number(authority: str, number: str, kind: str) -> QuerySet[Patient]:
     """Every patient who has this number, be it one that recognises a patient or an attribute that several may share; of a
     merged record the number finds the survivor."""
@@ -102,7 +132,8 @@ def _updated(known: IdentityData, told: IdentityData, *, told_wins: bool) -> Ide
     """Both together. An empty field never deletes what is known (HL7: empty means no change); a cleared one does, where
     ``told`` wins."""
     first, second = (told, known) if told_wins else (known, told)
-    numbers = {(one.authority, one.kind, one.value): one for one in (*known.identifiers, *told.identifiers)}
+    numbers = {(one.authority, one.kind, one.value): one for one in (*told.identifiers, *known.identifiers)}
+    numbers = {key: numbers[key] for key in sorted(numbers, key=lambda key: numbers[key] not in known.identifiers)}
     both = IdentityData(
         family=first.family or second.family,
         given=first.given or second.given,
@@ -340,11 +371,6 @@ def identities_for_cleaning(patient: Patient) -> tuple[IdentityData, ...]:
     room, so it is not recorded as a disclosure."""
     patient = current_patient(patient)
     return tuple(_load(one) for one in (patient, *merged_records(patient)))
-
-
-def identity_for_cleaning(patient: Patient) -> IdentityData:
-    """The first of `identities_for_cleaning`."""
-    return identities_for_cleaning(patient)[0]
 
 
 def merged_records(patient: Patient) -> list[Patient]:

@@ -17,6 +17,9 @@ class FhirApiConfig(AppConfig):
 
     def ready(self) -> None:
         """Declare events, register the jobs and the transports with the outbox."""
+        from clinical.patients import moving
         from fhir_api.delivery import transports
 
+        moving.moves_with_patient("fhir_api.Hl7Message", name="HL7 messages")
+        moving.moves_with_patient("fhir_api.ReceivedResource", name="FHIR resources as received")
         transports.register()

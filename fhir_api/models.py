@@ -54,13 +54,63 @@ class ApiToken(models.Model):
 
 
 class Peer(models.Model):
-    """A system that may send HL7 v2 messages. Who is not listed is refused with AR and nothing is processed."""
+    """A system that may send HL7 v2 messages, and how its messages are read. Who is not listed is refused with AR and nothing
+    is processed."""
+
+    class Merges(models.TextChoices):
+        """What becomes of a merge that this system announces."""
+
+        APPLY = "apply", "made, unless two of name, birth date and sex contradict it: then a person decides"
+        ALWAYS = "always", "made, whatever contradicts it"
+        REVIEW = "review", "a person decides"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     name = models.CharField(max_length=100, unique=True)
-    sending_application = models.CharField(max_length=227, help_text="MSH-3.1, exactly.")
-    sending_facility = models.CharField(max_length=227, help_text="MSH-4.1, exactly.")
-    remote_addr = models.GenericIPAddressField(null=True, blank=True, help_text="Empty: any address.")
+    sending_application = models.CharField(max_length=227, help_text="MSH-3.1; * stands for any text.")
+    sending_facility = models.CharField(max_length=227, help_text="MSH-4.1; * stands for any text.")
+    remote_addr = models.GenericIPAddressField(
+        "address",
+        null=True,
+        blank=True,
+        help_text="The address it sends from. Empty: none, unless any address is allowed.",
+    )
+    any_address = models.BooleanField(
+        default=False, help_text="Whoever knows its MSH-3 and MSH-4 may send as it. The demo allows it for every peer."
+    )
+    certificate_sha256 = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        help_text="SHA-256 of the client certificate (DER, hexadecimal) that it must show over TLS. Empty: none asked for.",
+    )
+    processing_ids = models.CharField(
+        max_length=3, default="P", help_text="MSH-11 values taken: of P, T and D. The demo takes all three."
+    )
+    default_authority = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        help_text="Assigning authority of its patient numbers that name none (12345^^^^MR). Empty: such numbers are refused.",
+    )
+    authority_names = models.JSONField(
+        default=dict, blank=True, help_text="Names this system alone uses: its name or OID -> assigning authority here."
+    )
+    confirms_identity = models.BooleanField(default=True, help_text="Its registrations (ADT) confirm who a patient is.")
+    registers_by_order = models.BooleanField(
+        default=True,
+        help_text="An order of an unknown patient makes a provisional one. Off: only the registration does.",
+    )
+    refuses_unused = models.BooleanField(
+        default=False,
+        help_text="Message types that nothing here uses are answered with AR. Off: kept, and answered with AA.",
+    )
+    merges = models.CharField(max_length=6, choices=Merges.choices, default=Merges.APPLY)
+    order_modalities = models.JSONField(
+        default=list, blank=True, help_text="OBR-24 or IPC-5 of orders for us, e.g. MR, RAD. Empty: any."
+    )
+    order_codes = models.JSONField(
+        default=list, blank=True, help_text="OBR-4.1 of orders for us; * stands for any text. Empty: any."
+    )
     default_charset = models.CharField(
         max_length=40, blank=True, default="", help_text="HL7 table 0211 name, used where MSH-18 is empty."
     )
@@ -116,6 +166,7 @@ class Hl7MessageState(models.TextChoices):
     """Life of a received message."""
 
     STORED = "stored", "stored, to be processed"
+    HELD = "held", "waits for a person to decide whose it is"
     PROCESSED = "processed"
     FAILED = "failed"
     IGNORED = "ignored", "kept, nothing to do with it"
@@ -129,12 +180,15 @@ HL7_MESSAGE_MACHINE = StateMachine(
         ("stored", "process"): "processed",
         ("stored", "fail"): "failed",
         ("stored", "ignore"): "ignored",
+        ("stored", "hold"): "held",
+        ("held", "retry"): "stored",
         ("failed", "retry"): "stored",
         ("ignored", "retry"): "stored",
     },
 )
 
 
+@HL7_MESSAGE_MACHINE.governs("state")
 class Hl7Message(models.Model):
     """An HL7 v2 message as received, durable before it was acknowledged.
 
@@ -160,6 +214,14 @@ class Hl7Message(models.Model):
         "clinical.Patient", null=True, blank=True, on_delete=models.SET_NULL, related_name="hl7_messages"
     )
     state = models.CharField(max_length=10, choices=Hl7MessageState.choices)
+    identity_conflict = models.ForeignKey(
+        "clinical.IdentityConflict",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="hl7_messages",
+        help_text="What a person must decide before it can be processed.",
+    )
     attempts = models.PositiveIntegerField(default=0)
     error = models.CharField(max_length=500, blank=True, default="", help_text="Free of identity.")
     request_id = models.CharField(max_length=64, blank=True, default="")

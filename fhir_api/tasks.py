@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+
 from fhir_api.delivery.deliver import deliver as deliver_version
 from fhir_api.hl7v2.process import process_lane
+from fhir_api.hl7v2.process import process_waiting as take_up
 from fhir_api.models import Hl7Message, Hl7MessageState
 from oncoflow_site.foundation.jobs import JobContext, job
 
-__all__ = ["deliver_report", "process_hl7"]
+__all__ = ["deliver_report", "process_hl7", "process_waiting"]
 
 
 @job("fhir_api.process_hl7", max_attempts=12)
@@ -16,6 +19,12 @@ def process_hl7(ctx: JobContext, *, message_id: str) -> None:
     message = Hl7Message.objects.get(pk=message_id)
     if message.state == Hl7MessageState.STORED:
         process_lane(ctx, message)
+
+
+@job("fhir_api.process_waiting", max_attempts=12)
+def process_waiting(ctx: JobContext, *, conflict_id: str) -> None:
+    """Before: a person has decided whose an identity is. After: the messages that waited for it are to be processed again."""
+    take_up(ctx, uuid.UUID(conflict_id))
 
 
 @job("fhir_api.deliver_report", max_attempts=8)

@@ -21,11 +21,14 @@ class ImagingConfig(AppConfig):
         # So does highdicom, with the name of who is in the source images.
         warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\..*)?$")
         logging.getLogger("pydicom").addFilter(lambda record: False)
+        from clinical.patients import moving
         from imaging import audit_codes, checks, events, tasks  # noqa: F401
         from imaging.archive.retention import originals
         from imaging.intake.upload_job import expire_due
         from oncoflow_site.foundation import janitors, retention
 
+        for label, name in (("imaging.Study", "studies"), ("imaging.PriorStudy", "earlier studies asked for")):
+            moving.moves_with_patient(label, name=name)
         for kind, quarantined in (("dicom-original", False), ("dicom-quarantined", True)):
             retention.define(kind, partial(originals, quarantined=quarantined))
         janitors.register("expired uploads", expire_due, every_s=600.0)

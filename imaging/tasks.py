@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from clinical.models import Order
 from imaging.archive import completion, order_matching, quarantine
 from imaging.dimse import storage_commitment
@@ -15,7 +17,9 @@ __all__ = [
     "compare_study",
     "complete_study",
     "deface_study",
+    "file_waiting",
     "find_priors",
+    "follow_merge",
     "ingest_intake",
     "ingest_upload",
     "match_order_to_study",
@@ -95,6 +99,20 @@ def match_order_to_study(ctx: JobContext, *, order_id: str) -> None:
     """After: studies of the order's patient that carry its accession number are linked to it."""
     with ctx.commit():
         order_matching.match_order(Order.objects.get(pk=order_id))
+
+
+@job("imaging.follow_merge", queue="default")
+def follow_merge(ctx: JobContext, *, patient_id: str, prior_id: str) -> None:
+    """Before: two records became one, or two again. After: the studies of both are matched to the orders they have now, and are
+    compared anew with the earlier studies they have now."""
+    with ctx.commit():
+        order_matching.follow_merge((patient_id, prior_id))
+
+
+@job("imaging.file_waiting", queue="default", lease_s=120)
+def file_waiting(ctx: JobContext, *, conflict_id: str) -> None:
+    """Before: a person has decided whose images are. After: those that waited for it are filed, or stay apart."""
+    quarantine.file_waiting(ctx, uuid.UUID(conflict_id))
 
 
 @job("imaging.release_order", queue="default")

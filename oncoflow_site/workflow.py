@@ -17,6 +17,11 @@ FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     "order.accepted": ("imaging.match_order_to_study", "imaging.find_priors"),
     "order.changed": ("imaging.match_order_to_study",),
     "order.cancelled": ("imaging.release_order",),
+    # two records turn out to be one person's, or two people's after all: rows have moved already; signed reports stay as they are
+    "patients.merged": ("imaging.follow_merge",),
+    "patients.unmerged": ("imaging.follow_merge",),
+    # a person has said whose something is: what waited for that goes on
+    "identity.decided": ("fhir_api.process_waiting", "imaging.file_waiting"),
     # the patient's documents
     "document.arrived": ("clinical.read_document",),
     "document.read": ("reports.redraft_open",),
@@ -69,9 +74,6 @@ TOLD: Final[tuple[str, ...]] = (
 # Facts that are recorded and need no answer.
 SILENT: Final[dict[str, str]] = {
     "delivery.done": "the outbox row itself shows it",
-    "identity.decided": "what waited for it is taken up again by its room",
-    "patients.merged": "what hangs on the merged record moved in the same transaction",
-    "patients.unmerged": "what the merge moved went back in the same transaction",
     "panel.cancelled": "whoever stopped it knows, and the study shows it",
 }
 

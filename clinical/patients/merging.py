@@ -45,6 +45,7 @@ __all__ = [
     "MovedRows",
     "approve_merge",
     "came_since",
+    "contradictions_between",
     "merge_patients",
     "merges_for",
     "patient_at",
@@ -197,6 +198,11 @@ def merge_patients(
             what_to_do="Decide that one first.",
             code="merge-asked-for",
         ) from None
+
+
+def contradictions_between(survivor: Patient, prior: Patient) -> tuple[str, ...]:
+    """What of name, birth date and sex speaks against the two records being one person's."""
+    return contradictions(known_identity(survivor), known_identity(prior))
 
 
 def _locked_pair(survivor: Patient, prior: Patient) -> tuple[Patient, Patient]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.core import Message as Hl7apyMessage
 
-from fhir_api.hl7v2.er7 import Delimiters, Er7Error, Segment, charset_codec, escape, unescape
+from fhir_api.hl7v2.er7 import Delimiters, Er7Error, Segment, charset_codec, declared_charset, escape, unescape
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import safe_error_text
 
@@ -71,8 +71,14 @@ class Ack:
 
 
 def accept_mode(msh: Segment) -> tuple[bool, str]:
-    """(enhanced, MSH-15 of table 0155): original mode if and only if MSH-15 and MSH-16 are both empty."""
+    """(enhanced, MSH-15 of table 0155).
+
+    Original mode where MSH-15 and MSH-16 are both empty. ``NE|AL`` and ``|AL`` mean in practice the same: no accept
+    acknowledgement is wanted, and the sender waits on this connection for the application's AA, AE or AR.
+    """
     accept, application = msh.get(15).upper(), msh.get(16).upper()
+    if accept in ("", "NE") and application in ("", "AL", "ER", "SU") and (accept, application) != ("NE", ""):
+        return False, application or "AL"
     return bool(accept or application), accept or "AL"
 
 
@@ -87,10 +93,6 @@ def _translate(text: str, delimiters: Delimiters, limit: int) -> str:
     """A header field in the standard delimiters; at most three components (HD)."""
     components = text.split(delimiters.repetition)[0].split(delimiters.component)[:3]
     return "^".join(escape(unescape(part, delimiters))[:limit] for part in components).rstrip("^")
-
-
-def _plain(text: str, limit: int) -> str:
-    return re.sub(r"[^A-Za-z0-9_.\- ]", "", text)[:limit]
 
 
 def build_ack(code: str, msh: Segment | None, faults: tuple[Fault, ...] = ()) -> bytes:
@@ -111,18 +113,29 @@ def build_ack(code: str, msh: Segment | None, faults: tuple[Fault, ...] = ()) ->
         values["control_id"] = escape(msh.get(10))
         values["processing"] = msh.get(11) if msh.get(11) in ("P", "T", "D") else "P"
         try:
-            codec = charset_codec(msh.get(18)) or "ascii"
-            values["charset"] = msh.get(18)
+            codec = charset_codec(declared_charset(msh)) or "ascii"
+            values["charset"] = declared_charset(msh)
         except Er7Error:
             pass
     version = _version(msh)
     try:
         text = _strict(code, version, sides, values, faults)
-    except Exception:  # hl7apy raises many types; any of them means that an echoed value was unfit
-        sides = [_plain(side.split("^")[0], 20) for side in sides]
-        values["control_id"] = _plain(values["control_id"], 20)
+    except (
+        Exception
+    ):  # hl7apy raises many types; any of them means that an echoed value was unfit, or longer than its tables
+        # The sender looks for its own control id and its own name, however long: they go in after the check, escaped as they are.
+        mark = uuid.uuid4().hex[:16].upper()
+        places = [f"{mark}{number}" if side else "" for number, side in enumerate(sides)]
+        checked = {**values, "control_id": f"{mark}4", "charset": ""}
         try:
-            text = _strict(code, version, sides, values, faults)
+            text = _strict(code, version, places, checked, faults)
+            for number, value in enumerate([*sides, values["control_id"] or "-"]):
+                text = text.replace(f"{mark}{number}", value, 1)
+            if values["charset"] and version >= "2.3":
+                head, end, rest = text.partition("\r")
+                fields = head.split("|") + [""] * 18
+                fields[17] = escape(values["charset"])
+                text = "|".join(fields).rstrip("|") + end + rest
         except Exception as error:  # an answer that is plain beats a sender left waiting
             logger.error("ack: built without validation: %s", safe_error_text(error))
             moment = now().strftime("%Y%m%d%H%M%S+0000")

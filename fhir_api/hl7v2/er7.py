@@ -18,11 +18,13 @@ __all__ = [
     "Er7Message",
     "Segment",
     "charset_codec",
+    "declared_charset",
     "escape",
     "parse",
     "read_header",
     "standard",
     "unescape",
+    "without_preamble",
 ]
 
 MAX_SEGMENTS = 20_000
@@ -33,7 +35,12 @@ MAX_REPETITIONS = 1_000
 _CODECS = {
     "": "",
     "ASCII": "",
+    "US-ASCII": "",
     "ISO IR6": "",
+    "ANSI": "cp1252",
+    "CP1252": "cp1252",
+    "WINDOWS-1252": "cp1252",
+    "ISO IR14": "iso2022_jp",
     "UNICODE UTF-8": "utf-8",
     "UTF-8": "utf-8",
     "UTF8": "utf-8",
@@ -44,6 +51,13 @@ _CODECS = {
     "KS X 1001": "euc_kr",
     "BIG-5": "big5",
 } | {f"8859/{part}": f"iso8859-{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)}
+
+
+_LATIN = re.compile(r"(?:ISO[ _-]?)?8859[ /_-]?(\d{1,2})\Z")
+
+# Where MSH-2 does not declare a delimiter: a character that no message contains (MLLP cannot carry it as text).
+_ABSENT = "\0"
+_BOM = b"\xef\xbb\xbf"
 
 
 class Er7Error(Exception):
@@ -73,19 +87,26 @@ class Delimiters:
     @property
     def msh2(self) -> str:
         """MSH-2 as written."""
-        return f"{self.component}{self.repetition}{self.escape}{self.subcomponent}{self.truncation}"
+        return f"{self.component}{self.repetition}{self.escape}{self.subcomponent}{self.truncation}".replace(
+            _ABSENT, ""
+        )
 
 
 STANDARD = Delimiters()
 
 
 def charset_codec(name: str) -> str:
-    """Python codec of an HL7 table 0211 name; ``""`` when the name declares nothing beyond ASCII.
+    """Python codec of an HL7 table 0211 name, or of what senders write for one (``ISO-8859-1``, ``WINDOWS-1252``, ``ANSI``);
+    ``""`` when the name declares nothing beyond ASCII.
 
     Raises `Er7Error` (103, table value not found) for a set this service does not read.
     """
+    wanted = " ".join(name.upper().split())
+    latin = _LATIN.match(wanted)
+    if latin:
+        wanted = f"8859/{int(latin.group(1))}"
     try:
-        return _CODECS[name.strip().upper()]
+        return _CODECS[wanted]
     except KeyError:
         raise Er7Error("MSH-18 names an unsupported character set.", condition="103", location="MSH^1^18") from None
 
@@ -102,7 +123,7 @@ def unescape(text: str, delimiters: Delimiters = STANDARD, codec: str = "") -> s
     plain = {
         "F": delimiters.field,
         "S": delimiters.component,
-        "T": delimiters.subcomponent,
+        "T": delimiters.subcomponent.replace(_ABSENT, "&"),
         "R": delimiters.repetition,
         "E": delimiters.escape,
         "P": delimiters.truncation or "#",
@@ -256,21 +277,57 @@ def _delimiters(data: bytes) -> Delimiters:
         raise Er7Error("MSH-1 and MSH-2 are not readable.", location="MSH^1^2")
     separator = chr(head[0])
     msh2 = head[1:].split(head[:1])[0].decode("ascii", "replace")
-    if separator.isalnum() or len(msh2) < 3 or len(msh2) > 5:
+    if separator.isalnum() or len(msh2) < 2 or len(msh2) > 5:
         raise Er7Error(
             "MSH-2 must hold the component, repetition, escape and subcomponent characters.", location="MSH^1^2"
         )
     if len({separator, *msh2}) != len(msh2) + 1 or any(character.isalnum() for character in msh2):
         raise Er7Error("The characters of MSH-1 and MSH-2 are not different from each other.", location="MSH^1^2")
-    characters = [*msh2, "", ""]
-    return Delimiters(separator, characters[0], characters[1], characters[2], characters[3], characters[4])
+    # Early versions declare no subcomponent character, and some senders no escape character: then there is none.
+    escape_character = msh2[2] if len(msh2) > 2 else ""
+    return Delimiters(separator, msh2[0], msh2[1], escape_character, msh2[3:4] or _ABSENT, msh2[4:])
+
+
+def without_preamble(data: bytes) -> bytes:
+    """``data`` without the byte order mark and the blank lines that files and editors put before MSH."""
+    return data.lstrip().removeprefix(_BOM).lstrip() if data[:3] != b"MSH" else data
+
+
+_LINE_END = re.compile(r"(\r\n|\r|\n)")
+
+
+def _lines(text: str, separator: str) -> list[str]:
+    """The segments' lines. CR, LF and CR LF end one, even mixed; a lone LF in a message that ends segments with CR, and before
+    what is no segment, is a line end inside a text."""
+    parts = _LINE_END.split(text)
+    lines = [parts[0]]
+    with_cr = "\r" in text
+    for end, line in zip(parts[1::2], parts[2::2], strict=True):
+        if not line.strip():
+            continue
+        segment = re.match(r"[A-Z][A-Z0-9]{2}", line) and line[3:4] in ("", separator)
+        if end == "\n" and with_cr and not segment:
+            lines[-1] += f"\n{line}"
+        else:
+            lines.append(line)
+    return lines
 
 
 def read_header(data: bytes) -> Segment:
     """The MSH segment alone, read tolerantly (Latin-1): enough to answer to. Raises `Er7Error` when there is none."""
+    data = without_preamble(data)
     delimiters = _delimiters(data)
     line = re.split(rb"[\r\n]", data[:4096], maxsplit=1)[0]
     return Segment(line.decode("latin-1"), delimiters)
+
+
+def declared_charset(msh: Segment) -> str:
+    """The character set of MSH-18: of several, the first that has more than ASCII. ``""`` where none is named."""
+    named = [msh.part(one).strip() for one in msh.repetitions(18)]
+    try:
+        return next((one for one in named if charset_codec(one)), named[0] if named else "")
+    except Er7Error:
+        return next(filter(None, named), "")
 
 
 def _decode(data: bytes, declared: str, peer_charset: str) -> tuple[str, str]:
@@ -295,25 +352,25 @@ def _decode(data: bytes, declared: str, peer_charset: str) -> tuple[str, str]:
 def parse(data: bytes, peer_charset: str = "") -> Er7Message:
     """Split the bytes of one frame.
 
-    Segments end with CR (section 2.5); LF and CR LF are tolerated, empty lines are passed over.
+    Segments end with CR (section 2.5); LF and CR LF are tolerated, mixed too; empty lines, and a byte order mark or blanks before
+    MSH, are passed over.
 
     :param data: the bytes between the MLLP frame characters.
     :param peer_charset: table 0211 name for where MSH-18 is empty or ASCII; then UTF-8, then Windows-1252 are tried.
     Raises `Er7Error`.
     """
+    data = without_preamble(data)
     header = read_header(data)
     delimiters = header.delimiters
-    declared = header.get(18)
+    declared = declared_charset(header)
     if data.count(b"\r") + data.count(b"\n") > 2 * MAX_SEGMENTS:
         raise Er7Error("The message has too many segments.", condition="104")
     text, codec = _decode(data, declared, peer_charset)
-    lines = text.split("\r") if "\r" in text else text.split("\n")
     segments: list[Segment] = []
-    for line in lines:
-        line = line.strip("\n")
-        if not line:
-            continue
+    for line in _lines(text, delimiters.field):
         name = line[:3]
+        if name == "MSH" and segments:
+            raise Er7Error("There are two messages in one frame.", location=f"MSH^{len(segments) + 1}")
         if len(name) < 3 or not name.isascii() or not name.isalnum() or (len(line) > 3 and line[3] != delimiters.field):
             raise Er7Error(
                 "A line is not a segment.", location=f"{segments[-1].name if segments else 'MSH'}^{len(segments)}"

@@ -15,14 +15,17 @@ from django.conf import settings
 
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from fhir_api.hl7v2.er7 import Er7Message, Segment, standard
+from fhir_api.hl7v2.peers import PeerReading
 from fhir_api.hl7v2.structure import identifiers
 
-__all__ = ["InboundOrder", "identity_of", "order_of", "timestamp"]
+__all__ = ["InboundOrder", "identity_of", "order_of", "recorded_at", "timestamp"]
 
 _TS = re.compile(r"(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:\.\d{1,4})?([+-]\d{4})?\Z")
 # TQ1-9 and its forerunners (table 0485). P (preoperative), C (callback) and T (timing critical) are urgent, not stat.
 _PRIORITY = {"S": "stat", "A": "asap", "R": "routine", "P": "asap", "C": "asap", "T": "asap"}
-_ORDER_ECHO = (("ORC", (2, 3, 4)), ("OBR", (2, 3, 4, 13, 16, 18, 19, 20, 31)))
+_ORDER_ECHO = (("ORC", (2, 3, 4, 12, 21)), ("OBR", (2, 3, 4, 13, 16, 18, 19, 20, 31)), ("DG1", (3,)))
+# Of the whole message: the visit (PV1-19) and who cares for the patient there, the account (PID-18), the identifiers as sent.
+_MESSAGE_ECHO = (("PID", (3, 18)), ("PV1", (2, 3, 7, 8, 19)))
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class InboundOrder:
     """One order group. ``control`` is ORC-1."""
 
     control: str
+    modality: str
     identity: OrderIdentity
     priority: str
     procedure_code: str
@@ -68,8 +72,8 @@ def _birth_date(text: str) -> date | None:
         return None
 
 
-def identity_of(pid: Segment) -> IdentityData:
-    """PID-3, 5, 7 and 8. PID-2, 4 and 19 are legacy and not read; a partial birth date is no birth date."""
+def identity_of(pid: Segment, reading: PeerReading) -> IdentityData:
+    """PID-3, 5, 7 and 8. PID-2, 4 and 19 are legacy and not read; a partial birth date is no birth date. Two quotes delete."""
     legal = next((one for one in pid.repetitions(5) if pid.part(one, 7) in ("", "L")), "") or pid.field(5)
     given = " ".join(filter(None, (_value(pid.part(legal, 2)), _value(pid.part(legal, 3)))))
     sex = pid.get(8).upper()
@@ -78,13 +82,24 @@ def identity_of(pid: Segment) -> IdentityData:
         given=given,
         birth_date=_birth_date(pid.get(7)),
         sex={"A": "O", "N": "O"}.get(sex, sex),
-        identifiers=tuple(Identifier(authority, value, kind) for authority, value, kind in identifiers(pid)),
+        identifiers=tuple(Identifier(authority, value, kind) for authority, value, kind in identifiers(pid, reading)),
+        cleared=frozenset(
+            name
+            for name, text in (
+                ("family", pid.part(legal, 1)),
+                ("given", pid.part(legal, 2)),
+                ("birth_date", pid.get(7)),
+                ("sex", pid.get(8)),
+            )
+            if text == '""'
+        ),
     )
 
 
 def _entity(orc: Segment, obr: Segment, number: int) -> tuple[str, str]:
-    """ORC-2/3 or else OBR-2/3: EI.1 with its namespace, or its universal id."""
-    for segment in (orc, obr):
+    """ORC-2/3 or else OBR-2/3: EI.1 with its namespace, or its universal id. Of several OBR of one ORC each has its own."""
+    own = bool(orc.get(number) and obr.get(number) and orc.get(number) != obr.get(number))
+    for segment in (obr, orc) if own else (orc, obr):
         if segment.get(number):
             return segment.get(number, 1), segment.get(number, 2) or segment.get(number, 3)
     return "", ""
@@ -96,6 +111,12 @@ def _priority(group: dict[str, Segment]) -> str:
         if code:
             return _PRIORITY.get(code[:1].upper(), "routine")
     return "routine"
+
+
+def recorded_at(message: Er7Message) -> datetime | None:
+    """When the sender recorded what the message says: EVN-2, else MSH-7."""
+    evn = message.first("EVN")
+    return timestamp(evn.get(2) if evn else "") or timestamp(message.msh.get(7))
 
 
 def _first_text(segment: Segment, number: int) -> list[str]:
@@ -123,11 +144,13 @@ def order_of(message: Er7Message, group: dict[str, Segment]) -> InboundOrder:
         f"{name}-{number}": standard(group[name].field(number), message.delimiters)
         for name, numbers in _ORDER_ECHO
         for number in numbers
-        if group[name].field(number)
+        if name in group and group[name].field(number)
     }
-    pid = message.first("PID")
-    if pid is not None:
-        echo["PID-3"] = standard(pid.field(3), message.delimiters)
+    for name, numbers in _MESSAGE_ECHO:
+        segment = message.first(name)
+        for number in numbers:
+            if segment is not None and segment.field(number):
+                echo[f"{name}-{number}"] = standard(segment.field(number), message.delimiters)
     for number in (3, 4):
         echo[f"MSH-{number}"] = standard(message.msh.field(number), message.delimiters)
     local, text = obr.get(4, 1), obr.get(4, 2) or obr.get(4, 5)
@@ -144,6 +167,7 @@ def order_of(message: Er7Message, group: dict[str, Segment]) -> InboundOrder:
     )
     return InboundOrder(
         control=orc.get(1).upper(),
+        modality=(ipc.get(5) if ipc else "") or obr.get(24),
         identity=identity,
         priority=_priority(group),
         procedure_code=local or obr.get(4, 4),

@@ -6,11 +6,11 @@ import hashlib
 import logging
 
 from django.db import IntegrityError, close_old_connections, connection, transaction
-from django.db.models import Q
 
 from audit.services import Actor, acting_as, record, record_refusal
 from fhir_api.hl7v2.ack import Fault, accept_mode, build_ack
 from fhir_api.hl7v2.er7 import Er7Error, Er7Message, Segment, parse, read_header
+from fhir_api.hl7v2.peers import find_peer, reading_of
 from fhir_api.hl7v2.structure import MessageDisposition, examine
 from fhir_api.models import Hl7Message, Hl7MessageState, Peer
 from oncoflow_site.foundation import objects
@@ -68,13 +68,6 @@ def _answer(msh: Segment | None, faults: tuple[Fault, ...] = (), *, transient: b
     return build_ack(("C" if enhanced else "A") + letter, msh, faults)
 
 
-def _find_peer(msh: Segment | None, remote: str) -> Peer | None:
-    if msh is None:
-        return None
-    known = Peer.objects.filter(active=True, sending_application=msh.get(3), sending_facility=msh.get(4))
-    return known.filter(Q(remote_addr=None) | Q(remote_addr=remote)).first()
-
-
 def _refuse_stranger(msh: Segment | None, remote: str) -> bytes:
     with acting_as(Actor.peer("unknown"), source="mllp"):
         record_refusal("hl7.refuse", action="C", resource="peer:unknown", detail={"reason": "unknown-peer"})
@@ -90,7 +83,7 @@ def _replay(key: dict[str, str]) -> Hl7Message | None:
 
 def _receive(data: bytes, remote: str) -> bytes:
     msh = _header(data)
-    peer = _find_peer(msh, remote)
+    peer = find_peer(msh, remote)
     if msh is None or peer is None:
         return _refuse_stranger(msh, remote)
     digest = hashlib.sha256(data).hexdigest()
@@ -117,7 +110,7 @@ def _store(data: bytes, msh: Segment, peer: Peer, key: dict[str, str]) -> bytes:
     message: Er7Message | None = None
     try:
         message = parse(data, peer.default_charset)
-        verdict = examine(message)
+        verdict = examine(message, reading_of(peer), refuses_unused=peer.refuses_unused)
     except Er7Error as error:
         kind = f"{msh.get(9, 1)}^{msh.get(9, 2)}"[:32]
         verdict = MessageDisposition("refused", kind, faults=(Fault.of(error),), reason=error.condition)

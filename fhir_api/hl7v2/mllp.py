@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,17 @@ from dataclasses import dataclass
 
 from oncoflow_site.foundation.errors import TransientError, safe_error_text
 
-__all__ = ["END", "START", "FrameTooLarge", "MllpLimits", "MllpServer", "exchange", "frame", "read_frames"]
+__all__ = [
+    "END",
+    "START",
+    "FrameTooLarge",
+    "MllpLimits",
+    "MllpServer",
+    "RemoteAddress",
+    "exchange",
+    "frame",
+    "read_frames",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +50,12 @@ class MllpLimits:
     frame_s: float = 120.0
     idle_s: float = 3600.0
     connections: int = 64
+
+
+class RemoteAddress(str):
+    """The IP address of the other side, with the SHA-256 of the client certificate that it showed, if any."""
+
+    certificate_sha256: str = ""
 
 
 class FrameTooLarge(Exception):
@@ -172,7 +189,7 @@ class MllpServer:
         self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         loop = asyncio.get_running_loop()
-        remote = str((writer.get_extra_info("peername") or ("",))[0])
+        remote = _remote(writer)
         try:
             async for message in read_frames(reader, self._limits):
                 self._busy.add(task)
@@ -194,6 +211,15 @@ class MllpServer:
                     while chunk := await reader.read(1 << 18):
                         if END in chunk:
                             break
+
+
+def _remote(writer: asyncio.StreamWriter) -> RemoteAddress:
+    """The other side's address, with the hash of its certificate where it showed one."""
+    remote = RemoteAddress((writer.get_extra_info("peername") or ("",))[0])
+    secured = writer.get_extra_info("ssl_object")
+    certificate = secured.getpeercert(binary_form=True) if secured is not None else None
+    remote.certificate_sha256 = hashlib.sha256(certificate).hexdigest() if certificate else ""
+    return remote
 
 
 async def _exchange(

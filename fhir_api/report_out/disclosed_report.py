@@ -87,7 +87,7 @@ def disclose_report(version: ReportVersion, *, purpose: str = "delivery") -> Dis
         pseudonym=patient.pseudonym,
         identity=clinical.reveal_identity(clinical.current_patient(patient), purpose=purpose),
         study_id=str(study.id),
-        study_instance_uid=open_study(patient.key_subject, bytes(study.ciphertext)).study_instance_uid,
+        study_instance_uid=open_study(study.key_subject, bytes(study.ciphertext)).study_instance_uid,
         order=clinical.reveal_order(order, purpose=purpose) if order else None,
         code=(order.procedure_code, order.procedure_text) if order else ("", ""),
         signer=(str(signer.pk), signer.get_full_name() or signer.get_username()) if signer else None,

@@ -112,6 +112,7 @@ class FilingHeader:
     """What files an instance. ``repr`` shows nothing of the patient.
 
     :ivar content_sha256: of the data set as it came, without preamble and file meta information.
+    :ivar declared: a person said whose it is, whatever name the header has.
     :ivar doubt: why the patient it names cannot be believed; empty where nothing speaks against it.
     """
 
@@ -133,6 +134,7 @@ class FilingHeader:
     burned_in: str
     parse: Callable[[], Dataset] = field(repr=False, compare=False)
     doubt: str = ""
+    declared: bool = False
 
     @property
     def dataset(self) -> Dataset:

@@ -6,6 +6,8 @@ linked as soon as its order arrives. An earlier study that we fetched ourselves 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.db import transaction
 
 from audit import services as audit
@@ -15,8 +17,10 @@ from imaging.events import COMPARISON_READY, STUDY_FLAGGED
 from imaging.identifiers import accession_index, open_study, uid_index
 from imaging.models import Study, StudyPurpose
 from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.jobs import enqueue
 
-__all__ = ["match_order", "match_study", "release_order"]
+__all__ = ["follow_merge", "match_order", "match_study", "release_order"]
 
 OTHER_PATIENT = "accession-other-patient"
 OTHER_PATIENT_MESSAGE = (
@@ -35,7 +39,7 @@ def match_study(study: Study) -> Order | None:
     if study.order_id is not None:
         return study.order
     with transaction.atomic():
-        identity = open_study(study.patient.key_subject, study.ciphertext)  # type: ignore[arg-type]
+        identity = open_study(study.key_subject, study.ciphertext)  # type: ignore[arg-type]
         order = clinical.find_order_by_accession(identity.accession) if identity.accession else None
         if order is not None and order.status == CANCELLED:
             order = None
@@ -76,6 +80,23 @@ def release_order(order: Order) -> int:
         for study in studies:
             _link(study, None)
     return len(studies)
+
+
+def follow_merge(patient_ids: Iterable[str]) -> None:
+    """After a merge, or its reversal, in the caller's transaction: unlink studies whose order is another patient's now, look
+    for the orders of those that have none, and compare each measured study anew with what is earlier now."""
+    for study in Study.objects.filter(patient__in=list(patient_ids)).select_related("patient", "order"):
+        if study.order is not None and study.order.patient_id != study.patient_id:
+            _link(study, None)
+        if study.order is None:
+            match_study(study)
+        if study.measurements.exists():
+            enqueue(
+                "imaging.measure_and_compare",
+                subject=study.subject,
+                key=f"measure:{study.pk}:merge:{new_id()}",
+                kwargs={"study_id": str(study.pk)},
+            )
 
 
 def _link(study: Study, order: Order | None) -> None:

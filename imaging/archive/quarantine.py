@@ -21,7 +21,7 @@ from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.jobs import JobContext, enqueue
 
-__all__ = ["discard", "purge", "release"]
+__all__ = ["discard", "file_waiting", "purge", "release"]
 
 PURGE_JOB = "imaging.purge_discarded"
 
@@ -33,7 +33,24 @@ def release(instance: Instance, *, by: Any, reason: str) -> Instance:
     :returns: the instance that took its place.
     :raises UserVisibleError: what it was kept apart for still holds. :raises PermissionDenied: not this person's to do.
     """
-    reason = _checked(instance, by, reason)
+    return _filed(instance, _checked(instance, by, reason))
+
+
+def file_waiting(ctx: JobContext, conflict_id: uuid.UUID) -> None:
+    """Before: a person has decided whose the images of this identity are. After: they are filed, or stay apart with the reason
+    that stands."""
+    waiting = Instance.objects.filter(
+        identity_conflict=conflict_id, state=InstanceState.QUARANTINED, discarded_at__isnull=True
+    )
+    for instance in waiting.select_related("original", "study").order_by("received_at", "pk"):
+        try:
+            with ctx.commit():
+                _filed(instance, "a person decided whose it is")
+        except UserVisibleError as error:
+            Instance.objects.filter(pk=instance.pk).update(reason=error.message[:300])
+
+
+def _filed(instance: Instance, reason: str) -> Instance:
     try:
         with transaction.atomic():
             stored = file_again(instance)

@@ -19,7 +19,7 @@ from django.db import IntegrityError, connection, transaction
 
 from audit import services as audit
 from clinical import services as clinical
-from clinical.models import Patient
+from clinical.models import IdentityConflict, Patient
 from imaging.archive import completion, duplicates
 from imaging.archive.filing_header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, BadInstance, FilingHeader, read_header
 from imaging.archive.original_objects import Original, one_writer
@@ -82,9 +82,10 @@ class ReceiveCache:
 class _Quarantine(Exception):
     """Inside this module: keep the instance apart, for ``reason``."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, contradiction: clinical.IdentityContradiction | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.contradiction = contradiction
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def _as_declared(header: FilingHeader, declared: DeclaredPatient) -> FilingHeade
         authority=declared.authority,
         patient_id=declared.patient_id,
         performed_at=header.performed_at or declared.performed_at,
+        declared=True,
         doubt="" if named in (None, told) else "its header names another patient than was declared",
     )
 
@@ -171,9 +173,11 @@ def _store(header: FilingHeader, data: bytes, source: str, peer: str, cache: Rec
     try:
         patient, found = _patient_and_study(header, cache)
     except _Quarantine as problem:
-        instance = _quarantine(Original(header, data, peer, INBOUND), problem.reason, index=index)
+        contradiction = problem.contradiction
+        conflict = clinical.note_conflict(contradiction, source="dicom", sender=peer) if contradiction else None
+        instance = _quarantine(Original(header, data, peer, INBOUND), problem.reason, index=index, conflict=conflict)
         return StoredInstance(SUCCESS, problem.reason, instance.study_id, quarantined=True)
-    received = Original(header, data, peer, patient.key_subject if found is None else found.patient.key_subject)
+    received = Original(header, data, peer, patient.key_subject if found is None else found.key_subject)
     with one_writer(), transaction.atomic():
         study = found or create_study(header, patient, source)
         if reason:
@@ -227,7 +231,7 @@ def _again(known: Instance, header: FilingHeader, data: bytes, peer: str) -> Sto
     if same is not None:
         return StoredInstance(SUCCESS, "", known.study_id, duplicate=True, quarantined=same.pk != known.pk)
     study = Study.objects.select_related("patient").get(pk=known.study_id) if known.study_id else None
-    subject = study.patient.key_subject if study else INBOUND
+    subject = study.key_subject if study else INBOUND
     reason = "the same SOP Instance UID came before with other content"
     received = Original(header, data, peer, subject)
     _quarantine(received, reason, study=study, conflicts_with=known, canonical_sha256=canonical)
@@ -254,7 +258,27 @@ def _patient_and_study(header: FilingHeader, cache: ReceiveCache) -> tuple[Patie
     asked = asked_for(header)
     if asked is not None and (patient is None or clinical.current_patient(asked.patient) != patient):
         raise _Quarantine("it was asked for as an earlier study of another patient")
-    return patient or clinical.register_patient(header.identity(), source="dicom", provisional=True), None
+    return patient if patient is not None and header.declared else _registered(header), None
+
+
+def _registered(header: FilingHeader) -> Patient:
+    """The patient whom the header names, known or new. :raises _Quarantine: nobody can say whose it is."""
+    try:
+        return clinical.register_patient(header.identity(), source="dicom", provisional=True)
+    except clinical.IdentityContradiction as error:
+        raise _Quarantine(
+            f"its header contradicts the patient with that number: {_listed(error.contradicts)}", error
+        ) from None
+    except UserVisibleError as error:
+        if error.code == "no-matching-identifier":
+            raise _Quarantine("the issuer of its Patient ID (0010,0021) is not known here") from None
+        if error.code == "patient-other-person":
+            raise _Quarantine("a person has decided that it is not of the patient with that number") from None
+        raise
+
+
+def _listed(contradicts: tuple[str, ...]) -> str:
+    return " and ".join(one.replace("_", " ") for one in contradicts)
 
 
 def _quarantine(
@@ -265,6 +289,7 @@ def _quarantine(
     study: Study | None = None,
     conflicts_with: Instance | None = None,
     canonical_sha256: str = "",
+    conflict: IdentityConflict | None = None,
 ) -> Instance:
     """Keep the instance, apart, with its reason."""
     with transaction.atomic():
@@ -274,6 +299,7 @@ def _quarantine(
             state=InstanceState.QUARANTINED,
             reason=reason[:300],
             conflicts_with=conflicts_with,
+            identity_conflict=conflict,
             canonical_sha256=canonical_sha256,
         )
         audit.record(

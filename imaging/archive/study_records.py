@@ -66,7 +66,7 @@ def series_of(header: FilingHeader, study: Study) -> Series:
         description=clean_words(description)[:200],
         parameters=dict(recognition.parameters),
         protocol=protocol,
-        ciphertext=seal(study.patient.key_subject, identity, context="series"),
+        ciphertext=seal(study.key_subject, identity, context="series"),
     )
 
 
@@ -74,7 +74,7 @@ def _fill_accession(header: FilingHeader, study: Study) -> None:
     """A localizer may come without the accession number that the next series brings."""
     if study.accession_index or not header.accession:
         return
-    subject = study.patient.key_subject
+    subject = study.key_subject
     old = open_study(subject, study.ciphertext)  # type: ignore[arg-type]
     new = StudyIdentity(old.study_instance_uid, header.accession, old.frame_of_reference or header.frame_of_reference)
     study.accession_index = accession_index(header.accession)

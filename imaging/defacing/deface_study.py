@@ -265,9 +265,7 @@ def _copies(series: Series, face: StudyFace, batch: list[Instance]) -> Iterator[
 def _keep(study: Study, volume_set: VolumeSet, instance: Instance, data: bytes, count: int) -> None:
     """Store one copy inside the caller's fenced transaction; an older one goes."""
     _drop(DefacedInstance.objects.filter(instance=instance))
-    stored = objects.put(
-        data, subject=study.patient.key_subject, kind="dicom-defaced", content_type="application/dicom"
-    )
+    stored = objects.put(data, subject=study.key_subject, kind="dicom-defaced", content_type="application/dicom")
     DefacedInstance.objects.create(instance=instance, volume_set=volume_set, object=stored, voxels=count)
 
 

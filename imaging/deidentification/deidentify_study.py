@@ -155,7 +155,7 @@ def _store(study: Study, instance: Instance, result: _Result) -> str:
         return "quarantined"
     stored = objects.put(
         result.written.data,
-        subject=study.patient.key_subject,
+        subject=study.key_subject,
         kind="dicom-deidentified",
         content_type="application/dicom",
     )

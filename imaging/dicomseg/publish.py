@@ -35,9 +35,7 @@ def publish_segmentations(ctx: JobContext, study: Study) -> int:
             continue  # nothing outlined, or no images to refer to: there is no object, and the report says which
         read = read_published(data)
         with ctx.commit():
-            stored = objects.put(
-                data, subject=study.patient.key_subject, kind="dicom-seg", content_type="application/dicom"
-            )
+            stored = objects.put(data, subject=study.key_subject, kind="dicom-seg", content_type="application/dicom")
             if publish_object(study, stored, read, segmentation=segmentation) is None:
                 objects.delete(stored)  # another attempt was faster, or the object came back from a PACS
                 continue

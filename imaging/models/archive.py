@@ -6,6 +6,8 @@ the rest of a row may be logged. UIDs as sent are found again by a keyed hash (`
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.db import models
 
@@ -116,7 +118,8 @@ class DicomPeer(models.Model):
 class Study(models.Model):
     """One DICOM study (or one date of NIfTI files) of one patient; at most one order.
 
-    ``ciphertext`` holds `imaging.identifiers.StudyIdentity`. ``performed_at`` is the true moment, aware.
+    ``ciphertext`` holds `imaging.identifiers.StudyIdentity`. ``performed_at`` is the true moment, aware. ``key_subject`` names
+    the data key of all that belongs to the study: that of the patient under whom it came, whomever they are merged into.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -130,6 +133,7 @@ class Study(models.Model):
     accession_index = models.CharField(max_length=64, blank=True, default="", db_index=True)
     deidentified_uid = models.CharField(max_length=64, unique=True)
     ciphertext = models.BinaryField()
+    key_subject = models.CharField(max_length=60, default="", editable=False)
     performed_at = models.DateTimeField(db_index=True)
     modality = models.CharField(max_length=16, default="MR")
     expected_instances = models.PositiveIntegerField(null=True, blank=True)
@@ -150,6 +154,11 @@ class Study(models.Model):
 
     def __str__(self) -> str:
         return f"study {self.id} ({self.state})"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save; a new study takes its patient's key."""
+        self.key_subject = self.key_subject or self.patient.key_subject
+        super().save(*args, **kwargs)
 
     @property
     def subject(self) -> str:
@@ -221,6 +230,14 @@ class Instance(models.Model):
     deidentified = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     state = models.CharField(max_length=12, choices=InstanceState.choices, default=InstanceState.RECEIVED)
     reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it is quarantined; no identity.")
+    identity_conflict = models.ForeignKey(
+        "clinical.IdentityConflict",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="What a person must decide before it can be filed.",
+    )
     discarded_at = models.DateTimeField(null=True, blank=True, help_text="Quarantined only: deleted some days later.")
     peer = models.CharField(max_length=64, blank=True, default="", help_text="Who sent it.")
     ciphertext = models.BinaryField(default=b"")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
 
 from imaging.models.archive import DicomPeer, Study
@@ -61,6 +63,7 @@ class PriorStudy(models.Model):
     study = models.ForeignKey(Study, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     uid_index = models.CharField(max_length=64, unique=True, help_text="Keyed hash of the Study Instance UID.")
     ciphertext = models.BinaryField()
+    key_subject = models.CharField(max_length=60, default="", editable=False)
     expected_instances = models.PositiveIntegerField(null=True, blank=True)
     state = models.CharField(max_length=7, choices=PriorState.choices, default=PriorState.WANTED)
     created_at = models.DateTimeField(default=now)
@@ -71,3 +74,8 @@ class PriorStudy(models.Model):
 
     def __str__(self) -> str:
         return f"prior {self.id} ({self.state})"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save; a new row takes its patient's key, and keeps it whomever the patient is merged into."""
+        self.key_subject = self.key_subject or self.patient.key_subject
+        super().save(*args, **kwargs)

@@ -161,7 +161,7 @@ def pull(ctx: JobContext, prior_id: uuid.UUID | str) -> None:
     row = PriorStudy.objects.select_related("peer", "patient").get(pk=prior_id)
     if row.state == PriorState.HELD:
         return
-    wanted = WantedPrior(**json.loads(keys.decrypt(row.patient.key_subject, bytes(row.ciphertext), _CONTEXT)))
+    wanted = WantedPrior(**json.loads(keys.decrypt(row.key_subject, bytes(row.ciphertext), _CONTEXT)))
     source = _source(row.peer)
     try:
         series = [

@@ -76,7 +76,7 @@ def save_segmentation(
     left_out = dict(not_assessed or {})
     if not set(left_out) <= set(REGIONS) or any(np.any(labels == OWN_LABEL[region]) for region in left_out):
         raise ValueError("a region that is not assessed has a label of its own")
-    subject = study.patient.key_subject
+    subject = study.key_subject
     stored = objects.put(
         write_nifti(labels, grid), subject=subject, kind="segmentation", content_type="application/gzip"
     )

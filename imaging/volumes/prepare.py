@@ -237,7 +237,7 @@ def _store(
     chosen: Mapping[str, Series],
     normalised: Coregistered,
 ) -> None:
-    subject = study.patient.key_subject
+    subject = study.key_subject
     grid = normalised.grid
     placed = grid.to_json()
     what = assessable(chosen)

@@ -162,7 +162,7 @@ def _store(
             not_assessed=left_out(panel, fused),
         )
         stored = objects.put(
-            difference, subject=study.patient.key_subject, kind="disagreement", content_type="application/gzip"
+            difference, subject=study.key_subject, kind="disagreement", content_type="application/gzip"
         )
         moved = _move(
             panel,

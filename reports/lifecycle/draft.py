@@ -77,9 +77,7 @@ def draft_measurement(ctx: JobContext, measurement_id: uuid.UUID | str, *, only_
         previous = report.versions.filter(issued_at__isnull=False).order_by("-number").first()
         number = next_number(report)
         data = canonical_json(with_status(content, report_id=str(report.pk), version=number))
-        stored = objects.put(
-            data, subject=study.patient.key_subject, kind="report-content", content_type="application/json"
-        )
+        stored = objects.put(data, subject=study.key_subject, kind="report-content", content_type="application/json")
         version = ReportVersion.objects.create(
             report=report,
             number=number,

@@ -97,6 +97,12 @@ def unsignable(report: Report, version: ReportVersion) -> UserVisibleError | Non
         return UserVisibleError(
             "This report is still being prepared.", what_to_do="Try again in a moment.", code="not-ready"
         )
+    if report.patient.provisional:
+        return UserVisibleError(
+            "Nobody has confirmed who this patient is.",
+            what_to_do="Confirm the identity on the patient's page, or wait for the hospital's registration.",
+            code="identity-not-confirmed",
+        )
     if version.band == Band.MANUAL:
         return UserVisibleError(
             "The models agree too little on this study for their outline to be signed.",
@@ -148,7 +154,7 @@ def _signed(
     actor: Actor,
     reason: str,
 ) -> ReportVersion:
-    moment = now()
+    moment, named = now(), report.patient_id
     earlier = (
         report.versions.filter(status__in=(VersionStatus.FINAL, VersionStatus.AMENDED)).order_by("-number").first()
     )
@@ -202,7 +208,7 @@ def _signed(
         error = unsignable(report, version)
         if error is not None:
             raise error
-        if next_number(report) != number:
+        if next_number(report) != number or report.patient_id != named:
             raise UserVisibleError(
                 "This report changed while you were signing.", what_to_do="Read it again and sign.", code="not-current"
             )

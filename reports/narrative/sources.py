@@ -7,7 +7,7 @@ import uuid
 from clinical.cleaning import CleanedText, clean
 from clinical.models import ClinicalDocument, Patient
 from clinical.models.documents import DocumentState
-from clinical.registry import current_patient, identity_for_cleaning
+from clinical.registry import current_patient, identities_for_cleaning
 from clinical.retrieval import read_text, retrieve
 from reports.narrative.quotes import split_sentences
 from reports.narrative.sentences import SourceText
@@ -52,7 +52,7 @@ def gather_sources(patient: Patient) -> list[SourceText]:
             texts[key] = read_text(documents[key])
         if texts[key][passage.start : passage.end] == passage.text.encode("utf-8"):
             spans.setdefault(key, []).append((passage.start, passage.end, float(passage.score)))
-    identity = identity_for_cleaning(patient)
+    identities = identities_for_cleaning(patient)
     sources = [
         SourceText(
             document_id=str(key),
@@ -60,7 +60,7 @@ def gather_sources(patient: Patient) -> list[SourceText]:
             text_sha256=documents[key].text_sha256,
             type_text=documents[key].type_text,
             authored_on=documents[key].authored_on,
-            passages=widened(texts[key], found, clean(texts[key].decode("utf-8"), identity)),
+            passages=widened(texts[key], found, clean(texts[key].decode("utf-8"), *identities)),
         )
         for key, found in spans.items()
     ]

@@ -28,6 +28,7 @@ from clinical.patients.merging import (
     refuse_merge,
     unmerge,
 )
+from clinical.patients.moving import unnamed_models
 from clinical.registry import current_patient, find_patient, identities_for_cleaning, register_patient, reveal_identity
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError
@@ -248,3 +249,7 @@ def test_every_moved_row_is_kept_as_a_row(two, registrar) -> None:
     assert list(MergedRecord.objects.filter(merge=merge).values_list("model", "record_id")) == [
         ("clinical.Order", str(order.pk))
     ]
+
+
+def test_every_room_has_said_what_moves_with_a_patient() -> None:
+    assert unnamed_models() == []

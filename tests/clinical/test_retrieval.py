@@ -15,7 +15,7 @@ from audit.models import AuditRow
 from clinical.cleaning import clean
 from clinical.documents import add_document, read_text
 from clinical.models import ClinicalDocument
-from clinical.registry import identity_for_cleaning
+from clinical.registry import identities_for_cleaning
 from clinical.retrieval import forget, retrieve
 from clinical.retrieval.passages import MAX_BYTES, windows
 from oncoflow_site.foundation.errors import EngineError, TransientError
@@ -110,7 +110,7 @@ def test_abbreviations_and_numbers_end_no_sentence_and_neighbours_share_one() ->
 
 
 def check_exact(patient, passages) -> None:
-    identity = identity_for_cleaning(patient)
+    identity = identities_for_cleaning(patient)[0]
     for one in passages:
         document = ClinicalDocument.objects.get(pk=one.document_id)
         assert document.patient_id == patient.pk

@@ -224,7 +224,7 @@ def test_an_acknowledgement_is_never_acknowledged(wire):
 
 
 def test_unprocessed_families_are_kept_and_visible(wire):
-    answer = wire().ask(adt("A34", event="A34"))
+    answer = wire().ask(adt("A38", event="A38"))
     assert msa(answer)[0] == "AA"
     assert Hl7Message.objects.get().state == "ignored"
 

@@ -11,11 +11,20 @@ from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, connection, transaction
 
 from audit.models import AuditRow
-from clinical.identity import OrderIdentity
-from clinical.models import User
-from clinical.services import accept_order, add_document, assign
+from clinical.identity import Identifier, IdentityData, OrderIdentity
+from clinical.models import Patient, User
+from clinical.services import (
+    accept_order,
+    add_document,
+    assign,
+    confirm_identity,
+    merge_patients,
+    patient_at,
+    register_patient,
+)
 from imaging.identifiers import accession_index
 from imaging.models import Comparison, Study, StudyPurpose
+from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.jobs import enqueue, run_job
 from oncoflow_site.foundation.models import Event, Job, StoredObject
@@ -180,6 +189,32 @@ def test_draft_overtaken_before_release_is_not_issued(make_study, make_measureme
 
 
 # --- sign-off
+
+
+def test_nothing_is_signed_as_final_for_a_patient_whom_nobody_has_confirmed(
+    issued: ReportVersion, radiologist: User
+) -> None:
+    Patient.objects.update(provisional=True)
+    with pytest.raises(UserVisibleError) as caught:
+        sign_off(issued, radiologist, PASSWORD)
+    assert caught.value.code == "identity-not-confirmed"
+    assert not ReportVersion.objects.filter(status__in=("final", "amended")).exists()
+    confirm_identity(issued.report.patient, by=radiologist)
+    assert sign_off(issued, radiologist, PASSWORD).status == "final"
+
+
+def test_a_signed_report_stays_as_it_was_signed_and_says_under_whom(issued: ReportVersion, radiologist: User) -> None:
+    signed = sign_off(issued, radiologist, PASSWORD)
+    pdf, prior = objects.get(signed.pdf), issued.report.patient
+    number = (Identifier("DEMOHOSP", "SURVIVOR"),)
+    survivor = register_patient(IdentityData("Łukasiewicz", "Zoë", identifiers=number), source="command")
+    merge_patients(survivor, prior, by=None, reason="A40", source="mllp")
+    report = Report.objects.get()
+    assert report.patient == survivor
+    again = report.versions.get(pk=signed.pk)
+    assert objects.get(again.pdf) == pdf
+    assert patient_at(report, signed.signed_at) == prior
+    assert report.order.patient == report.study.patient == survivor
 
 
 def test_sign_off_makes_a_new_final_version(issued: ReportVersion, radiologist: User) -> None:
