@@ -3,7 +3,7 @@
 from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from oncoflow_site.api import deidentification, jobs, panels, refine, schema, studies, upload_bytes, uploads
+from oncoflow_site.api import deidentification, identities, jobs, panels, refine, schema, studies, upload_bytes, uploads
 
 __all__ = ["schema"]  # imported so that the schema knows bearer tokens
 
@@ -35,6 +35,14 @@ urlpatterns = [
     path("reports/<uuid:report_id>/versions/<int:number>.pdf", studies.ReportPdf.as_view(), name="report-pdf"),
     path("reports/<uuid:report_id>/versions/<int:number>.json", studies.ReportContent.as_view(), name="report-content"),
     path("documents/<uuid:document_id>/text", studies.DocumentText.as_view(), name="document-text"),
+    path("identities/", identities.Identities.as_view(), name="identities"),
+    path("identities/conflicts/<uuid:conflict_id>", identities.Conflict.as_view(), name="identity-conflict"),
+    path("identities/merges/", identities.Merges.as_view(), name="merges"),
+    path("identities/merges/<uuid:merge_id>", identities.Merge.as_view(), name="merge"),
+    path("identities/merges/<uuid:merge_id>/approve", identities.MergeApprove.as_view(), name="merge-approve"),
+    path("identities/merges/<uuid:merge_id>/refuse", identities.MergeRefuse.as_view(), name="merge-refuse"),
+    path("identities/merges/<uuid:merge_id>/unmerge", identities.MergeUndo.as_view(), name="merge-unmerge"),
+    path("identities/patients/<uuid:patient_id>/confirm", identities.PatientConfirm.as_view(), name="patient-confirm"),
     path("uploads/", uploads.Uploads.as_view(), name="uploads"),
     path("uploads/presign", upload_bytes.Presign.as_view(), name="presign"),
     path("uploads/put/<str:token>", upload_bytes.SignedPut.as_view(), name="upload-put"),

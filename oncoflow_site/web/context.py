@@ -16,5 +16,6 @@ def site(request: HttpRequest) -> dict[str, Any]:
         "hospital_name": settings.ONCOFLOW_HOSPITAL_NAME,
         "demo_mode": settings.ONCOFLOW_DEMO_MODE,
         "time_zone": settings.TIME_ZONE,
+        "may_confirm": can(getattr(request, "user", None), "confirm_identity"),
         "may_upload": can(getattr(request, "user", None), "upload_study"),
     }

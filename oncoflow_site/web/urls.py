@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LoginView, LogoutView, PasswordChangeDoneView, PasswordChangeView
 from django.urls import path, re_path, reverse_lazy
 
-from oncoflow_site.web import bringing, panels, quarantine, reading, records, system, viewer, views
+from oncoflow_site.web import bringing, identities, panels, quarantine, reading, records, system, viewer, views
 
 app_name = "web"
 urlpatterns = [
@@ -25,6 +25,15 @@ urlpatterns = [
     path("quarantine/", quarantine.quarantine_page, name="quarantine"),
     path("quarantine/<uuid:instance_id>/<int:frame>.png", quarantine.picture, name="quarantine-picture"),
     path("quarantine/<uuid:instance_id>/release", quarantine.release, name="quarantine-release"),
+    path("identities/", identities.identities_page, name="identities"),
+    path("identities/find", identities.find, name="identity-find"),
+    path("identities/conflicts/<uuid:conflict_id>/", identities.conflict_page, name="identity-conflict"),
+    path("identities/conflicts/<uuid:conflict_id>/decide", identities.decide, name="identity-decide"),
+    path("identities/patients/<uuid:patient_id>/", identities.patient_identity, name="patient-identity"),
+    path("identities/patients/<uuid:patient_id>/confirm", identities.confirm, name="identity-confirm"),
+    path("identities/patients/<uuid:patient_id>/merge", identities.make_merge, name="identity-merge"),
+    path("identities/merges/<uuid:merge_id>/", identities.merge_page, name="merge"),
+    path("identities/merges/<uuid:merge_id>/<str:step>", identities.merge_step, name="merge-step"),
     path("patients/<uuid:patient_id>/", records.patient_page, name="patient"),
     path("studies/<uuid:study_id>/", records.study_page, name="study"),
     path("studies/<uuid:study_id>/outline", records.outline, name="outline"),

@@ -25,7 +25,13 @@ MOST_PATIENTS = 100
 
 
 # Subject of a notice -> the page it is about, which checks again who may see it.
-NOTICE_PAGES = {"study": "web:study", "report": "web:report", "patient": "web:patient"}
+NOTICE_PAGES = {
+    "study": "web:study",
+    "report": "web:report",
+    "patient": "web:patient",
+    "identityconflict": "web:identity-conflict",
+    "patientmerge": "web:merge",
+}
 
 
 def notice_rows(user: Any) -> list[dict[str, Any]]:
