@@ -24,6 +24,7 @@ from oncoflow_site.foundation.jobs import JobContext, enqueue
 __all__ = ["discard", "file_waiting", "purge", "release"]
 
 PURGE_JOB = "imaging.purge_discarded"
+_STAYS = "It stays in quarantine: "
 
 
 def release(instance: Instance, *, by: Any, reason: str) -> Instance:
@@ -47,7 +48,7 @@ def file_waiting(ctx: JobContext, conflict_id: uuid.UUID) -> None:
             with ctx.commit():
                 _filed(instance, "a person decided whose it is")
         except UserVisibleError as error:
-            Instance.objects.filter(pk=instance.pk).update(reason=error.message[:300])
+            Instance.objects.filter(pk=instance.pk).update(reason=error.message.removeprefix(_STAYS).rstrip(".")[:300])
 
 
 def _filed(instance: Instance, reason: str) -> Instance:
@@ -75,7 +76,7 @@ def _filed(instance: Instance, reason: str) -> Instance:
 def _stands(stored: StoredInstance) -> UserVisibleError:
     why = stored.reason or "another instance with its SOP Instance UID is here"
     return UserVisibleError(
-        f"It stays in quarantine: {why}.",
+        f"{_STAYS}{why}.",
         what_to_do="Remove the cause first (patient, order, the other instance), or discard it.",
         code="quarantine-reason-stands",
     )
