@@ -92,9 +92,9 @@ def follow_merge(patient_ids: Iterable[str]) -> None:
             match_study(study)
         if study.measurements.exists():
             enqueue(
-                "imaging.measure_and_compare",
+                "imaging.compare_study",
                 subject=study.subject,
-                key=f"measure:{study.pk}:merge:{new_id()}",
+                key=f"compare:{study.pk}:merge:{new_id()}",
                 kwargs={"study_id": str(study.pk)},
             )
 

@@ -24,7 +24,7 @@ def rename_jobs(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("imaging", "0012_regions_not_assessed"),
+        ("imaging", "0013_key_of_study"),
         ("foundation", "0003_job_lock"),
     ]
 
