@@ -21,7 +21,8 @@ from pydicom.uid import UID
 from clinical.identity import Identifier, IdentityData
 from imaging.dicom.acquisition import HEADER_TAGS
 from imaging.dicom.codestreams import wrong_size
-from imaging.dicom.preflight import BadStructure, Layout, content_start, scan, scan_meta
+from imaging.dicom.elements import MalformedDataSet
+from imaging.dicom.preflight import Layout, content_start, scan, scan_meta
 from imaging.dicom.sop_classes import IMAGE_CLASSES
 
 __all__ = ["BadInstance", "FilingHeader", "integer", "read_header"]
@@ -177,7 +178,7 @@ def read_header(data: bytes, *, from_network: bool = True) -> FilingHeader:
         header = _header(layout.values, lru_cache(1)(lambda: _parse(data, attributes)), data, start, syntax)
     except BadInstance:
         raise
-    except BadStructure as error:
+    except MalformedDataSet as error:
         raise BadInstance(CANNOT_UNDERSTAND, str(error)) from None
     except Exception as error:  # any parser error; its text may quote the data
         raise BadInstance(CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})") from None

@@ -20,8 +20,8 @@ from imaging.deidentification import value_cleaning
 from imaging.deidentification.codestream_comments import HiddenText, without_comments
 from imaging.deidentification.profile import RULES, Rule
 from imaging.deidentification.unused_bits import overlay_in_pixels, without_unused_bits
-from imaging.dicom.elements import BadElements, Element, ElementReader, ElementWriter, known_vr
-from imaging.dicom.preflight import BadStructure, content_start
+from imaging.dicom.elements import Element, ElementReader, ElementWriter, MalformedDataSet, known_vr
+from imaging.dicom.preflight import content_start
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = [
@@ -139,7 +139,7 @@ class Deidentifier:
         """:raises DeidentificationRefused: see `deidentify`."""
         try:
             return self._file(data, pixels or PixelStatement())
-        except (BadElements, BadStructure, HiddenText) as error:
+        except (MalformedDataSet, HiddenText) as error:
             raise DeidentificationRefused(str(error)) from None
         except (struct.error, IndexError, ValueError, zlib.error) as error:  # their text may quote the data
             raise DeidentificationRefused(f"the data set cannot be parsed ({type(error).__name__})") from None
@@ -444,7 +444,7 @@ class _DeidentifyingWalk:
         if element.undefined:
             if overlay_in_pixels(found):
                 raise DeidentificationRefused("an overlay lies in its compressed pixels, and may hold text")
-            fragments, _ = self.reader.fragments(element.start, element.end)
+            fragments = element.fragments or []
             cleaned = without_comments([self.data[start:end] for start, end in fragments[1:]], self.syntax)
             parts = [self.writer.item(_even(one)) for one in cleaned]
             starts = {start - fragments[1][0] for start, _ in fragments[1:]}

@@ -1,7 +1,13 @@
-"""Data elements as the bytes they are stored in: an index of where they lie, and the writing of new ones (PS3.5 section 7).
+"""Data elements as the bytes they are stored in: the one walk that finds them, and the writing of new ones (PS3.5 section 7).
 
-De-identification reads with this and with nothing else: what it did not understand itself cannot come out. Values are
-never decoded here.
+The walk touches the headers of the elements only, gives up at fixed limits, and finds what is cut short: a parser builds
+objects for everything it meets, and some megabytes of tiny elements would keep it busy for minutes. Values are never decoded
+here. It is used twice, with different tolerance:
+
+- `ElementReader.survey`, before any parser sees a received file. Looks into every sequence and notes next to nothing. Takes
+  what a parser would take: an element that occurs twice, a value representation of two letters that nobody knows.
+- `ElementReader.elements` and `items`, for de-identification, which reads with this and with nothing else: what was not
+  understood here cannot come out. Refuses both.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from typing import NamedTuple
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
-__all__ = ["UNDEFINED", "BadElements", "Element", "ElementReader", "ElementWriter", "known_vr"]
+__all__ = ["PIXEL_TAGS", "UNDEFINED", "Element", "ElementReader", "ElementWriter", "MalformedDataSet", "known_vr"]
 
 UNDEFINED = 0xFFFFFFFF
 MAX_ELEMENTS = 400_000  # an enhanced image of 2,000 frames with 100 attributes each has half of that
@@ -23,10 +29,12 @@ VRS = LONG | {
 }  # fmt: skip
 _NAMES = {vr: vr.decode() for vr in VRS}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_NOTHING: frozenset[int] = frozenset()
+PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+"""Float, Double Float and plain Pixel Data (PS3.3 C.7.6.24, C.7.6.25, C.7.6.3)."""
 
 
-class BadElements(Exception):
+class MalformedDataSet(Exception):
     """Not a data set, or one that contradicts itself. The message holds nothing of it."""
 
 
@@ -37,6 +45,7 @@ class Element(NamedTuple):
     :param undefined: its length is not stored; ``end`` is behind the delimiter then.
     :param implicit: its items are in implicit VR little endian, whatever the data set is in (PS3.5 section 6.2.2).
     :param children: the items of a sequence of undefined length, which had to be walked to find its end.
+    :param fragments: of encapsulated pixel data, (start, end) each, the Basic Offset Table first.
     """
 
     tag: int
@@ -47,6 +56,7 @@ class Element(NamedTuple):
     undefined: bool
     implicit: bool
     children: list[list[Element]] | None = None
+    fragments: list[tuple[int, int]] | None = None
 
 
 class ElementReader:
@@ -61,31 +71,52 @@ class ElementReader:
         self._left = MAX_ELEMENTS
 
     def elements(self, position: int, end: int, *, implicit: bool, depth: int = 0) -> list[Element]:
-        """The elements in ``data[position:end]``, in their order. :raises BadElements:"""
+        """The elements in ``data[position:end]``, in their order. :raises MalformedDataSet:"""
         return self._walk(position, end, implicit, depth, delimited=False)[0]
 
     def items(self, element: Element, *, depth: int) -> list[list[Element]]:
-        """The elements of each item of a sequence. :raises BadElements:"""
+        """The elements of each item of a sequence. :raises MalformedDataSet:"""
         if element.children is not None:
             return element.children
         return self._items(element.start, element.end, element.implicit, depth, delimited=False)[0]
 
-    def _walk(
-        self, position: int, end: int, implicit: bool, depth: int, *, delimited: bool
+    def survey(
+        self, position: int, end: int, *, implicit: bool, wanted: frozenset[int] = frozenset()
     ) -> tuple[list[Element], int]:
+        """Walk everything in ``data[position:end]``, into every sequence, and forgive what a parser forgives.
+
+        :param wanted: tags of the elements to return, of the top level.
+        :returns: these elements in their order, twice where they occur twice; and the offset behind the last of all.
+        :raises MalformedDataSet: cut short, contradictory, too many elements, nested too deep.
+        """
+        return self._walk(position, end, implicit, 0, delimited=False, wanted=wanted)
+
+    def _walk(
+        self,
+        position: int,
+        end: int,
+        implicit: bool,
+        depth: int,
+        *,
+        delimited: bool,
+        wanted: frozenset[int] | None = None,
+    ) -> tuple[list[Element], int]:
+        """:param wanted: the walk is a survey for these; None: an index of all, which refuses what is ambiguous."""
         if depth > MAX_DEPTH:
-            raise BadElements("it is nested too deep")
+            raise MalformedDataSet("it is nested too deep")
         data, explicit_head, implicit_head = self.data, self._explicit, self._implicit
+        surveyed = wanted is not None
+        within = _NOTHING if surveyed else None
         found: list[Element] = []
         tags: set[int] = set()
         while position < end:
             self._left -= 1
             if self._left < 0:
-                raise BadElements("it has too many elements")
+                raise MalformedDataSet("it has too many elements")
             if end - position < 8:
                 if depth == 0 and not data[position:end].strip(b"\0"):
                     break
-                raise BadElements("it is cut short")
+                raise MalformedDataSet("it is cut short")
             head, vr = position, ""
             if implicit:
                 group, number, length = implicit_head(data, position)
@@ -97,82 +128,98 @@ class ElementReader:
                     position += 8
                     if stored in LONG:
                         if end - position < 4:
-                            raise BadElements("it is cut short")
+                            raise MalformedDataSet("it is cut short")
                         length = self._long(data, position)[0]
                         position += 4
                 elif group == 0xFFFE or not stored.isalpha():
                     # a delimiter; or an implicit element in an explicit data set, as a few senders write
                     length = implicit_head(data, position)[2]
                     position += 8
+                elif surveyed:
+                    vr = stored.decode("ascii")
+                    position += 8
                 else:
-                    raise BadElements("a value representation that no standard knows")
+                    raise MalformedDataSet("a value representation that no standard knows")
             tag = group << 16 | number
             if group in (0, 0xFFFE):
                 if tag == _ITEM_END and delimited:
                     return found, position
                 if depth == 0 and not data[head:end].strip(b"\0"):
+                    position = head
                     break
-                raise BadElements("an element that no data set has")
-            if tag in tags:
-                raise BadElements("an element occurs twice")
-            tags.add(tag)
+                raise MalformedDataSet("an element that no data set has")
+            if wanted is None:
+                if tag in tags:
+                    raise MalformedDataSet("an element occurs twice")
+                tags.add(tag)
             nested = implicit or vr != "SQ"
-            if length == UNDEFINED:
-                children = None
-                if depth == 0 and tag in _PIXELS:
-                    behind = self.fragments(position, end)[1]
+            children = fragments = None
+            undefined = length == UNDEFINED
+            if undefined:
+                if depth == 0 and tag in PIXEL_TAGS:
+                    fragments, behind = self._fragments(position, end)
                 elif vr in ("", "SQ", "UN"):
-                    children, behind = self._items(position, end, nested, depth + 1, delimited=True)
+                    children, behind = self._items(position, end, nested, depth + 1, delimited=True, wanted=within)
                 else:
-                    raise BadElements("a value without a length")
-                found.append(Element(tag, vr, head, position, behind, True, nested, children))
+                    raise MalformedDataSet("a value without a length")
             else:
                 behind = position + length
                 if behind > end:
-                    raise BadElements("the pixel data are cut short" if tag in _PIXELS else "it is cut short")
-                found.append(Element(tag, vr, head, position, behind, False, nested))
+                    raise MalformedDataSet("the pixel data are cut short" if tag in PIXEL_TAGS else "it is cut short")
+                if surveyed and (vr == "SQ" or (not vr and known_vr(tag) == "SQ")):
+                    self._items(position, behind, nested, depth + 1, delimited=False, wanted=within)
+            if wanted is None or tag in wanted:
+                found.append(Element(tag, vr, head, position, behind, undefined, nested, children, fragments))
             position = behind
         if delimited:
-            raise BadElements("it is cut short")
+            raise MalformedDataSet("it is cut short")
         return found, position
 
     def _items(
-        self, position: int, end: int, implicit: bool, depth: int, *, delimited: bool
+        self,
+        position: int,
+        end: int,
+        implicit: bool,
+        depth: int,
+        *,
+        delimited: bool,
+        wanted: frozenset[int] | None = None,
     ) -> tuple[list[list[Element]], int]:
         found: list[list[Element]] = []
         while position < end:
             self._left -= 1
             if self._left < 0:
-                raise BadElements("it has too many elements")
+                raise MalformedDataSet("it has too many elements")
             if end - position < 8:
-                raise BadElements("it is cut short")
+                raise MalformedDataSet("it is cut short")
             group, number, length = self._implicit(self.data, position)
             tag = group << 16 | number
             position += 8
             if tag == _SEQUENCE_END and delimited:
                 return found, position
             if tag != _ITEM:
-                raise BadElements("a sequence that holds no items")
+                raise MalformedDataSet("a sequence that holds no items")
             if length == UNDEFINED:
-                elements, position = self._walk(position, end, implicit, depth, delimited=True)
+                elements, position = self._walk(position, end, implicit, depth, delimited=True, wanted=wanted)
             elif position + length > end:
-                raise BadElements("it is cut short")
+                raise MalformedDataSet("it is cut short")
             else:
-                elements, _ = self._walk(position, position + length, implicit, depth, delimited=False)
+                elements, _ = self._walk(position, position + length, implicit, depth, delimited=False, wanted=wanted)
                 position += length
-            found.append(elements)
+            if wanted is None:
+                found.append(elements)
         if delimited:
-            raise BadElements("it is cut short")
+            raise MalformedDataSet("it is cut short")
         return found, position
 
-    def fragments(self, position: int, end: int) -> tuple[list[tuple[int, int]], int]:
-        """Encapsulated pixel data (PS3.5 A.4): (start, end) of each fragment, the basic offset table first, and the
+    def _fragments(self, position: int, end: int) -> tuple[list[tuple[int, int]], int]:
+        """Encapsulated pixel data (PS3.5 A.4): (start, end) of each fragment, the Basic Offset Table first, and the
         offset behind the delimiter."""
         found: list[tuple[int, int]] = []
         while end - position >= 8:
             self._left -= 1
             if self._left < 0:
-                raise BadElements("it has too many elements")
+                raise MalformedDataSet("it has too many elements")
             group, number, length = self._implicit(self.data, position)
             position += 8
             if group << 16 | number == _SEQUENCE_END:
@@ -181,7 +228,7 @@ class ElementReader:
                 break
             found.append((position, position + length))
             position += length
-        raise BadElements("the pixel data are cut short")
+        raise MalformedDataSet("the pixel data are cut short")
 
 
 class ElementWriter:
@@ -195,7 +242,7 @@ class ElementWriter:
     def element(self, tag: int, vr: str, value: bytes, *, undefined: bool = False) -> bytes:
         """The bytes of one element. ``value`` of an undefined length ends with its delimiter already.
 
-        :raises BadElements: the value is too long for its value representation.
+        :raises MalformedDataSet: the value is too long for its value representation.
         """
         if len(value) % 2 and not undefined:
             value += b"\0" if vr in ("UI", "OB", "UN") else b" "
@@ -206,7 +253,7 @@ class ElementWriter:
         if vr.encode() in LONG:
             return head + vr.encode() + b"\0\0" + struct.pack(f"{self.order}I", length) + value
         if length > 0xFFFF:
-            raise BadElements("a value is too long for its value representation")
+            raise MalformedDataSet("a value is too long for its value representation")
         return head + vr.encode() + struct.pack(f"{self.order}H", length) + value
 
     def item(self, content: bytes) -> bytes:

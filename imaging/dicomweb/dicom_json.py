@@ -12,19 +12,17 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.encaps import parse_basic_offsets, parse_fragments
 from pydicom.uid import UID
 
-from imaging.dicom.preflight import BadStructure, Layout, content_start, scan
+from imaging.dicom.elements import PIXEL_TAGS, MalformedDataSet
+from imaging.dicom.preflight import Layout, content_start, scan
 from oncoflow_site.foundation.errors import EngineError
 
-__all__ = ["BULK_FROM", "PIXEL_TAGS", "Published", "Unpublishable", "element_at", "read_published"]
+__all__ = ["BULK_FROM", "Published", "Unpublishable", "element_at", "read_published"]
 
 BULK_FROM = 4096
 """Binary values longer than this are bulk data: a URI in the metadata. Pixel data always are."""
-PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
-_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN"})
 
 
 class Unpublishable(EngineError):
@@ -73,7 +71,7 @@ def read_published(data: bytes) -> Published:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except Unpublishable:
         raise
-    except BadStructure as error:
+    except MalformedDataSet as error:
         raise Unpublishable(str(error)) from None
     except Exception as error:  # any parser error; its text may quote the data
         raise Unpublishable(f"the header cannot be written as DICOM JSON ({type(error).__name__})") from None
@@ -116,36 +114,28 @@ def _pixel_vr(data: bytes, walked: Layout, syntax: UID) -> str:
 
 
 def _layout(data: bytes, walked: Layout, syntax: UID, frames: int, dataset: Dataset) -> dict[str, Any]:
-    assert walked.pixels is not None
-    head = 12 if not syntax.is_implicit_VR and data[walked.pixels + 4 : walked.pixels + 6] in _LONG else 8
-    start = walked.pixels + head
     if not syntax.is_encapsulated:
         pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel") or 1)
         bits = int(dataset.BitsAllocated)
         if pixels * bits * frames > walked.pixel_bytes * 8 or (bits != 1 and bits % 8):
             raise Unpublishable("it has fewer pixels than its header says")
-        return {"pixels": [start, walked.pixel_bytes], "bits": bits, "frame_pixels": pixels}
-    return {"fragments": _fragments(data, start, frames)}
+        return {"pixels": [walked.pixel_start, walked.pixel_bytes], "bits": bits, "frame_pixels": pixels}
+    return {"fragments": _fragments(data, walked, frames)}
 
 
-def _fragments(data: bytes, start: int, frames: int) -> list[list[list[int]]]:
+def _fragments(data: bytes, walked: Layout, frames: int) -> list[list[list[int]]]:
     """Fragments of each frame (PS3.5 section A.4): by count where it fits, else by the Basic Offset Table."""
-    buffer = BytesIO(memoryview(data)[start:])
-    table = parse_basic_offsets(buffer)
-    after_table = buffer.tell()
-    count, places = parse_fragments(buffer)
-    pieces = []
-    for place in places:
-        buffer.seek(place + 4)
-        length = int.from_bytes(buffer.read(4), "little")
-        pieces.append([start + place + 8, length])
+    offset_table, *fragments = walked.fragments
+    pieces = [[start, end - start] for start, end in fragments]
     if frames == 1:
         return [pieces]
-    if count == frames:
+    if len(pieces) == frames:
         return [[piece] for piece in pieces]
-    if len(table) != frames:
+    count = (offset_table[1] - offset_table[0]) // 4
+    if count != frames:
         raise Unpublishable("the compressed frames cannot be told apart")
-    bounds = [start + after_table + offset for offset in table]
+    # Offsets count from the item tag of the first fragment, which lies behind the table.
+    bounds = [offset_table[1] + offset for offset in struct.unpack_from(f"<{count}I", data, offset_table[0])]
     grouped: list[list[list[int]]] = [[] for _ in range(frames)]
     for piece in pieces:
         frame = max((i for i, bound in enumerate(bounds) if piece[0] - 8 >= bound), default=0)

@@ -17,9 +17,10 @@ from pydicom import dcmread
 from rest_framework.request import Request
 
 from audit import services as audit
+from imaging.dicom.elements import PIXEL_TAGS
 from imaging.dicomweb.base_view import DicomWebView, offered
 from imaging.dicomweb.content_negotiation import MediaRange, NotAcceptable, choose_json
-from imaging.dicomweb.dicom_json import PIXEL_TAGS, element_at
+from imaging.dicomweb.dicom_json import element_at
 from imaging.dicomweb.frame_decoding import NATIVE, to_explicit_little
 from imaging.dicomweb.index import headers_json
 from imaging.dicomweb.multipart import MultipartWriter

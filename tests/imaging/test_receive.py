@@ -21,7 +21,8 @@ from imaging.archive import completion, order_matching
 from imaging.archive.filing_header import read_header
 from imaging.archive.store_instance import ReceiveCache, store_instance
 from imaging.dicom.content_hash import NotComparable, canonical_sha256
-from imaging.dicom.preflight import BadStructure, scan
+from imaging.dicom.elements import MalformedDataSet
+from imaging.dicom.preflight import scan
 from imaging.identifiers import open_series, open_sop_instance_uid, open_study
 from imaging.models import Instance, InstanceState, MrSequence, Series, Study, StudyState
 from imaging.states import STUDY_MACHINE
@@ -375,7 +376,7 @@ def test_the_skeleton_is_walked_right(implicit):
     assert data[layout.pixels : layout.pixels + 4] == b"\xe0\x7f\x10\x00"
     assert layout.pixel_bytes == 512
     for cut in range(layout.pixels + 1, len(data)):
-        with pytest.raises(BadStructure):
+        with pytest.raises(MalformedDataSet):
             scan(data[:cut], implicit=implicit, little=True)
 
 
