@@ -22,7 +22,8 @@ from clinical.identity import Identifier, IdentityData
 from imaging.dicom.acquisition import HEADER_TAGS
 from imaging.dicom.codestreams import wrong_size
 from imaging.dicom.elements import MalformedDataSet
-from imaging.dicom.preflight import Layout, content_start, scan, scan_meta
+from imaging.dicom.file_meta import content_start, meta_values
+from imaging.dicom.preflight import Layout, scan
 from imaging.dicom.sop_classes import IMAGE_CLASSES
 
 __all__ = ["BadInstance", "FilingHeader", "integer", "read_header"]
@@ -168,7 +169,7 @@ def read_header(data: bytes, *, from_network: bool = True) -> FilingHeader:
         raise BadInstance(OUT_OF_RESOURCES, "larger than this service accepts")
     try:
         start = content_start(data)
-        meta = {tag: value.decode("ascii").strip(" \0") for tag, value in scan_meta(data).items()}
+        meta = {tag: value.decode("ascii").strip(" \0") for tag, value in meta_values(data).items()}
         syntax = UID(meta.get(0x00020010, ""))
         meta_class, meta_instance = meta.get(0x00020002, ""), meta.get(0x00020003, "")
         if not syntax.is_transfer_syntax or syntax.is_deflated:

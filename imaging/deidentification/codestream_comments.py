@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imaging.dicom.codestreams import ALONE, END, JPEG_2000, JPEG_FAMILY, SCAN, is_jp2, streams
+from imaging.dicom.codestreams import ALONE, END, SCAN, is_jp2, streams
+from imaging.dicom.transfer_syntaxes import JPEG_2000, JPEG_FAMILY
 
 __all__ = ["HiddenText", "without_comments"]
 

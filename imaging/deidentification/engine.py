@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pydicom.uid import UID
 
 from imaging.deidentification import value_cleaning
-from imaging.deidentification.codestream_comments import HiddenText, without_comments
+from imaging.deidentification.codestream_comments import HiddenText
+from imaging.deidentification.pixel_data import PIXEL_DATA, pixel_data
 from imaging.deidentification.profile import RULES, Rule
-from imaging.deidentification.unused_bits import overlay_in_pixels, without_unused_bits
 from imaging.dicom.elements import Element, ElementReader, ElementWriter, MalformedDataSet, known_vr
-from imaging.dicom.preflight import content_start
+from imaging.dicom.file_meta import Implementation, content_start, file_meta
+from imaging.dicom.transfer_syntaxes import EXPLICIT_LITTLE
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = [
@@ -46,15 +47,12 @@ CODES = {
 }
 OUR_CODES = ("113100", *RULES.options)
 SENDERS_CODES = ("113101", "113102")  # done before it came to us; we neither do nor undo it
-IMPLEMENTATION_UID = "2.25.191823450116390744170463115237429517521"
-IMPLEMENTATION_NAME = "ONCOFLOW_2"
-EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+WRITER = Implementation("2.25.191823450116390744170463115237429517521", "ONCOFLOW_2")
 STANDARD_ROOT = b"1.2.840.10008."
 MAX_INFLATED = 1 << 30
 _MAX_DEPTH = 8
 _CACHED_BYTES = 512
 _CACHED_VALUES = 50_000
-_PIXEL_DATA = 0x7FE00010
 _SAFE_GROUPS = frozenset(group for _, group, _ in RULES.private)
 _WRITTEN_BY_US = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280301, 0x00280302, 0x00280303})
 _NAMES = (0x00100010, 0x00101001, 0x00101005, 0x00101060, 0x00080090, 0x00081048, 0x00081050, 0x00081060, 0x00081070)
@@ -176,7 +174,8 @@ class Deidentifier:
         burned_in = b"NO" if pixels.no_text else _said(data, by_tag)
         written |= dict(_statement(writer, codes, burned_in, face=not (no_face or pixels.no_face)))
         body = b"".join([written[tag] for tag in sorted(written)])
-        meta = _meta(sop_class, self.profile.map_uid(sop_instance), str(syntax))
+        # Written anew: nothing of the sender's preamble and file meta information survives.
+        meta = file_meta(sop_class, self.profile.map_uid(sop_instance), str(syntax), WRITER)
         image_type = tuple(_stripped(data, by_tag, 0x00080008).decode("ascii", "replace").split("\\"))
         said = _stripped(data, by_tag, 0x00280301).decode("ascii", "replace")
         return Deidentified(meta + body, walk.report, codes, image_type, said)
@@ -221,23 +220,6 @@ def _said(data: bytes, by_tag: dict[int, Element]) -> bytes | None:
     """(0028,0301) as the sender has it, if that is a value of the attribute."""
     said = _stripped(data, by_tag, 0x00280301)
     return said if said in (b"YES", b"NO") else None
-
-
-def _meta(sop_class: str, sop_instance: str, syntax: str) -> bytes:
-    """Preamble and file meta information (PS3.10 section 7.1), written anew: nothing of the sender's survives."""
-    explicit = ElementWriter(implicit=False, little=True)
-    meta = b"".join(
-        explicit.element(tag, vr, value)
-        for tag, vr, value in (
-            (0x00020001, "OB", b"\x00\x01"),
-            (0x00020002, "UI", sop_class.encode()),
-            (0x00020003, "UI", sop_instance.encode()),
-            (0x00020010, "UI", syntax.encode()),
-            (0x00020012, "UI", IMPLEMENTATION_UID.encode()),
-            (0x00020013, "SH", IMPLEMENTATION_NAME.encode()),
-        )
-    )
-    return b"\0" * 128 + b"DICM" + explicit.element(0x00020000, "UL", struct.pack("<I", len(meta))) + meta
 
 
 def _sender_codes(reader: ElementReader, by_tag: dict[int, Element]) -> tuple[tuple[str, ...], bool]:
@@ -323,9 +305,9 @@ class _DeidentifyingWalk:
                 continue
             rule = by_tag.get(tag)
             if rule is None:
-                if tag == _PIXEL_DATA and depth == 0:
+                if tag == PIXEL_DATA and depth == 0:
                     seen.append((tag, element.vr, "K"))
-                    yield tag, self._pixels(elements, element)
+                    yield tag, pixel_data(self.reader, self.writer, self.syntax, elements, element)
                 else:
                     seen.append((tag if known_vr(tag) else tag & 0xFFFF0000, known_vr(tag) or "UN", "X"))
                 continue
@@ -434,62 +416,6 @@ class _DeidentifyingWalk:
             yield creator_tag, self.writer.element(creator_tag, "LO", creator.encode())
             yield element.tag, self.writer.element(element.tag, wanted, value)
 
-    def _pixels(self, elements: list[Element], element: Element) -> bytes:
-        """The pixel data: native ones cut behind the last pixel and without unused bits, compressed ones without comments;
-        nothing else changes."""
-        vr = element.vr or "OW"
-        if vr not in ("OB", "OW"):
-            raise DeidentificationRefused("the pixel data have no value representation of pixel data")
-        found = {one.tag: one for one in elements}
-        if element.undefined:
-            if overlay_in_pixels(found):
-                raise DeidentificationRefused("an overlay lies in its compressed pixels, and may hold text")
-            fragments = element.fragments or []
-            cleaned = without_comments([self.data[start:end] for start, end in fragments[1:]], self.syntax)
-            parts = [self.writer.item(_even(one)) for one in cleaned]
-            starts = {start - fragments[1][0] for start, _ in fragments[1:]}
-            table = self.data[slice(*fragments[0])] if fragments else b""
-            if len(table) % 4 or not starts.issuperset(struct.unpack(f"<{len(table) // 4}I", table)):
-                table = b""  # no table of offsets; readers do without
-            closed = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
-            return self.writer.element(
-                element.tag, vr, self.writer.item(table) + b"".join(parts) + closed, undefined=True
-            )
-        size = self._image_bytes(found)
-        value = self.data[element.start : min(element.end, element.start + size)]
-        allocated = self._short(found, 0x00280100)
-        stored = self._short(found, 0x00280101, allocated)
-        value = without_unused_bits(
-            value,
-            allocated=allocated,
-            stored=stored,
-            high=self._short(found, 0x00280102, stored - 1),
-            signed=self._short(found, 0x00280103, 0) == 1,
-            # In OB a cell of 16 bits lies little endian, whatever the data set is in (PS3.5 section 8.2).
-            little=self.writer.little or vr == "OB",
-        )
-        return self.writer.element(element.tag, vr, value + b"\0" * (len(value) % 2))
-
-    def _short(self, found: dict[int, Element], tag: int, default: int | None = None) -> int:
-        element = found.get(tag)
-        if element is None or element.end - element.start < 2:
-            if default is None:
-                raise DeidentificationRefused("the image does not say how large it is")
-            return default
-        return int(struct.unpack_from(f"{self.writer.order}H", self.data, element.start)[0])
-
-    def _image_bytes(self, found: dict[int, Element]) -> int:
-        """How many bytes the pixels need: what lies behind them is no image."""
-        frames = _stripped(self.data, found, 0x00280008) or b"1"
-        if not frames.isdigit():
-            raise DeidentificationRefused("the image does not say how large it is")
-        cells = self._short(found, 0x00280010) * self._short(found, 0x00280011) * self._short(found, 0x00280002, 1)
-        return (cells * self._short(found, 0x00280100) * int(frames) + 7) // 8
-
 
 def _value(data: bytes, element: Element) -> bytes:
     return data[element.start : element.end]
-
-
-def _even(value: bytes) -> bytes:
-    return value + b"\0" * (len(value) % 2)

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["ALONE", "END", "JPEG_2000", "JPEG_FAMILY", "RLE", "SCAN", "is_jp2", "size_of", "streams", "wrong_size"]
+from imaging.dicom.transfer_syntaxes import JPEG_FAMILY, RLE
 
-JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81))
-JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
-JPEG_FAMILY = JPEG | JPEG_2000
-RLE = "1.2.840.10008.1.2.5"
+__all__ = ["ALONE", "END", "SCAN", "is_jp2", "size_of", "streams", "wrong_size"]
+
 _JP2 = b"\0\0\0\x0cjP  "  # a file around the code stream, against PS3.5 section A.4.4; some toolkits wrote it
 _BEGIN = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", _JP2)
 _FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, SOF55

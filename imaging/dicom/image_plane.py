@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from imaging.dicom.transfer_syntaxes import NATIVE_LITTLE
 from oncoflow_site.foundation.errors import UserVisibleError
 
 __all__ = ["READ_TAGS", "ImagePlane", "VolumeRefused", "image_planes", "pixels_of", "stored_type"]
@@ -27,7 +27,6 @@ _READ_TAGS = (
 READ_TAGS = _READ_TAGS.split()
 """What reading a stack needs of a file: for ``specific_tags`` of `pydicom.dcmread`."""
 
-_NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -171,7 +170,7 @@ def _native(dataset: Dataset, shape: tuple[int, int, int]) -> NDArray[np.generic
     """Uncompressed 16 bit values without a copy; None where the library must decode."""
     meta = getattr(dataset, "file_meta", None)
     syntax = None if meta is None else meta.get("TransferSyntaxUID")
-    if syntax not in _NATIVE or dataset.get("BitsAllocated") != 16 or "PixelData" not in dataset:
+    if syntax not in NATIVE_LITTLE or dataset.get("BitsAllocated") != 16 or "PixelData" not in dataset:
         return None
     stored, high = int(dataset.get("BitsStored") or 16), int(dataset.get("HighBit") or 0)
     if not 1 <= stored <= 16 or high != stored - 1:

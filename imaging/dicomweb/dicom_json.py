@@ -15,7 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from imaging.dicom.elements import PIXEL_TAGS, MalformedDataSet
-from imaging.dicom.preflight import Layout, content_start, scan
+from imaging.dicom.file_meta import content_start
+from imaging.dicom.preflight import Layout, scan
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = ["BULK_FROM", "Published", "Unpublishable", "element_at", "read_published"]

@@ -24,9 +24,7 @@ from imaging.dicom.content_hash import MAX_DECODED
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = [
-    "COMPRESSED",
     "MAX_SIDE",
-    "NATIVE",
     "Presentation",
     "Undecodable",
     "draw",
@@ -34,23 +32,7 @@ __all__ = [
     "to_explicit_little",
 ]
 
-NATIVE = str(ExplicitVRLittleEndian)
 MAX_SIDE = 4096
-# Media type of a compressed frame by transfer syntax (PS3.18 Table 8.7.3-5); the rest are octets.
-COMPRESSED = {
-    "1.2.840.10008.1.2.4.50": "image/jpeg",
-    "1.2.840.10008.1.2.4.51": "image/jpeg",
-    "1.2.840.10008.1.2.4.57": "image/jpeg",
-    "1.2.840.10008.1.2.4.70": "image/jpeg",
-    "1.2.840.10008.1.2.4.80": "image/jls",
-    "1.2.840.10008.1.2.4.81": "image/jls",
-    "1.2.840.10008.1.2.4.90": "image/jp2",
-    "1.2.840.10008.1.2.4.91": "image/jp2",
-    "1.2.840.10008.1.2.4.201": "image/jphc",
-    "1.2.840.10008.1.2.4.202": "image/jphc",
-    "1.2.840.10008.1.2.4.203": "image/jphc",
-    "1.2.840.10008.1.2.5": "image/dicom-rle",
-}
 
 
 class Undecodable(EngineError):

@@ -20,7 +20,7 @@ from rest_framework.request import Request
 from audit import services as audit
 from imaging.archive.filing_header import MAX_BYTES, BadInstance, read_header
 from imaging.archive.store_instance import ReceiveCache, StoredInstance, store_instance
-from imaging.dicom.preflight import content_start
+from imaging.dicom.file_meta import content_start
 from imaging.dicomweb.base_view import DicomWebView, problem, warning
 from imaging.dicomweb.content_negotiation import choose_json, parse_media_type
 from imaging.dicomweb.multipart import MultipartError, Part, read_parts

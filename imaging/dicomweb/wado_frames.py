@@ -10,8 +10,9 @@ from django.http import Http404, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
+from imaging.dicom.transfer_syntaxes import EXPLICIT_LITTLE, FRAME_MEDIA_TYPES, NATIVE_LITTLE
 from imaging.dicomweb.content_negotiation import MediaRange, NotAcceptable
-from imaging.dicomweb.frame_decoding import COMPRESSED, MAX_SIDE, NATIVE, Presentation, bit_frame, draw, native_frame
+from imaging.dicomweb.frame_decoding import MAX_SIDE, Presentation, bit_frame, draw, native_frame
 from imaging.dicomweb.multipart import MultipartWriter
 from imaging.dicomweb.qido_query import BadQuery
 from imaging.dicomweb.streaming import stream
@@ -23,7 +24,6 @@ __all__ = ["Frames", "Rendered", "Thumbnail"]
 
 MOST_FRAMES = 2000
 THUMBNAIL = 128
-_LITTLE = frozenset({"1.2.840.10008.1.2", NATIVE})
 _PICTURES = ("image/jpeg", "image/png")
 
 
@@ -53,7 +53,7 @@ class Frames(ResourceView):
             raise NotAcceptable("several frames go out as parts only")
         self.record(study)
         as_stored = media_type != OCTETS
-        syntax = row.transfer_syntax_uid if as_stored else NATIVE
+        syntax = row.transfer_syntax_uid if as_stored else EXPLICIT_LITTLE
         contents = _stored_frames(row, wanted) if as_stored else _native_frames(row, wanted)
         label = f"{media_type}; transfer-syntax={syntax}"
         if single:
@@ -65,7 +65,7 @@ class Frames(ResourceView):
 
 def _frame_type(ranges: list[MediaRange], stored: str) -> tuple[str, bool]:
     """Media type of the answer, and whether it is a single part. :raises NotAcceptable:"""
-    compressed = COMPRESSED.get(stored)
+    compressed = FRAME_MEDIA_TYPES.get(stored)
     for one in ranges:
         syntax, parts = one.transfer_syntax, one.multipart
         if compressed and one.covers(compressed) and syntax in ("*", stored) and one.inner != OCTETS:
@@ -75,7 +75,7 @@ def _frame_type(ranges: list[MediaRange], stored: str) -> tuple[str, bool]:
         if one.covers(OCTETS) and syntax == "*" and compressed:
             # "As it is stored" with no word on the type: the part says what it is, which is what viewers ask for.
             return compressed, not parts
-        if one.covers(OCTETS) and syntax in ("", "*", NATIVE):
+        if one.covers(OCTETS) and syntax in ("", "*", EXPLICIT_LITTLE):
             return OCTETS, not parts
     raise NotAcceptable(f"only {OCTETS}{f' or {compressed}' if compressed else ''}")
 
@@ -95,7 +95,7 @@ def _stored_frames(row: PublishedInstance, wanted: list[int]) -> Iterator[bytes]
 
 def _native_frames(row: PublishedInstance, wanted: list[int]) -> Iterator[bytes]:
     """Decoded frames. Native little endian ones are cut out of the file without reading the rest of it."""
-    if row.transfer_syntax_uid not in _LITTLE:
+    if row.transfer_syntax_uid not in NATIVE_LITTLE:
         data = objects.get(row.object)
         for index in wanted:
             yield native_frame(data, index)

@@ -18,10 +18,11 @@ from rest_framework.request import Request
 
 from audit import services as audit
 from imaging.dicom.elements import PIXEL_TAGS
+from imaging.dicom.transfer_syntaxes import EXPLICIT_LITTLE
 from imaging.dicomweb.base_view import DicomWebView, offered
 from imaging.dicomweb.content_negotiation import MediaRange, NotAcceptable, choose_json
 from imaging.dicomweb.dicom_json import element_at
-from imaging.dicomweb.frame_decoding import NATIVE, to_explicit_little
+from imaging.dicomweb.frame_decoding import to_explicit_little
 from imaging.dicomweb.index import headers_json
 from imaging.dicomweb.multipart import MultipartWriter
 from imaging.dicomweb.streaming import stream
@@ -71,7 +72,7 @@ class Instances(ResourceView):
         kept = _kept_syntaxes(ranges, chosen, stored)
         if chosen.type == DICOM:
             row = rows[0]
-            syntax = row.transfer_syntax_uid if row.transfer_syntax_uid in kept else NATIVE
+            syntax = row.transfer_syntax_uid if row.transfer_syntax_uid in kept else EXPLICIT_LITTLE
             return stream(request, _file(row, kept), f"{DICOM}; transfer-syntax={syntax}")
         writer = MultipartWriter()
         return stream(request, _parts(list(rows), writer, kept), writer.content_type(DICOM))
@@ -81,7 +82,7 @@ def _dicom_range(ranges: list[MediaRange], stored: set[str], *, single: bool) ->
     """The best range that can be answered. :raises NotAcceptable:"""
     for one in ranges:
         syntax = one.transfer_syntax
-        possible = syntax in ("", "*", NATIVE) or stored == {syntax}
+        possible = syntax in ("", "*", EXPLICIT_LITTLE) or stored == {syntax}
         if one.covers(DICOM) and possible and (one.multipart or (single and one.type == DICOM)):
             return one
     raise NotAcceptable('only multipart/related; type="application/dicom" as stored or in Explicit VR Little Endian')
@@ -92,7 +93,7 @@ def _kept_syntaxes(ranges: list[MediaRange], chosen: MediaRange, stored: set[str
     if chosen.transfer_syntax == "*":
         return stored
     named = {one.transfer_syntax for one in ranges if one.covers(DICOM)}
-    return (named | {NATIVE}) & stored if "*" not in named else stored
+    return (named | {EXPLICIT_LITTLE}) & stored if "*" not in named else stored
 
 
 def _file(row: PublishedInstance, kept: set[str]) -> Iterator[bytes]:
@@ -104,7 +105,7 @@ def _file(row: PublishedInstance, kept: set[str]) -> Iterator[bytes]:
 
 def _parts(rows: list[PublishedInstance], writer: MultipartWriter, kept: set[str]) -> Iterator[bytes]:
     for row in rows:
-        syntax = row.transfer_syntax_uid if row.transfer_syntax_uid in kept else NATIVE
+        syntax = row.transfer_syntax_uid if row.transfer_syntax_uid in kept else EXPLICIT_LITTLE
         yield from writer.part(f"{DICOM}; transfer-syntax={syntax}", _file(row, kept))
     yield writer.end()
 

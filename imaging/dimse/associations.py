@@ -11,14 +11,12 @@ from django.conf import settings
 from pynetdicom import AE, build_role
 from pynetdicom.association import Association
 
+from imaging.dicom.transfer_syntaxes import NATIVE_LITTLE
 from imaging.dimse.transport import bound_answers
 from imaging.models import DicomPeer
 from oncoflow_site.foundation.errors import PermanentError, TransientError
 
-__all__ = ["PLAIN_SYNTAXES", "calling", "client_context", "server_context"]
-
-# Without Deflated, which the library proposes too: an answer could unpack without a limit.
-PLAIN_SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+__all__ = ["calling", "client_context", "server_context"]
 
 
 def server_context() -> ssl.SSLContext | None:
@@ -58,7 +56,7 @@ def calling(peer: DicomPeer, classes: Sequence[str], *, as_scp: bool = False) ->
     ae.dimse_timeout, ae.network_timeout = settings.ONCOFLOW_DICOM_ANSWER_SECONDS, None
     roles: list[Any] = []
     for one in classes:
-        ae.add_requested_context(one, PLAIN_SYNTAXES)
+        ae.add_requested_context(one, list(NATIVE_LITTLE))
         if as_scp:
             roles.append(build_role(one, scp_role=True))
     assoc = ae.associate(

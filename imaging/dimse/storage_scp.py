@@ -15,44 +15,32 @@ from typing import Any, cast
 from django.conf import settings
 from django.db import connection
 from pydicom.dataset import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import (
+    AE,
+    PYNETDICOM_IMPLEMENTATION_UID,
+    PYNETDICOM_IMPLEMENTATION_VERSION,
+    AllStoragePresentationContexts,
+    evt,
+)
 from pynetdicom.events import Event
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from audit import services as audit
 from imaging.archive.filing_header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from imaging.archive.store_instance import ReceiveCache, store_instance
-from imaging.dicom.file_meta import file_head
+from imaging.dicom.file_meta import Implementation, file_meta
+from imaging.dicom.transfer_syntaxes import ACCEPTED, NATIVE_LITTLE
 from imaging.dimse import storage_commitment
-from imaging.dimse.associations import PLAIN_SYNTAXES
 from imaging.dimse.transport import MAX_PDU, Server, in_flight
 from imaging.models import DicomPeer, StudySource
 from oncoflow_site.foundation.errors import safe_error_text
 from oncoflow_site.foundation.request_id import bind_request_id
 
-__all__ = ["TRANSFER_SYNTAXES", "StorageScp"]
+__all__ = ["StorageScp"]
 
 logger = logging.getLogger(__name__)
 
-# Explicit little endian first: the first one that a sender proposes too is taken. Deflated is left out on purpose: it
-# would let a small data set unpack without a limit.
-TRANSFER_SYNTAXES = [
-    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
-    "1.2.840.10008.1.2",  # Implicit VR Little Endian
-    "1.2.840.10008.1.2.2",  # Explicit VR Big Endian
-    "1.2.840.10008.1.2.5",  # RLE Lossless
-    "1.2.840.10008.1.2.4.70",  # JPEG Lossless, first-order prediction
-    "1.2.840.10008.1.2.4.57",  # JPEG Lossless
-    "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
-    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
-    "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
-    "1.2.840.10008.1.2.4.91",  # JPEG 2000
-    "1.2.840.10008.1.2.4.50",  # JPEG Baseline
-    "1.2.840.10008.1.2.4.51",  # JPEG Extended
-    "1.2.840.10008.1.2.4.201",  # High-Throughput JPEG 2000 Lossless
-    "1.2.840.10008.1.2.4.202",  # High-Throughput JPEG 2000 with RPCL Options, Lossless
-    "1.2.840.10008.1.2.4.203",  # High-Throughput JPEG 2000
-]
+WRITER = Implementation(str(PYNETDICOM_IMPLEMENTATION_UID), PYNETDICOM_IMPLEMENTATION_VERSION)
 # A-ASSOCIATE-RJ (PS3.8 Table 9-21): rejected permanently, by the service user, calling AE title not recognised
 STRANGER = (0x01, 0x01, 0x03)
 # rejected transiently, by the presentation service provider, local limit exceeded; pynetdicom says the same by itself when
@@ -74,12 +62,12 @@ class StorageScp:
         self.ae.acse_timeout = 30
         self.ae.dimse_timeout = 60
         self.ae.network_timeout = 300
-        self.ae.add_supported_context(Verification, PLAIN_SYNTAXES)
+        self.ae.add_supported_context(Verification, list(NATIVE_LITTLE))
         for context in AllStoragePresentationContexts:
             assert context.abstract_syntax is not None
-            self.ae.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)
+            self.ae.add_supported_context(context.abstract_syntax, list(ACCEPTED))
         # Storage commitment, push model: we are its SCP
-        self.ae.add_supported_context(StorageCommitmentPushModel, PLAIN_SYNTAXES)
+        self.ae.add_supported_context(StorageCommitmentPushModel, list(NATIVE_LITTLE))
         self._servers: list[Server] = []
         self._running = threading.Lock()
         self._in_handler = 0
@@ -213,10 +201,11 @@ class StorageScp:
                 request: Any = event.request
                 data = b"".join(
                     (
-                        file_head(
+                        file_meta(
                             str(request.AffectedSOPClassUID),
                             str(request.AffectedSOPInstanceUID),
                             str(event.context.transfer_syntax),
+                            WRITER,
                         ),
                         request.DataSet.getbuffer(),
                     )

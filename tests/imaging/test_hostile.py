@@ -17,7 +17,7 @@ from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData
 from imaging.archive.store_instance import StoredInstance, store_instance
-from imaging.dicom.preflight import content_start
+from imaging.dicom.file_meta import content_start
 from imaging.dicomweb.qido_query import LEVELS, BadQuery, parse_query
 from imaging.geometry.grid import GeometryError
 from imaging.geometry.nifti import read_nifti
@@ -142,7 +142,7 @@ def test_what_nobody_thought_of_refuses_one_instance_and_says_nothing_of_it(monk
     def stumble(facts):
         raise KeyError("Quastenflosser^Hildegund")
 
-    monkeypatch.setattr("imaging.archive.study_records.facts_of", stumble)
+    monkeypatch.setattr("imaging.archive.study_records.acquisition_parameters", stumble)
     stored = store(as_file(dataset()))
     assert (stored.status, stored.reason) == (0xC000, "it cannot be filed (KeyError)")
     assert not Instance.objects.exists()
