@@ -18,6 +18,7 @@ from imaging.archive import completion
 from imaging.deidentification.pixel_inspection import frames_of
 from imaging.dicom.sop_classes import IMAGE_CLASSES
 from imaging.models import Instance, InstanceState, PixelRelease
+from imaging.rendering.window import apply_range, grey_levels
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
 
@@ -53,8 +54,7 @@ def picture(instance: Instance, *, by: User, frame: int = 0) -> bytes:
     if pixels is None:
         raise UserVisibleError("This image has no such frame.")
     values = pixels.astype(np.float32)
-    low, high = float(values.min()), float(values.max())
-    shown = (255 * (values - low) / max(high - low, 1e-9)).astype(np.uint8)
+    shown = grey_levels(apply_range(values, float(values.min()), float(values.max())))
     buffer = BytesIO()
     Image.fromarray(shown).save(buffer, "PNG")
     _record(instance, by, "pixels.look", "R", {"frame": frame})

@@ -21,6 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from audit import services as audit
 from imaging.defacing.face_plane import CannotDeface, Face, find_face
 from imaging.deidentification.engine import CODES
+from imaging.dicom.functional_groups import FunctionalGroups
 from imaging.dicom.image_plane import ImagePlane, VolumeRefused, image_planes
 from imaging.events import STUDY_DEFACED
 from imaging.geometry.grid import GeometryError, Grid
@@ -81,9 +82,12 @@ class StudyFace:
             if str(dataset.get("FrameOfReferenceUID") or "-") not in self._frames:
                 raise CannotDeface("it does not share the frame of reference of the study's volumes")
             way = np.eye(4)
-        thick = _thickness(dataset)
+        groups = FunctionalGroups(dataset)
         try:
-            return {plane.frame: self._mask(plane, way, thick) for plane in image_planes(dataset, 0)}
+            return {
+                plane.frame: self._mask(plane, way, _thickness(dataset, groups, plane.frame))
+                for plane in image_planes(dataset, 0)
+            }
         except VolumeRefused as error:
             raise CannotDeface(error.message.rstrip(".")) from error
         except GeometryError as error:
@@ -127,10 +131,9 @@ def _frames_of_reference(series: Series) -> set[str]:
     return {found} if found else set()
 
 
-def _thickness(dataset: Dataset) -> float:
+def _thickness(dataset: Dataset, groups: FunctionalGroups, frame: int) -> float:
     """Slice thickness in mm; 1 where the header does not say it."""
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    measures = (shared.get("PixelMeasuresSequence") or [dataset])[0]
+    measures = groups.group("PixelMeasuresSequence", frame)
     try:
         value = float(measures.get("SliceThickness") or dataset.get("SliceThickness") or 1.0)
     except (TypeError, ValueError):
@@ -174,16 +177,13 @@ def defaced_file(dataset: Dataset, masks: dict[int, NDArray[np.bool_]], *, own_u
 
 def _derived(dataset: Dataset) -> None:
     """Image Type says DERIVED (PS3.3 C.7.6.1.1.2), in enhanced images in each frame too (C.8.16.1)."""
-    holders = [dataset]
-    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in dataset.get(name) or []:
-            holders += group.get("MRImageFrameTypeSequence") or []
-    for holder in holders:
+    groups = FunctionalGroups(dataset)
+    for holder in (dataset, *groups.every("MRImageFrameTypeSequence")):
         keyword = "ImageType" if holder is dataset else "FrameType"
         values = [str(one) for one in holder.get(keyword) or []]
         if values:
             setattr(holder, keyword, ["DERIVED", *values[1:]])
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
+    if not groups.multi_frame:
         dataset.DerivationDescription = DERIVATION
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from imaging.dicom.functional_groups import FunctionalGroups
 from imaging.dicom.transfer_syntaxes import NATIVE_LITTLE
 from oncoflow_site.foundation.errors import UserVisibleError
 
@@ -70,8 +71,9 @@ def image_planes(dataset: Dataset, source: int) -> Iterator[ImagePlane]:
         raise VolumeRefused("undecodable", "The pixels of this series cannot be decoded.")
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise VolumeRefused("not-a-volume", "This series holds multi-frame or colour images without a place in space.")
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        yield from _enhanced(dataset, source, shape)
+    groups = FunctionalGroups(dataset)
+    if groups.multi_frame:
+        yield from _multi_frame(groups, int(dataset.get("NumberOfFrames") or 1), source, shape)
         return
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise VolumeRefused("not-a-volume", "This series holds multi-frame or colour images without a place in space.")
@@ -84,26 +86,17 @@ def image_planes(dataset: Dataset, source: int) -> Iterator[ImagePlane]:
     )
 
 
-def _enhanced(dataset: Dataset, source: int, shape: tuple[int, int]) -> Iterator[ImagePlane]:
-    """Frames of an enhanced object; a functional group is per frame or shared (PS3.3 C.7.6.16.1.1)."""
-    shared_groups = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    shared = shared_groups[0]
-    per_frame = dataset.PerFrameFunctionalGroupsSequence
-    if len(per_frame) != int(dataset.get("NumberOfFrames") or 1):
+def _multi_frame(groups: FunctionalGroups, frames: int, source: int, shape: tuple[int, int]) -> Iterator[ImagePlane]:
+    if len(groups) != frames:
         raise VolumeRefused("not-a-volume", "This multi-frame image does not describe each of its frames.")
-    for number, frame in enumerate(per_frame):
-
-        def group(name: str, frame: Dataset = frame) -> Dataset:
-            items = frame.get(name) or shared.get(name) or [Dataset()]
-            return items[0]
-
-        transform = group("PixelValueTransformationSequence")
+    for number in range(frames):
+        transform = groups.group("PixelValueTransformationSequence", number)
         yield _plane(
             (source, number, shape),
             (
-                group("PlanePositionSequence").get("ImagePositionPatient"),
-                group("PlaneOrientationSequence").get("ImageOrientationPatient"),
-                group("PixelMeasuresSequence").get("PixelSpacing"),
+                groups.group("PlanePositionSequence", number).get("ImagePositionPatient"),
+                groups.group("PlaneOrientationSequence", number).get("ImageOrientationPatient"),
+                groups.group("PixelMeasuresSequence", number).get("PixelSpacing"),
             ),
             _scale(transform.get("RescaleSlope"), transform.get("RescaleIntercept")),
         )

@@ -21,6 +21,8 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging.dicom.content_hash import MAX_DECODED
+from imaging.dicom.functional_groups import FunctionalGroups
+from imaging.rendering.window import apply_window, grey_levels, percentile_range
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = [
@@ -177,14 +179,15 @@ def _grey(
     values = array.astype(np.float32)
     if int(dataset.get("BitsAllocated") or 8) == 1:
         return (values * 255).astype(np.uint8)
-    transform = _group(dataset, index, "PixelValueTransformationSequence")
+    groups = FunctionalGroups(dataset)
+    transform = groups.group("PixelValueTransformationSequence", index)
     slope, intercept = _number(transform.get("RescaleSlope"), 1.0), _number(transform.get("RescaleIntercept"), 0.0)
     values = values * np.float32(slope) + np.float32(intercept)
     if window is None:
-        voi = _group(dataset, index, "FrameVOILUTSequence")
+        voi = groups.group("FrameVOILUTSequence", index)
         centre, width = _number(voi.get("WindowCenter"), None), _number(voi.get("WindowWidth"), None)
         if centre is None or width is None or width < 1:
-            low, high = (float(v) for v in np.percentile(values[::2, ::2], (0.5, 99.5)))
+            low, high = percentile_range(values[::2, ::2])
             centre, width = (low + high) / 2, max(high - low, 1e-6)
             window = (centre, width, "linear-exact")
         else:
@@ -193,32 +196,7 @@ def _grey(
     shown = apply_window(values, *window)
     if str(dataset.get("PhotometricInterpretation")) == "MONOCHROME1":
         shown = 1.0 - shown
-    return np.asarray(np.rint(shown * 255), dtype=np.uint8)
-
-
-def apply_window(values: NDArray[np.float32], centre: float, width: float, function: str) -> NDArray[np.float32]:
-    """Display values 0 to 1 (PS3.3 C.11.2.1.2 linear, C.11.2.1.3.1 sigmoid, C.11.2.1.3.2 linear exact)."""
-    if function == "sigmoid":
-        return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -60, 60))), dtype=np.float32)
-    if function == "linear" and width > 1:
-        scaled = (values - (centre - 0.5)) / (width - 1.0) + 0.5
-    else:
-        scaled = (values - centre) / max(width, 1e-6) + 0.5
-    return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float32)
-
-
-def _group(dataset: Dataset, index: int, name: str) -> Dataset:
-    """A functional group of a frame, its own or the shared one; the data set itself for a classic image."""
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    if per_frame is None:
-        return dataset
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    for holder in (per_frame[index] if index < len(per_frame) else Dataset(), shared[0]):
-        items = holder.get(name)
-        if items:
-            found: Dataset = items[0]
-            return found
-    return Dataset()
+    return grey_levels(shown)
 
 
 def _number(value: object, default: Any) -> Any:

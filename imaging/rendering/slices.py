@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from imaging.geometry.grid import Grid
+from imaging.rendering.window import apply_range, grey_levels, percentile_range
 
 __all__ = ["PALETTE", "VIEW_PLANES", "ViewPlane", "best_slices", "default_window", "render_slice", "slice_count"]
 
@@ -41,9 +42,9 @@ def default_window(volume_zyx: NDArray[Any]) -> tuple[float, float]:
     inside = volume_zyx[volume_zyx != 0]
     if inside.size == 0:
         return 0.0, 1.0
-    low, high = np.percentile(inside[:: max(1, inside.size // 200_000)], (0.5, 99.5))
-    low = min(float(low), 0.0)
-    return low, max(float(high), low + 1e-6)
+    low, high = percentile_range(inside[:: max(1, inside.size // 200_000)])
+    low = min(low, 0.0)
+    return low, max(high, low + 1e-6)
 
 
 def _oriented(array: NDArray[Any], plane: ViewPlane, index: int) -> NDArray[Any]:
@@ -79,15 +80,15 @@ def render_slice(
         raise ValueError("the array does not fit the grid")
     index = int(np.clip(index, 0, slice_count(grid, plane) - 1))
     low, high = window if window is not None else default_window(volume_zyx)
-    grey = _oriented(volume_zyx, plane, index).astype(np.float32)
-    grey = np.clip((grey - low) / max(high - low, 1e-6), 0.0, 1.0) * 255.0
+    values = _oriented(volume_zyx, plane, index).astype(np.float32)
+    grey = grey_levels(apply_range(values, low, high))
 
     spacing = grid.spacing_zyx()
     row_mm, column_mm = (s for axis, s in enumerate(spacing) if axis != _AXIS[plane])
     height_mm, width_mm = grey.shape[0] * row_mm, grey.shape[1] * column_mm
     scale = size / max(height_mm, width_mm) if size else 2.0
     target = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
-    picture = Image.fromarray(np.rint(grey).astype(np.uint8), "L").resize(target, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(grey, "L").resize(target, Image.Resampling.BICUBIC)
     rgb = np.asarray(picture.convert("RGB")).astype(np.float32)
 
     if labels is not None:

@@ -18,8 +18,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from audit.models import AuditRow
 from imaging.dicomweb.dicom_json import read_published
-from imaging.dicomweb.frame_decoding import apply_window, bit_frame, pack_bits
+from imaging.dicomweb.frame_decoding import bit_frame, pack_bits
 from imaging.models import PublishedInstance, Study
+from imaging.rendering.window import apply_window
 from oncoflow_site.foundation import objects
 from tests.imaging.dicomfiles import as_file, dataset, study_files
 from tests.imaging.dicomweb.conftest import bring
