@@ -10,10 +10,11 @@ from django.http import HttpRequest, HttpResponse
 from audit.actors import Actor
 from audit.models import AuditRow
 from audit.services import record
+from oncoflow_site.foundation.admin import ReadOnlyAdmin
 
 
 @admin.register(AuditRow)
-class AuditRowAdmin(admin.ModelAdmin):
+class AuditRowAdmin(ReadOnlyAdmin):
     """Read-only."""
 
     list_display = ("recorded", "event", "actor_type", "actor_id", "resource", "patient", "outcome", "source")
@@ -28,12 +29,3 @@ class AuditRowAdmin(admin.ModelAdmin):
         if self.has_view_permission(request):
             record("audit.view", action="R", resource="audit", actor=Actor.user(request.user), source="web")
         return response
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False

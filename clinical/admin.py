@@ -45,23 +45,11 @@ from clinical.models import (
 from clinical.models.documents import DOCUMENT_MACHINE
 from clinical.registry import reveal_identity
 from clinical.roles import can
+from oncoflow_site.foundation.admin import ReadOnlyAdmin
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.events import emit
 
 __all__: list[str] = []
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows that only services write."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class PatientsOnlyMixin:

@@ -13,25 +13,10 @@ from audit.services import Actor, acting_as, record
 from fhir_api.access.tokens import revoke_token
 from fhir_api.hl7v2.process import retry_message
 from fhir_api.models import ApiToken, Endpoint, Hl7Message, Peer, ReceivedResource
+from oncoflow_site.foundation.admin import ReadOnlyAdmin
 from oncoflow_site.foundation.jobs import enqueue
 
 __all__: list[str] = []
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows that nobody adds, changes or deletes by hand."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never."""
-        return False
 
 
 class RecordedAdmin(admin.ModelAdmin):

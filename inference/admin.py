@@ -33,7 +33,7 @@ from inference.models import (
 from inference.quality import learned_weights
 from inference.quality.charts import csv_lines, dice_chart, dice_series
 from inference.quality.drift import decide_proposal
-from oncoflow_site.foundation.admin import ReadOnlyAdmin
+from oncoflow_site.foundation.admin import InspectionAdmin
 from oncoflow_site.foundation.errors import UserVisibleError
 
 
@@ -72,7 +72,7 @@ class StatusChangeInline(admin.TabularInline):  # type: ignore[type-arg]
 
 
 @admin.register(ModelVersion)
-class ModelVersionAdmin(ReadOnlyAdmin):
+class ModelVersionAdmin(InspectionAdmin):
     """Registered weights with their standing and evaluation."""
 
     list_display = ["name", "version", "status", "demo_only", "kind", "architecture", "registered_at"]
@@ -97,7 +97,7 @@ class ModelVersionAdmin(ReadOnlyAdmin):
 
 
 @admin.register(ModelStatusChange)
-class ModelStatusChangeAdmin(ReadOnlyAdmin):
+class ModelStatusChangeAdmin(InspectionAdmin):
     """Every change of a standing."""
 
     list_display = ["at", "model", "from_status", "to_status", "who", "why"]
@@ -106,7 +106,7 @@ class ModelStatusChangeAdmin(ReadOnlyAdmin):
 
 
 @admin.register(PanelRun)
-class PanelRunAdmin(ReadOnlyAdmin):
+class PanelRunAdmin(InspectionAdmin):
     """Panels with their band and reasons."""
 
     list_display = ["started_at", "study", "state", "band", "fusion", "demo", "concluded_at"]
@@ -117,7 +117,7 @@ class PanelRunAdmin(ReadOnlyAdmin):
 
 
 @admin.register(ExpertRun)
-class ExpertRunAdmin(ReadOnlyAdmin):
+class ExpertRunAdmin(InspectionAdmin):
     """The experts' parts, with runtime and errors."""
 
     list_display = ["expert", "panel_run", "role", "state", "runtime_s", "device", "error"]
@@ -126,7 +126,7 @@ class ExpertRunAdmin(ReadOnlyAdmin):
 
 
 @admin.register(FusionChoice)
-class FusionChoiceAdmin(ReadOnlyAdmin):
+class FusionChoiceAdmin(InspectionAdmin):
     """How each consensus came about."""
 
     list_display = ["at", "panel_run", "automatic", "method", "who", "why", "state", "band"]
@@ -135,14 +135,14 @@ class FusionChoiceAdmin(ReadOnlyAdmin):
 
 
 @admin.register(FusionWeights)
-class FusionWeightsAdmin(ReadOnlyAdmin):
+class FusionWeightsAdmin(InspectionAdmin):
     """Versions of the weights of weighted fusion; the newest is used."""
 
     list_display = ["version", "at", "who", "why"]
 
 
 @admin.register(StandingProposal)
-class StandingProposalAdmin(ReadOnlyAdmin):
+class StandingProposalAdmin(InspectionAdmin):
     """Proposed changes of standing. "Confirm" and "dismiss" need a reason; nothing changes without one of them."""
 
     list_display = ["at", "model", "to_status", "why", "state", "decided_by", "decision"]
@@ -175,7 +175,7 @@ class StandingProposalAdmin(ReadOnlyAdmin):
 
 
 @admin.register(CaseEvaluation)
-class CaseEvaluationAdmin(ReadOnlyAdmin):
+class CaseEvaluationAdmin(InspectionAdmin):
     """Every outline against every reference; charts of mean Dice over time, and an export under pseudonyms."""
 
     list_display = ["at", "expert", "model_version", "region", "reference_kind", "dice", "iou", "hd95_mm", "runtime_s"]

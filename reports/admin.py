@@ -7,23 +7,8 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from oncoflow_site.foundation.admin import ReadOnlyAdmin
 from reports.models import CertificateAuthority, PersonalKey, Report, ReportVersion, SealKey, SigningAttempt
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows are made by the service and looked at here."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody adds here."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody changes here."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody deletes here."""
-        return False
 
 
 class VersionInline(admin.TabularInline):

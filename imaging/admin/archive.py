@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
 from clinical.roles import can
-from imaging.admin.base import ReadOnlyAdmin
+from imaging.admin.base import PatientRowsAdmin
 from imaging.archive import quarantine
 from imaging.models import Instance, InstanceState, MrSequence, ProtocolRule, QuarantinedInstance, Series, Study
 from imaging.recognition import learned_protocols
@@ -24,7 +24,7 @@ from oncoflow_site.foundation.jobs import enqueue
 
 
 @admin.register(Study)
-class StudyAdmin(ReadOnlyAdmin):
+class StudyAdmin(PatientRowsAdmin):
     """Studies; "prepare again" takes one up where it stands."""
 
     patient_lookup = "patient"
@@ -59,7 +59,7 @@ class StudyAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Series)
-class SeriesAdmin(ReadOnlyAdmin):
+class SeriesAdmin(PatientRowsAdmin):
     """Series and what they show; the actions let a person say it."""
 
     list_display = ["study", "number", "modality", "sequence", "sequence_confidence", "description", "overridden_by"]
@@ -158,7 +158,7 @@ class ProtocolRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Instance)
-class InstanceAdmin(ReadOnlyAdmin):
+class InstanceAdmin(PatientRowsAdmin):
     """Instances; filter by "quarantined" to see what was kept apart and why."""
 
     list_display = ["received_at", "state", "reason", "sop_class", "study", "number", "peer"]

@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from audit.services import Actor, record
 from clinical.roles import can
-from imaging.admin.base import ReadOnlyAdmin
+from imaging.admin.base import PatientRowsAdmin
 from imaging.deidentification.report import readable
 from imaging.models import DeidentificationReport, FaceRemoval, Study
 
@@ -21,7 +21,7 @@ __all__ = ["DeidentificationReportAdmin", "FaceRemovalAdmin"]
 DONE_FIELDS = ("study", "profile", "edition", "option_codes", "instances", "judged", "created_at", "updated_at", "done")
 
 
-class OfficersAdmin(ReadOnlyAdmin):
+class OfficersAdmin(PatientRowsAdmin):
     """What compliance officers read too: it names nobody, so they need no patient for it. Each look is recorded."""
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:

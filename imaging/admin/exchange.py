@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from imaging.admin.base import HIDDEN, ReadOnlyAdmin
+from imaging.admin.base import HIDDEN, PatientRowsAdmin
 from imaging.models import CommitmentRequest, DicomPeer, PriorStudy
 
 
@@ -23,7 +23,7 @@ class DicomPeerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(PriorStudy)
-class PriorStudyAdmin(ReadOnlyAdmin):
+class PriorStudyAdmin(PatientRowsAdmin):
     """Earlier studies that a PACS was asked for."""
 
     patient_lookup = "patient"
@@ -34,7 +34,7 @@ class PriorStudyAdmin(ReadOnlyAdmin):
 
 
 @admin.register(CommitmentRequest)
-class CommitmentRequestAdmin(ReadOnlyAdmin):
+class CommitmentRequestAdmin(PatientRowsAdmin):
     """What peers asked us to keep, and when they were told."""
 
     list_display = ["created_at", "peer", "state", "asked", "failed", "times", "reported_at"]

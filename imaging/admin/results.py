@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from imaging.admin.base import ReadOnlyAdmin
+from imaging.admin.base import PatientRowsAdmin
 from imaging.models import Comparison, Measurement, Segmentation, Volume, VolumeSet
 
 
 @admin.register(VolumeSet)
-class VolumeSetAdmin(ReadOnlyAdmin):
+class VolumeSetAdmin(PatientRowsAdmin):
     """Preparations of studies."""
 
     list_display = ["created_at", "study", "version", "shape", "spacing"]
@@ -17,7 +17,7 @@ class VolumeSetAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Volume)
-class VolumeAdmin(ReadOnlyAdmin):
+class VolumeAdmin(PatientRowsAdmin):
     """Volumes of preparations, with registration quality."""
 
     patient_lookup = "volume_set__study__patient"
@@ -27,7 +27,7 @@ class VolumeAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Segmentation)
-class SegmentationAdmin(ReadOnlyAdmin):
+class SegmentationAdmin(PatientRowsAdmin):
     """Label maps: who made them, from what."""
 
     list_display = ["created_at", "study", "version", "kind", "author", "reason"]
@@ -36,7 +36,7 @@ class SegmentationAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Measurement)
-class MeasurementAdmin(ReadOnlyAdmin):
+class MeasurementAdmin(PatientRowsAdmin):
     """Measured regions and lesions."""
 
     list_display = ["created_at", "study", "segmentation"]
@@ -44,7 +44,7 @@ class MeasurementAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Comparison)
-class ComparisonAdmin(ReadOnlyAdmin):
+class ComparisonAdmin(PatientRowsAdmin):
     """Comparisons over time."""
 
     list_display = ["created_at", "study", "prior_study", "category"]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -21,13 +22,16 @@ from scipy import ndimage
 from imaging.geometry.grid import Grid
 from imaging.geometry.resample import resample
 from imaging.geometry.sitk import LPS_FROM_RAS, from_sitk, to_sitk
+from imaging.preprocessing.itk_descent import Descent, descend
 from imaging.preprocessing.mni152 import atlas_template
 
 __all__ = ["BrainFinder", "BrainMask", "find_brain", "skull_stripped_mask"]
 
 sitk.ProcessObject.GlobalWarningDisplayOff()  # a start that does not overlap is given up, and nothing to warn of
 _WORK_MM = 2.0
-_SEED = 20232
+_SCALED = Descent(step_mm=3.0, smallest_step_mm=0.01, iterations=60, sampled=(0.5,), seed=20232)
+_OF_FIXED_SCALE = replace(_SCALED, weights=(1, 1, 1, 1, 1, 1, 0))  # of a similarity's parameters the last is its scale
+_SHEARED = replace(_SCALED, step_mm=2.0, iterations=100)
 # Top of the scalp to the middle of the MNI152 brain, RAS z: half the brain's height, 12 mm of skull and scalp.
 _TOP_TO_CENTRE_MM = 90.0
 _BRAIN_ML = (600.0, 2000.0)
@@ -205,8 +209,8 @@ def _fit_atlas(
     inner = to_sitk(brain, template_grid)
     # One voxel around the brain counts too: it is what says where the brain ends. More would let the scalp pull.
     edge = to_sitk(ndimage.binary_dilation(brain), template_grid)
-    small = (sitk.BinShrink(fixed, [3] * 3), _shrunk_mask(inner, 3), sitk.BinShrink(moving, [3] * 3))
-    middling = (sitk.BinShrink(fixed, [2] * 3), _shrunk_mask(edge, 2), sitk.BinShrink(moving, [2] * 3))
+    small = (sitk.BinShrink(fixed, [3] * 3), sitk.BinShrink(moving, [3] * 3), _shrunk_mask(inner, 3))
+    middling = (sitk.BinShrink(fixed, [2] * 3), sitk.BinShrink(moving, [2] * 3), _shrunk_mask(edge, 2))
     lps = LPS_FROM_RAS[:3, :3]
     starts = []
     for dz, pitch in itertools.product((0.0, -18.0), (0.0, 0.2, -0.2)):
@@ -226,7 +230,8 @@ def _fit_atlas(
         if best is None:
             continue
         affine = _affine(best)
-        _descend(*middling, affine, 0.5, threads, 100, step_mm=2.0)
+        with suppress(RuntimeError):  # the images stopped overlapping: the size then says that the fit is not to be had
+            descend(*middling, affine, _SHEARED, threads=threads)
         spread = abs(_scale(affine) / best.GetScale() - 1.0) > _SCALE_TOLERANCE
         if not spread and best.GetScale() <= _LARGEST_SCALE:
             break
@@ -257,14 +262,15 @@ def _best(
 ) -> sitk.Similarity3DTransform | None:
     """The best fit from all starts at all scales; one of a brain's size before any that is larger. None: no fit at all.
 
-    :param images: template, mask of the template, head. :param free: False keeps the scale as given.
+    :param images: template, head, mask of the template. :param free: False keeps the scale as given.
     """
     best: tuple[bool, float, sitk.Similarity3DTransform] | None = None
     for start, scale in itertools.product(starts, scales):
         fit = sitk.Similarity3DTransform(start)
         fit.SetScale(scale)
-        value = _descend(*images, fit, 0.5, threads, 60, weights=() if free else (1, 1, 1, 1, 1, 1, 0))
-        if value is None:
+        try:
+            value, _ = descend(*images, fit, _SCALED if free else _OF_FIXED_SCALE, threads=threads)
+        except RuntimeError:  # the images stopped overlapping
             continue
         rank = (fit.GetScale() > _LARGEST_SCALE, value)
         if best is None or rank < best[:2]:
@@ -347,45 +353,6 @@ def _warped(mask: NDArray[np.bool_], grid: Grid, transform: sitk.Transform, onto
 
 def _shrunk_mask(mask: sitk.Image, factor: int) -> sitk.Image:
     return sitk.Shrink(mask, [factor] * 3)
-
-
-def _descend(
-    fixed: sitk.Image,
-    mask: sitk.Image,
-    moving: sitk.Image,
-    transform: Any,
-    sampled: float,
-    threads: int,
-    iterations: int,
-    *,
-    step_mm: float = 3.0,
-    weights: tuple[float, ...] = (),
-) -> float | None:
-    """Improve ``transform`` in place; the metric, or None when the images stopped overlapping.
-
-    :param weights: of the transform's parameters; one of weight 0 stays as it is.
-    """
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(threads)
-    method.SetMetricAsCorrelation()
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(sampled, _SEED)
-    method.SetMetricFixedMask(mask)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=step_mm, minStep=0.01, numberOfIterations=iterations, relaxationFactor=0.6
-    )
-    method.SetOptimizerScalesFromPhysicalShift()
-    if weights:
-        method.SetOptimizerWeights(weights)
-    method.SetShrinkFactorsPerLevel([1])
-    method.SetSmoothingSigmasPerLevel([0.0])
-    method.SetInitialTransform(transform, inPlace=True)
-    try:
-        method.Execute(fixed, moving)
-    except RuntimeError:
-        return None
-    return float(method.GetMetricValue())
 
 
 def _refine(atlas: NDArray[np.bool_], coarse: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:

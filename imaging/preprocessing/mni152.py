@@ -21,12 +21,13 @@ from scipy import ndimage
 from imaging.geometry.grid import Grid
 from imaging.geometry.resample import resample
 from imaging.geometry.sitk import LPS_FROM_RAS, to_sitk
+from imaging.preprocessing.itk_descent import Descent, descend
 
 __all__ = ["AtlasFit", "atlas_grid", "atlas_template", "fit_atlas", "from_atlas", "to_atlas"]
 
 LEAST_CORRELATION = 0.35  # inside the brain; simulated patients 0.6 and more, real ones 0.7, another organ below 0.2
 _HOPELESS = 0.2  # at 5 mm: no brain; the finer level is spared
-_SEED = 20234
+_DESCENT = Descent(step_mm=2.0, smallest_step_mm=0.02, iterations=80, sampled=(0.5,), seed=20234)
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,11 @@ def fit_atlas(image: NDArray[Any], brain: NDArray[np.bool_], grid: Grid, *, thre
     value = 0.0
     try:
         for mm in (5, 3):
-            if mm == 3 and -value < _HOPELESS:
+            if mm == 3 and value < _HOPELESS:
                 break
-            value = _descend(_shrunk(fixed, mm), sitk.Shrink(inside, [mm] * 3), _shrunk(moving, mm), start, threads)
+            mask = sitk.Shrink(inside, [mm] * 3)
+            metric, _ = descend(_shrunk(fixed, mm), _shrunk(moving, mm), mask, start, _DESCENT, threads=threads)
+            value = float(np.sqrt(max(0.0, -metric)))  # the metric is the negated square of the correlation coefficient
     except RuntimeError:  # ITK throws when the images stop overlapping
         return AtlasFit(np.eye(4), 0.0, "the atlas does not fit onto this brain")
     matrix = np.eye(4)
@@ -102,11 +105,11 @@ def fit_atlas(image: NDArray[Any], brain: NDArray[np.bool_], grid: Grid, *, thre
     matrix = np.asarray(LPS_FROM_RAS @ matrix @ LPS_FROM_RAS)
     stretch = np.linalg.svd(matrix[:3, :3], compute_uv=False)
     reason = ""
-    if -value < LEAST_CORRELATION:
+    if value < LEAST_CORRELATION:
         reason = "what lies inside does not look like the atlas brain"
     elif stretch.max() > 1.35 or stretch.min() < 0.65:
         reason = "the atlas had to be stretched more than brains differ"
-    return AtlasFit(matrix, float(-value), reason)
+    return AtlasFit(matrix, value, reason)
 
 
 def to_atlas(image: NDArray[Any], grid: Grid, fit: AtlasFit, *, nearest: bool = False) -> tuple[NDArray[Any], Grid]:
@@ -133,21 +136,3 @@ def _box(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.float64], NDAr
 def _shrunk(image: sitk.Image, mm: int) -> sitk.Image:
     factors = [max(1, round(mm / s)) for s in image.GetSpacing()]
     return sitk.BinShrink(image, factors) if max(factors) > 1 else image
-
-
-def _descend(fixed: sitk.Image, mask: sitk.Image, moving: sitk.Image, transform: Any, threads: int) -> float:
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(threads)
-    method.SetMetricAsCorrelation()
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.5, _SEED)
-    method.SetMetricFixedMask(mask)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=2.0, minStep=0.02, numberOfIterations=80, relaxationFactor=0.6
-    )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetInitialTransform(transform, inPlace=True)
-    method.Execute(fixed, moving)
-    # The metric is the negative square of the correlation coefficient.
-    return -float(np.sqrt(max(0.0, -method.GetMetricValue())))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from imaging.geometry.grid import Grid
 from imaging.geometry.resample import centroid_ras
 from imaging.geometry.sitk import LPS_FROM_RAS, to_sitk
+from imaging.preprocessing.itk_descent import Descent, descend
 
 __all__ = ["Registration", "register_rigid"]
 
@@ -24,6 +25,15 @@ __all__ = ["Registration", "register_rigid"]
 _SEED = 20231
 _BINS = 32
 _SAMPLED = 0.05
+# The coarse levels are small: more of their voxels are sampled, evenly.
+_COARSE = Descent(
+    step_mm=2.0, smallest_step_mm=0.01, iterations=80, sampled=(1.0, 8 * _SAMPLED), seed=_SEED, bins=_BINS,
+    point_gradients=True, flat=1e-6, shrinks=(2, 1), sigmas_mm=(2.0, 0.0),
+)  # fmt: skip
+_FINE = Descent(
+    step_mm=0.5, smallest_step_mm=0.001, iterations=80, sampled=(_SAMPLED,), seed=_SEED, random=True, bins=_BINS,
+    point_gradients=True, flat=1e-6, sigmas_mm=(0.5,),
+)  # fmt: skip
 _PYRAMID_MM = 2.0
 _HEAD_RADIUS_MM = 70.0
 MAX_DISAGREEMENT_MM = 5.0
@@ -108,12 +118,12 @@ def register_rigid(
     iterations = 0
     try:
         for start in starts:
-            value, steps = _optimise(*coarse, coarse_mask, start, (2, 1), (2.0, 0.0), threads, fine=False)
+            value, steps = descend(*coarse, coarse_mask, start, _COARSE, threads=threads)
             found.append((value, start))
             iterations += steps
         disagreement = _distance_mm(_matrix_ras(found[0][1]), _matrix_ras(found[1][1]), centre)
         best = min(found, key=lambda one: one[0])[1]
-        value, steps = _optimise(fixed_image, moving_image, mask_image, best, (1,), (0.5,), threads, fine=True)
+        value, steps = descend(fixed_image, moving_image, mask_image, best, _FINE, threads=threads)
         iterations += steps
     except RuntimeError:
         # ITK throws when the images stop overlapping: that is "did not converge", whatever its words.
@@ -146,46 +156,6 @@ def _pyramid_base(array: NDArray[Any], grid: Grid) -> sitk.Image:
     image = to_sitk(np.clip(values, min(0.0, float(sample.min())), high), grid)
     factors = [max(1, round(_PYRAMID_MM / spacing)) for spacing in grid.spacing_xyz()]
     return sitk.BinShrink(image, factors) if max(factors) > 1 else image
-
-
-def _optimise(
-    fixed: sitk.Image,
-    moving: sitk.Image,
-    mask: sitk.Image | None,
-    transform: sitk.Transform,
-    shrinks: tuple[int, ...],
-    sigmas_mm: tuple[float, ...],
-    threads: int,
-    *,
-    fine: bool,
-) -> tuple[float, int]:
-    """Improve ``transform`` in place; (metric value, iterations)."""
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(threads)
-    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=_BINS)
-    # Gradients at the sampled points only: filtering the whole image costs more than the descent itself.
-    method.MetricUseMovingImageGradientFilterOff()
-    method.MetricUseFixedImageGradientFilterOff()
-    method.SetMetricSamplingStrategy(method.RANDOM if fine else method.REGULAR)
-    sampled = _SAMPLED if fine else 8 * _SAMPLED
-    method.SetMetricSamplingPercentagePerLevel([min(1.0, sampled * shrink**2) for shrink in shrinks], _SEED)
-    if mask is not None:
-        method.SetMetricFixedMask(mask)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=0.5 if fine else 2.0,
-        minStep=0.001 if fine else 0.01,
-        numberOfIterations=80,
-        relaxationFactor=0.6,
-        gradientMagnitudeTolerance=1e-6,
-    )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel(list(shrinks))
-    method.SetSmoothingSigmasPerLevel(list(sigmas_mm))
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    method.SetInitialTransform(transform, inPlace=True)
-    method.Execute(fixed, moving)
-    return float(method.GetMetricValue()), int(method.GetOptimizerIteration())
 
 
 def _matrix_ras(transform: Any) -> NDArray[np.float64]:

@@ -17,7 +17,23 @@ from oncoflow_site.foundation.signals import operator_acted
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Every field shown, none editable; nothing added or deleted."""
+    """Rows that only services write: nobody adds, changes or deletes them by hand."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never."""
+        return False
+
+
+class InspectionAdmin(ReadOnlyAdmin):
+    """Such rows with every field shown but the excluded ones, and named actions for those who may change them."""
 
     list_per_page = 50
     show_full_result_count = False
@@ -27,17 +43,13 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         hidden = set(self.exclude or ())
         return [field.name for field in self.model._meta.fields if field.name not in hidden]
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never."""
-        return False
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """As granted: it lets the actions be seen, while no field can be edited."""
+        return super(ReadOnlyAdmin, self).has_change_permission(request, obj)
 
 
 @admin.register(Job)
-class JobAdmin(ReadOnlyAdmin):
+class JobAdmin(InspectionAdmin):
     """Background jobs; "retry" lets ended ones run again."""
 
     list_display = ["created_at", "kind", "queue", "state", "attempts", "progress_text", "subject", "error"]
@@ -70,7 +82,7 @@ class JobAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Event)
-class EventAdmin(ReadOnlyAdmin):
+class EventAdmin(InspectionAdmin):
     """What happened."""
 
     list_display = ["created_at", "kind", "subject", "request_id"]
@@ -80,7 +92,7 @@ class EventAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(ReadOnlyAdmin):
+class DeliveryAdmin(InspectionAdmin):
     """The outbox and its dead letters; "resend" tries again, "abandon" lets the lane go on."""
 
     list_display = ["created_at", "endpoint", "transport", "state", "attempts", "response_code", "last_error"]
@@ -115,7 +127,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
 
 
 @admin.register(StoredObject)
-class StoredObjectAdmin(ReadOnlyAdmin):
+class StoredObjectAdmin(InspectionAdmin):
     """What is in the object storage; never the bytes."""
 
     list_display = ["created_at", "kind", "content_type", "size", "subject"]
@@ -125,7 +137,7 @@ class StoredObjectAdmin(ReadOnlyAdmin):
 
 
 @admin.register(DataKey)
-class DataKeyAdmin(ReadOnlyAdmin):
+class DataKeyAdmin(InspectionAdmin):
     """Data keys: which exist, wrapped by which master key, which were destroyed; never the key."""
 
     list_display = ["subject", "master_key_id", "created_at", "rewrapped_at", "destroyed_at"]
@@ -135,7 +147,7 @@ class DataKeyAdmin(ReadOnlyAdmin):
 
 
 @admin.register(WorkerHeartbeat)
-class WorkerHeartbeatAdmin(ReadOnlyAdmin):
+class WorkerHeartbeatAdmin(InspectionAdmin):
     """Workers and when they last showed."""
 
     list_display = ["worker", "queue", "started_at", "beat_at"]

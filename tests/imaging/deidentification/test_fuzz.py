@@ -20,7 +20,7 @@ from pydicom import dcmread
 from pydicom.datadict import DicomDictionary
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from imaging.deidentification import engine, value_cleaning
+from imaging.deidentification import engine, pixel_data, value_cleaning
 from imaging.deidentification.engine import DeidentificationRefused, PatientProfile, deidentify
 from imaging.deidentification.profile import RULES
 from imaging.dicom.elements import ElementWriter
@@ -232,7 +232,7 @@ BREAKS = {
         self.data[element.head : element.end], (element.tag, "UN", "K"))),
     "private blocks are kept": (engine._DeidentifyingWalk, "_private", lambda self, elements, element: iter(
         [(element.tag, self.data[element.head : element.end])])),
-    "bytes behind the image are kept": (engine._DeidentifyingWalk, "_image_bytes", lambda self, elements: 1 << 20),
+    "bytes behind the image are kept": (pixel_data._Image, "octets", lambda self: 1 << 20),
 }  # fmt: skip
 
 
