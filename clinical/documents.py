@@ -13,6 +13,7 @@ from clinical.models import ClinicalDocument, Patient
 from clinical.registry import current_patient
 from clinical.vault import blind_index
 from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.clock import DatedMoment, Precision
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.models import StoredObject
@@ -50,7 +51,7 @@ def add_document(
     content_type: str,
     type_code: str = "",
     type_text: str = "",
-    authored_on: datetime | None = None,
+    authored_on: DatedMoment | datetime | None = None,
     source_id: str = "",
     source: str = "",
     original: StoredObject | None = None,
@@ -58,12 +59,13 @@ def add_document(
     """Keep a document and emit ``document.arrived``. The same content under the same ``source_id`` is kept once.
 
     :param content_type: MIME type, with its charset parameter where the sender gave one.
-    :param type_code: LOINC code of the document type.
+    :param type_code: LOINC code of the document type. :param authored_on: as exactly as the sender says.
     :param source_id: the sender's id (masterIdentifier, TXA-12); hashed, never stored in clear.
     :param original: what `write_original` has written of ``content``, for a caller that is inside a transaction.
     :raises UserVisibleError: empty, or larger than 32 MiB.
     """
     patient = current_patient(patient)
+    authored = DatedMoment(authored_on) if isinstance(authored_on, datetime) else authored_on
     index = blind_index("document.source", str(patient.pk), source_id.strip(), hashlib.sha256(content).hexdigest())
     known = ClinicalDocument.objects.filter(source_index=index).first()
     if known is not None:
@@ -76,7 +78,8 @@ def add_document(
                 patient=patient,
                 type_code=type_code[:20],
                 type_text=type_text[:200],
-                authored_on=authored_on,
+                authored_on=authored.moment if authored else None,
+                authored_precision=authored.precision if authored else Precision.TIME,
                 content_type=_media_type(content_type),
                 source_index=index,
                 original=original,

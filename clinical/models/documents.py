@@ -7,7 +7,7 @@ import uuid
 from django.db import models
 
 from clinical.models.patients import Patient
-from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.clock import DatedMoment, Precision, now
 from oncoflow_site.foundation.machines import StateMachine
 from oncoflow_site.foundation.models import StoredObject
 
@@ -42,6 +42,9 @@ class ClinicalDocument(models.Model):
     type_code = models.CharField(max_length=20, blank=True, default="", help_text="LOINC code.")
     type_text = models.CharField(max_length=200, blank=True, default="")
     authored_on = models.DateTimeField(null=True, blank=True)
+    authored_precision = models.CharField(
+        max_length=5, default=Precision.TIME, choices=[(one.value, one.value) for one in Precision]
+    )
     content_type = models.CharField(max_length=100)
     original = models.ForeignKey(StoredObject, on_delete=models.PROTECT, related_name="+")
     text = models.ForeignKey(StoredObject, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
@@ -57,3 +60,8 @@ class ClinicalDocument(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type_text or self.type_code or 'document'} {self.id}"
+
+    @property
+    def authored(self) -> DatedMoment | None:
+        """When it was written, as exactly as its sender said."""
+        return DatedMoment(self.authored_on, Precision(self.authored_precision)) if self.authored_on else None

@@ -11,7 +11,7 @@ import textwrap
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from hl7apy.consts import VALIDATION_LEVEL
@@ -28,6 +28,7 @@ from fhir_api.report_out.observations_common import (
     reason_not_assessed,
     volume_ml,
 )
+from oncoflow_site.foundation.clock import local
 from oncoflow_site.foundation.errors import PermanentError
 from reports.models import ReportVersion
 
@@ -85,7 +86,7 @@ def build_oru(facts: DisclosedReport, endpoint: Endpoint) -> bytes:
 
 
 def _ts(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y%m%d%H%M%S+0000")
+    return local(moment).strftime("%Y%m%d%H%M%S%z")
 
 
 def _build(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, Any], charset: str) -> Hl7apyMessage:

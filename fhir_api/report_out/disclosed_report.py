@@ -14,6 +14,7 @@ from clinical import services as clinical
 from clinical.identity import IdentityData, OrderIdentity
 from imaging.identifiers import open_study
 from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.clock import local
 from oncoflow_site.foundation.errors import PermanentError
 from reports.content.schema import parse_content
 from reports.models import ReportVersion
@@ -81,8 +82,8 @@ def disclose_report(version: ReportVersion, *, purpose: str = "delivery") -> Dis
         status=version.status,
         content=parse_content(_checked(objects.get(version.content), version.content_sha256, "content")),
         pdf=_checked(objects.get(version.pdf), version.pdf_sha256, "PDF"),
-        issued_at=version.issued_at,
-        performed_at=study.performed_at,
+        issued_at=local(version.issued_at),
+        performed_at=local(study.performed_at),
         patient_id=str(patient.id),
         pseudonym=patient.pseudonym,
         identity=clinical.reveal_identity(clinical.current_patient(patient), purpose=purpose),

@@ -11,6 +11,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery
 from imaging.brats.regions import REGIONS
 from imaging.models import Measurement, Study
 from imaging.segmentation.label_maps import current_segmentations
+from oncoflow_site.foundation.clock import local
 
 __all__ = ["current_measurement", "current_measurements", "earlier_studies", "history_entry", "later_studies"]
 
@@ -48,4 +49,4 @@ def current_measurement(study: Study) -> Measurement | None:
 def history_entry(study: Study, measurement: Measurement) -> dict[str, Any]:
     """One point of a patient's history: when, and the volumes of ET, TC and WT in mm3 (None where not assessed)."""
     volumes = {region: measurement.regions[region]["volume_mm3"] for region in REGIONS}
-    return {"study_id": str(study.pk), "performed_at": study.performed_at.isoformat(), **volumes}
+    return {"study_id": str(study.pk), "performed_at": local(study.performed_at).isoformat(), **volumes}

@@ -8,6 +8,8 @@ from datetime import datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
+from oncoflow_site.foundation.clock import local
+
 # A class (its colour is in site.css, for light and dark) and a marker for each region: told apart without colour as well.
 MARKERS = {"WT": "circle", "TC": "square", "ET": "diamond"}
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 310, 56, 62, 50, 42
@@ -92,7 +94,7 @@ def volume_plot(points: list[Point]) -> SafeString:
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
         (
-            (_n(places[number]), HEIGHT - BOTTOM + 28, f"{measured[number].when:%-d %b %Y}")
+            (_n(places[number]), HEIGHT - BOTTOM + 28, f"{local(measured[number].when):%-d %b %Y}")
             for number in _shown_dates(places)
         ),
     )
@@ -108,7 +110,9 @@ def volume_plot(points: list[Point]) -> SafeString:
             elif runs[-1]:
                 runs.append([])
         parts = [format_html('<polyline points="{}"/>', " ".join(run)) for run in runs if run]
-        parts += [_marker(region, x, y, f"{region} {v / 1000:.2f} ml on {when:%-d %b %Y}") for when, x, y, v in known]
+        parts += [
+            _marker(region, x, y, f"{region} {v / 1000:.2f} ml on {local(when):%-d %b %Y}") for when, x, y, v in known
+        ]
         legend = LEFT + 5 + 76 * number
         parts.append(_marker(region, legend, 16, region))
         parts.append(format_html('<text x="{}" y="{}">{}</text>', legend + 12, 21, region))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from oncoflow_site.foundation.clock import offset_name
+
 __all__ = [
     "REGION_NAMES",
     "date_text",
@@ -53,7 +55,7 @@ def dice_text(value: float) -> str:
 
 def moment_text(moment: datetime) -> str:
     """Date and time with the zone's name, e.g. ``21 November 2026, 14:05 UTC``."""
-    return f"{date_text(moment)}, {moment:%H:%M} {moment.tzname() or ''}".rstrip()
+    return f"{date_text(moment)}, {moment:%H:%M} {offset_name(moment)}"
 
 
 def date_text(moment: datetime) -> str:

@@ -11,6 +11,7 @@ from imaging.models import Comparison, Measurement, SegmentationKind
 from imaging.volumes.load import assessable_of
 from inference.models import PanelRun
 from inference.panel.queries import latest_panel, panel_summary
+from oncoflow_site.foundation.clock import local
 
 __all__ = ["gather_facts", "main_comparison", "panel_for"]
 
@@ -45,7 +46,7 @@ def gather_facts(measurement: Measurement) -> dict[str, Any]:
             "pseudonym": study.patient.pseudonym,
             "order_id": str(study.order_id) if study.order_id else None,
             "procedure": (study.order.procedure_text or study.order.procedure_code) if study.order else "",
-            "performed_at": study.performed_at.isoformat(),
+            "performed_at": local(study.performed_at).isoformat(),
             "modality": study.modality,
             "spacing_known": study.spacing_known,
             **_reduced(measurement),
@@ -93,7 +94,7 @@ def _comparison(measurement: Measurement) -> dict[str, Any] | None:
         **row.result,
         "comparison_id": str(row.id),
         "prior_study_id": str(prior.id) if prior else None,
-        "prior_performed_at": prior.performed_at.isoformat() if prior else None,
+        "prior_performed_at": local(prior.performed_at).isoformat() if prior else None,
     }
 
 

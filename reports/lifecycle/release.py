@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 
 from audit.services import record
-from imaging.models import SegmentationKind
+from imaging.models import Measurement, SegmentationKind
 from imaging.volumes.load import assessable_of
 from inference.models import Band
 from oncoflow_site.foundation import failpoints, objects
@@ -79,7 +79,7 @@ class _Made:
     fields: Mapping[str, Any]
 
 
-def _make(version: ReportVersion, decision: ReleaseDecision, moment: datetime) -> _Made:
+def _make(version: ReportVersion, measurement: Measurement, decision: ReleaseDecision, moment: datetime) -> _Made:
     """Draw the version, sealed where it is to be issued.
 
     :raises UndrawableName: it is to be issued, and a name in it cannot be drawn.
@@ -92,7 +92,7 @@ def _make(version: ReportVersion, decision: ReleaseDecision, moment: datetime) -
         signature={"kind": "none"},
     )
     if event == "hold":
-        rendered = render_version(version.report, content, version.measurement, actor=WORKER)
+        rendered = render_version(version.report, content, measurement, actor=WORKER)
         return _Made(event, content, rendered.pdf, {"band": decision.band})
     seal, row = open_seal()
     content = with_status(
@@ -106,7 +106,7 @@ def _make(version: ReportVersion, decision: ReleaseDecision, moment: datetime) -
         reason=SEAL_REASON,
         authority=row.authority.common_name,
     )
-    rendered = render_version(version.report, content, version.measurement, actor=WORKER, signature=signature)
+    rendered = render_version(version.report, content, measurement, actor=WORKER, signature=signature)
     pdf = sign_pdf(
         rendered.pdf,
         seal,
@@ -147,11 +147,11 @@ def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
     moment = now()
     ctx.progress(0.2, "drawing the report")
     try:
-        made = _make(version, decision, moment)
+        made = _make(version, version.measurement, decision, moment)
     except UndrawableName as error:
         # A seal over a name that cannot be read would vouch for it: a person has to look first.
         decision = ReleaseDecision(Band.HOLD, (*decision.reasons, error.message.rstrip(".")))
-        made = _make(version, decision, moment)
+        made = _make(version, version.measurement, decision, moment)
     failpoints.hit("reports.before_release")
     ctx.progress(0.9, "keeping the report")
     with ctx.commit():

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.content.figures import date_text
 from reports.narrative.sentences import SourceText
 
 __all__ = ["Quote", "split_sentences"]
@@ -54,7 +53,7 @@ class Quote:
 
     def citation(self) -> dict[str, Any]:
         """The document citation of `reports.narrative.sentences`."""
-        authored = self.source.authored_on
+        authored = self.source.authored
         return {
             "kind": "document",
             "document_id": self.source.document_id,
@@ -64,7 +63,7 @@ class Quote:
             "text_sha256": self.source.text_sha256,
             "type_text": self.source.type_text,
             "authored_on": authored.isoformat() if authored else None,
-            "authored_text": date_text(authored) if authored else "",
+            "authored_text": authored.text if authored else "",
         }
 
     def origin(self) -> str:
@@ -74,9 +73,7 @@ class Quote:
         name = title[0].lower() + title[1:] if title and not re.search(r"\d", title) else "document"
         if title[:2].isupper():
             name = title if not re.search(r"\d", title) else "document"
-        return (
-            f"The {name} of {date_text(self.source.authored_on)}" if self.source.authored_on else f"An undated {name}"
-        )
+        return f"The {name} of {self.source.authored.text}" if self.source.authored else f"An undated {name}"
 
 
 def split_sentences(text: bytes) -> Iterator[tuple[int, int, str]]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from oncoflow_site.foundation.clock import DatedMoment, Precision
 from oncoflow_site.foundation.errors import PermanentError
 from reports.content.figures import resolve
 
@@ -49,6 +50,12 @@ class SourceText:
     type_text: str
     authored_on: datetime | None
     passages: tuple[tuple[int, int, float], ...]
+    authored_precision: Precision = Precision.TIME
+
+    @property
+    def authored(self) -> DatedMoment | None:
+        """When the document was written, as exactly as its sender said."""
+        return DatedMoment(self.authored_on, self.authored_precision) if self.authored_on else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from clinical.models import ClinicalDocument, Patient
 from clinical.models.documents import DocumentState
 from clinical.registry import current_patient, identities_for_cleaning
 from clinical.retrieval import read_text, retrieve
+from oncoflow_site.foundation.clock import Precision
 from reports.narrative.quotes import split_sentences
 from reports.narrative.sentences import SourceText
 
@@ -60,6 +61,7 @@ def gather_sources(patient: Patient) -> list[SourceText]:
             text_sha256=documents[key].text_sha256,
             type_text=documents[key].type_text,
             authored_on=documents[key].authored_on,
+            authored_precision=Precision(documents[key].authored_precision),
             passages=widened(texts[key], found, clean(texts[key].decode("utf-8"), *identities)),
         )
         for key, found in spans.items()

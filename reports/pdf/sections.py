@@ -9,6 +9,7 @@ from typing import Any
 
 from reportlab.platypus import CondPageBreak, Flowable, Image, KeepTogether, Paragraph, Spacer, Table, TableStyle
 
+from oncoflow_site.foundation.clock import local
 from reports.content.figures import date_text, moment_text
 from reports.pdf.chart import volume_chart
 from reports.pdf.data import RenderInput, SignatureText
@@ -33,7 +34,7 @@ def status_line(content: Mapping[str, Any], signature: SignatureText | None, rep
     status = content["status"]
     if status in ("final", "amended") and signature is not None and signature.person:
         text = "FINAL" if status == "final" else "AMENDED"
-        text += f" – signed by {signature.name}, {date_text(signature.signed_at)}"
+        text += f" – signed by {signature.name}, {date_text(local(signature.signed_at))}"
         if replaces is not None and status == "amended":
             text += f" – replaces version {replaces}"
         return text, "green"
@@ -295,7 +296,7 @@ def _narrative(content: Mapping[str, Any]) -> list[Flowable]:
         for key, number in references.items():
             citation = known[key]
             when = citation.get("authored_on")
-            date = date_text(datetime.fromisoformat(when)) if when else "undated"
+            date = citation.get("authored_text") or (date_text(datetime.fromisoformat(when)) if when else "undated")
             text = (
                 f"{citation.get('type_text') or 'Document'}, {date}; document {citation['document_id']}, bytes "
                 f"{citation['start']} to {citation['end']} of its stored text"

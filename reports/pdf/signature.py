@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reportlab.platypus import Flowable
 
+from oncoflow_site.foundation.clock import local, offset_name
 from reports.pdf.data import SignatureText
 from reports.pdf.style import BOLD, FONT, INK, MUTED, TEAL, draw_text
 from reports.pdf.tables import WIDTH
@@ -37,9 +38,11 @@ class SignatureBlock(Flowable):
         canvas.setStrokeColor(TEAL)
         canvas.setLineWidth(1)
         canvas.roundRect(0, 0, self.width, self.HEIGHT, 3, stroke=1, fill=0)
+        at = local(signed.signed_at)
+        act = "Signed" if signed.person else "Sealed"
         lines = [
             (BOLD, 9.5, INK, f"{signed.name}" + (f", {signed.role}" if signed.role else "")),
-            (FONT, 8, INK, f"{'Signed' if signed.person else 'Sealed'} {signed.signed_at:%Y-%m-%d %H:%M:%S} UTC"),
+            (FONT, 8, INK, f"{act} {at:%Y-%m-%d %H:%M:%S} {offset_name(at)}"),
             (FONT, 8, INK, signed.reason),
             (FONT, 7, MUTED, f"PAdES signature over the whole document; certificate issued by {signed.authority}."),
         ]

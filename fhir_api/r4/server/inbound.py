@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -26,6 +26,7 @@ from clinical.models import Patient
 from fhir_api.r4.resources.codes import LOINC, V2_0203
 from fhir_api.r4.resources.naming_systems import authority_of
 from fhir_api.r4.server.outcome import FhirError
+from oncoflow_site.foundation.clock import DatedMoment
 
 __all__ = [
     "MAX_BODY",
@@ -70,7 +71,7 @@ class InboundDocumentReference:
     content_type: str
     type_code: str
     type_text: str
-    authored_on: datetime | None
+    authored: DatedMoment | None
     source_id: str
 
 
@@ -82,7 +83,7 @@ class InboundServiceRequest:
     priority: str
     procedure_code: str
     procedure_text: str
-    requested_at: datetime | None
+    requested: DatedMoment | None
 
 
 def _no_constant(name: str) -> Any:
@@ -190,19 +191,18 @@ def subject_of(resource: dict[str, Any], user: Any) -> Patient:
     return patient
 
 
-def _moment(text: Any) -> datetime | None:
-    """FHIR instant or dateTime; a partial date is its first day."""
+def _dated(text: Any) -> DatedMoment | None:
+    """FHIR date, instant or dateTime; a partial date stays one (R4 2.24.0.1), in the site's zone. None when it is no date."""
     if not isinstance(text, str):
         return None
     try:
         if len(text) <= 10:
-            parts = [int(one) for one in text.split("-")] + [1, 1]
-            day = date(parts[0], parts[1], parts[2])
-            return datetime(day.year, day.month, day.day, tzinfo=UTC)
+            return DatedMoment.of_parts(*(int(part) for part in text.split("-")))
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except (ValueError, IndexError):
+        moment.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return moment if moment.tzinfo else None
+    return DatedMoment(moment) if moment.tzinfo else None
 
 
 def _concept(concept: Any, prefer: str = LOINC) -> tuple[str, str]:
@@ -250,7 +250,7 @@ def read_document(resource: dict[str, Any]) -> InboundDocumentReference:
         content_type=str(attachment["contentType"]),
         type_code=code,
         type_text=text,
-        authored_on=_moment(attachment.get("creation")) or _moment(resource.get("date")),
+        authored=_dated(attachment.get("creation")) or _dated(resource.get("date")),
         source_id=source or business_identifier((resource.get("identifier") or [None])[0]),
     )
 
@@ -287,4 +287,4 @@ def read_order(resource: dict[str, Any]) -> InboundServiceRequest:
         ordering_provider=str(requester.get("display", ""))[:200],
     )
     priority = {"urgent": "asap"}.get(str(resource.get("priority", "")), str(resource.get("priority") or "routine"))
-    return InboundServiceRequest(identity, priority, code, text, _moment(resource.get("authoredOn")))
+    return InboundServiceRequest(identity, priority, code, text, _dated(resource.get("authoredOn")))

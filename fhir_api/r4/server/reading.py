@@ -21,6 +21,7 @@ from fhir_api.r4.resources.bundle import build_transaction, patient_resource
 from fhir_api.r4.resources.naming_systems import patient_system
 from fhir_api.report_out.disclosed_report import disclose_report
 from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.clock import local
 from reports.lifecycle.versions import issued_version
 from reports.models import Report, ReportVersion
 
@@ -135,7 +136,7 @@ def order(row: Order) -> ServedResource:
         "code": ({"coding": [coding]} if row.procedure_code else {})
         | ({"text": row.procedure_text} if row.procedure_text else {}),
         "subject": {"reference": f"Patient/{row.patient_id}"},
-        "authoredOn": row.requested_at.isoformat(),
+        "authoredOn": local(row.requested_at).isoformat(),
     }
     if told.reason:
         resource["reasonCode"] = [{"text": told.reason}]

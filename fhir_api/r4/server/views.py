@@ -326,7 +326,7 @@ class CreateSearchView(FhirView):
             content_type=facts.content_type,
             type_code=facts.type_code,
             type_text=facts.type_text,
-            authored_on=facts.authored_on,
+            authored_on=facts.authored,
             source_id=facts.source_id,
             source="fhir",
         )
@@ -341,7 +341,7 @@ class CreateSearchView(FhirView):
             priority=facts.priority,
             procedure_code=facts.procedure_code,
             procedure_text=facts.procedure_text,
-            requested_at=facts.requested_at,
+            requested_at=facts.requested.moment if facts.requested else None,
             source="fhir",
             peer=request.user.get_username(),
         )
