@@ -1,12 +1,18 @@
-"""House rules that no linter knows: size of files, no raw model edits, nothing that should not be in the repository.
+"""House rules that no linter knows: size of files, nothing that should not be in the repository, one meaning for a class name,
+no circle of imports.
 
 python -m tests.rules
 """
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,9 +52,67 @@ def product_files() -> list[Path]:
     ]
 
 
+@lru_cache(maxsize=1)
+def syntax_trees() -> Mapping[str, ast.Module]:
+    """The product's modules by dotted name."""
+    return {_module(path): ast.parse(path.read_text(encoding="utf-8")) for path in product_files()}
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+SAME_NAME = {
+    "Anatomy": "as Grid: what is drawn, and what is found",
+    "Command": "Django's name for every management command",
+    "FhirError": "the demo's hospital information system answers as its own server, and knows nothing of ours",
+    "Grid": "the simulator computes without the product: an oracle must not share the code that it judges",
+    "Lesion": "as Grid: a lesion that is drawn, and one that is measured",
+    "PatientIdentity": "as Grid: who is simulated, and the sealed row",
+    "Person": "two clients of the demo, each with the fields that it needs",
+    "Step": "what the demo prints, and what a watcher of jobs waits for",
+}
+"""Class names that two modules may use, and why."""
+
+
+def ambiguous_class_names(trees: Mapping[str, ast.Module], exempt: Mapping[str, str]) -> Iterator[str]:
+    """A public class name that two modules give to two things; and exemptions that nothing needs any more."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for module, tree in trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(module)
+    twice = {name: modules for name, modules in places.items() if len(modules) > 1}
+    for name in sorted(twice.keys() - exempt.keys()):
+        yield f"class {name}: two meanings, in {' and '.join(sorted(twice[name]))}"
+    for name in sorted(exempt.keys() - twice.keys()):
+        yield f"tests/rules.py: class {name} has one meaning now; its exemption is stale"
+
+
+def import_circle(trees: Mapping[str, ast.Module]) -> Iterator[str]:
+    """Modules that import each other, wherever the import stands: inside a function and for types alone count too."""
+    imported: dict[str, set[str]] = {}
+    for module, tree in trees.items():
+        names: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= inner & trees.keys() or {node.module}
+        imported[module] = (names & trees.keys()) - {module}
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        yield f"a circle of imports: {' <- '.join(error.args[1])}"
+
+
 def broken_rules() -> list[str]:
     """One sentence for every rule that a file breaks."""
-    found = []
+    found = [
+        *ambiguous_class_names(syntax_trees(), SAME_NAME),
+        *import_circle(syntax_trees()),
+    ]
     for path in tracked():
         name = path.relative_to(ROOT)
         if name.parts[0] not in TOP_LEVEL:

@@ -1,0 +1,39 @@
+"""The house rules can be broken: each is shown a product that breaks it."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.rules import ambiguous_class_names, import_circle
+
+
+def product(**modules: str) -> dict[str, ast.Module]:
+    return {name.replace("__", "."): ast.parse(text) for name, text in modules.items()}
+
+
+def test_a_class_name_means_one_thing():
+    trees = product(a="class Grid: ...", b="class Grid: ...\nclass _Own: ...", c="class _Own: ...\nclass Plane: ...")
+    assert list(ambiguous_class_names(trees, {})) == ["class Grid: two meanings, in a and b"]
+    assert list(ambiguous_class_names(trees, {"Grid": "why"})) == []
+
+
+def test_an_exemption_that_nothing_needs_is_reported():
+    found = list(ambiguous_class_names(product(a="class Grid: ..."), {"Grid": "why"}))
+    assert found == ["tests/rules.py: class Grid has one meaning now; its exemption is stale"]
+
+
+@pytest.mark.parametrize(
+    "back",
+    ["import a", "from a import x", "if TYPE_CHECKING:\n    import a", "def late():\n    from a import x"],
+)
+def test_modules_do_not_import_each_other(back):
+    found = list(import_circle(product(a="import c", b=back, c="import b")))
+    assert len(found) == 1
+    assert found[0].startswith("a circle of imports: ")
+
+
+def test_a_package_may_be_imported_for_one_of_its_modules():
+    assert not list(import_circle(product(a="from p import b", p="", p__b="import os")))
+    assert list(import_circle(product(a="from p import b", p="", p__b="import a")))
