@@ -53,4 +53,4 @@ class ComparisonAdmin(PatientRowsAdmin):
     @admin.display(description="response")
     def category(self, row: Comparison) -> str:
         """Response category, or that it was not assessed."""
-        return str(row.result.get("response", {}).get("category", "not assessed"))
+        return row.result.response.category

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from imaging.brats.regions import REGIONS
+from imaging.brats.regions import REGIONS, Region
 from imaging.brats.sequences import SEQUENCE_NAMES
 
 __all__ = ["Assessable", "assessable", "in_words", "left_unassessed", "listed"]
@@ -33,8 +33,8 @@ class Assessable:
 
     sequences: tuple[str, ...]
     missing: tuple[str, ...]
-    regions: tuple[str, ...]
-    not_assessed: dict[str, str]
+    regions: tuple[Region, ...]
+    not_assessed: dict[Region, str]
 
     @property
     def reduced(self) -> bool:
@@ -85,8 +85,8 @@ def assessable(present: Iterable[str]) -> Assessable:
 
 
 def left_unassessed(
-    possible: Assessable, drawn: Iterable[int], said: Iterable[str] = (), before: Mapping[str, str] | None = None
-) -> dict[str, str]:
+    possible: Assessable, drawn: Iterable[int], said: Iterable[str] = (), before: Mapping[Region, str] | None = None
+) -> dict[Region, str]:
     """Region -> why it is not assessed, of a person's outline.
 
     What the sequences do not show is assessed all the same where a person outlined it, or said that they looked: a person

@@ -7,7 +7,7 @@ arXiv:2107.02314). Arrays have any shape; label maps are (z, y, x).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ __all__ = [
     "REGIONS",
     "REGION_LABELS",
     "REGION_NAMES",
+    "Region",
     "labels_from_regions",
     "labels_inner_wins",
     "nest",
@@ -25,7 +26,8 @@ __all__ = [
     "region_masks",
 ]
 
-REGIONS: Final[tuple[str, str, str]] = ("ET", "TC", "WT")
+Region = Literal["ET", "TC", "WT"]
+REGIONS: Final[tuple[Region, Region, Region]] = ("ET", "TC", "WT")
 """Innermost first."""
 REGION_NAMES: Final[Mapping[str, str]] = {"ET": "Enhancing tumour", "TC": "Tumour core", "WT": "Whole tumour"}
 REGION_LABELS: Final[Mapping[str, tuple[int, ...]]] = {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}

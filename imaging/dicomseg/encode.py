@@ -29,6 +29,7 @@ from imaging.dicomseg.segment_codes import AI, ALTERED_STRUCTURE, BRAIN, SEGMENT
 from imaging.geometry.sitk import LPS_FROM_RAS
 from imaging.identifiers import map_uid
 from imaging.models import Instance, Segmentation, SegmentationKind, Volume
+from imaging.schemas.outline import FusedExpert, FusedOutline, ModelOutline
 from imaging.segmentation.label_maps import load_labels
 from imaging.volumes.native_space import native_frames, native_grid, to_native_grid
 from oncoflow_site.foundation import keys, objects
@@ -219,35 +220,27 @@ def _maker(segmentation: Segmentation) -> tuple[Any, hd.AlgorithmIdentificationS
 
 def _algorithm(segmentation: Segmentation) -> hd.AlgorithmIdentificationSequence:
     """Name, version and parameters of the model, or of the panel with all its models."""
-    model: dict[str, Any] = dict(segmentation.model or {})
+    model = segmentation.model
     if segmentation.kind == SegmentationKind.EXPERT:
-        name, version = str(model.get("name") or segmentation.author), str(model.get("version") or "unknown")
-        parameters = {key: str(model[key]) for key in ("sha256", "architecture") if model.get(key)}
+        made = model if isinstance(model, ModelOutline) else ModelOutline(name="", version="")
+        name, version = made.name or segmentation.author, made.version or "unknown"
+        known = {"sha256": made.sha256, "architecture": made.architecture}
+        parameters = {key: value for key, value in known.items() if value}
     else:
-        name, version = f"OncoFlow panel, {model.get('fusion', 'unknown')} fusion", SOFTWARE_VERSION
-        experts = model.get("experts") or []
-        of_expert = {
-            str(pk): (made or {})
-            for pk, made in Segmentation.objects.filter(
-                pk__in=[one["segmentation"] for one in experts if one.get("segmentation")]
-            ).values_list("pk", "model")
-        }
-        parameters = {
-            str(one["name"]): " ".join(
-                filter(
-                    None,
-                    (
-                        str(of_expert.get(str(one.get("segmentation")), {}).get("version", "unknown")),
-                        str(of_expert.get(str(one.get("segmentation")), {}).get("sha256", ""))[:16],
-                        str(one.get("role", "")),
-                    ),
-                )
-            )
-            for one in experts
-        }
+        fused = model if isinstance(model, FusedOutline) else FusedOutline(fusion="unknown", experts=())
+        name, version = f"OncoFlow panel, {fused.fusion or 'unknown'} fusion", SOFTWARE_VERSION
+        outlines = Segmentation.objects.filter(pk__in=[one.segmentation for one in fused.experts if one.segmentation])
+        models = {str(pk): made for pk, made in outlines.values_list("pk", "model")}
+        parameters = {one.name: _expert(one, models.get(one.segmentation or "")) for one in fused.experts}
     return hd.AlgorithmIdentificationSequence(
         name=name[:_LO], family=AI, version=version[:_LO], source=MANUFACTURER, parameters=parameters or None
     )
+
+
+def _expert(expert: FusedExpert, made: ModelOutline | FusedOutline | None) -> str:
+    """Version, beginning of the weights' hash, and role of one expert of a consensus."""
+    version, sha256 = (made.version, made.sha256) if isinstance(made, ModelOutline) else ("", "")
+    return " ".join(part for part in (version or "unknown", sha256[:16], expert.role) if part)
 
 
 def _date(made: Dataset, segmentation: Segmentation, identity: Identity) -> None:

@@ -8,7 +8,7 @@ the outline in force compared with what is in force of every earlier study.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db.models import Max, Q
 
@@ -19,10 +19,11 @@ from imaging.longitudinal.alignment import Aligner
 from imaging.longitudinal.comparison_rows import Dated, write_comparisons
 from imaging.longitudinal.history import current_measurements, earlier_studies, later_studies
 from imaging.longitudinal.measure_study import cut_to_tumour, midline_of, volumetry_of
-from imaging.measurement.lesion_location import locate
+from imaging.measurement.lesion_location import located
 from imaging.measurement.lesions import find_lesions
 from imaging.models import Measurement, Segmentation, Study
 from imaging.preprocessing.rigid import Registration
+from imaging.schemas.measurement import LesionMeasurement, MeasuredAnatomy
 from imaging.segmentation.label_maps import (
     assessed_regions,
     current_segmentation,
@@ -81,8 +82,8 @@ def compare_study(ctx: JobContext, study: Study) -> None:
             segmentation=segmentation,
             regions=volumetry.regions,
             lesions=lesions,
-            highest_lesion=lesion_tracking.next_number([str(lesion["id"]) for lesion in lesions]) - 1,
-            anatomy={"midline_shift": volumetry.midline_shift},
+            highest_lesion=lesion_tracking.next_number([lesion.id for lesion in lesions]) - 1,
+            anatomy=MeasuredAnatomy(midline_shift=volumetry.midline_shift),
         )
         write_comparisons(study, measurement, priors, registrations)
         emit(COMPARISON_READY, subject=study.subject, study_id=str(study.pk), measurement_id=str(measurement.pk))
@@ -157,7 +158,7 @@ def _lesions(
     segmentation: Segmentation,
     aligner: Aligner,
     priors: list[lesion_tracking.KnownLesions],
-) -> list[dict[str, Any]]:
+) -> tuple[LesionMeasurement, ...]:
     """The lesions of the outline under the names they have in this patient, each with its place."""
     labels, grid = cut_to_tumour(load_labels(segmentation), grid_of(segmentation.volume_set))
     current = find_lesions(labels, grid)
@@ -178,7 +179,7 @@ def _lesions(
     named = lesion_tracking.track_lesions(
         current, grid, priors=priors, same_study=same_study, later=later, all_identities=[f"L{highest}"]
     )
-    entries = lesion_tracking.entries(
+    tracked = lesion_tracking.tracked(
         current,
         labels,
         grid,
@@ -189,5 +190,4 @@ def _lesions(
         not_assessed=tuple(segmentation.not_assessed),
     )
     midline, reason = midline_of(ctx, segmentation)
-    locate(entries, current, grid, midline, reason=reason, spacing_known=study.spacing_known)
-    return entries
+    return located(tracked, current, grid, midline, reason=reason, spacing_known=study.spacing_known)

@@ -6,18 +6,24 @@ A region is compared only where both dates assessed it; where the two studies do
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from imaging.brats.assessability import in_words
-from imaging.brats.regions import REGIONS
+from imaging.brats.regions import REGIONS, Region
 from imaging.longitudinal import lesion_tracking
 from imaging.longitudinal.history import history_entry
 from imaging.longitudinal.rano import TimePoint, assess_response, change
-from imaging.models import Comparison, Measurement, Segmentation, Study
+from imaging.models import Comparison, Measurement, Segmentation, SegmentationKind, Study
 from imaging.preprocessing.rigid import Registration
+from imaging.schemas.comparison import (
+    ComparedSequences,
+    ComparisonOutlines,
+    ComparisonResult,
+    RegistrationQuality,
+)
+from imaging.schemas.outline import FusedOutline, OutlineSource
 from imaging.volumes.load import assessable_of
 
-__all__ = ["Dated", "write_comparisons"]
+__all__ = ["Dated", "outline_source", "write_comparisons"]
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,35 @@ class Dated:
     measurement: Measurement
 
 
+def outline_source(segmentation: Segmentation) -> OutlineSource:
+    """Who made an outline, from what, and what the gate said of it or of the consensus that a person corrected."""
+    judged = segmentation
+    while judged.kind == SegmentationKind.PERSON and judged.parent is not None:
+        judged = judged.parent
+    band = judged.model.band if isinstance(judged.model, FusedOutline) else None
+    return OutlineSource.model_validate(
+        {
+            "maker": segmentation.kind,
+            "band": band,
+            "sequences": assessable_of(segmentation.volume_set).sequences,
+            "reviewer": segmentation.author if segmentation.kind == SegmentationKind.PERSON else "",
+        }
+    )
+
+
 def _time_point(study: Study, measurement: Measurement) -> TimePoint:
     regions = measurement.regions
     return TimePoint(
         study_id=str(study.pk),
         performed_at=study.performed_at,
-        volumes={name: regions[name]["volume_mm3"] for name in REGIONS},
-        measurable=regions["ET"]["measurable"],
-        lacking=str(measurement.segmentation.not_assessed.get("ET", "")),
+        volumes={name: regions[name].volume_mm3 for name in REGIONS},
+        measurable=regions["ET"].measurable,
+        lacking=measurement.segmentation.not_assessed.get("ET", ""),
+        outline=outline_source(measurement.segmentation),
     )
 
 
-def _like_for_like(current: Segmentation, prior: Segmentation, region: str) -> str:
+def _like_for_like(current: Segmentation, prior: Segmentation, region: Region) -> str:
     """Why a region cannot be compared between two outlines; empty where both assessed it."""
     now_lacks, then_lacked = current.not_assessed.get(region), prior.not_assessed.get(region)
     if now_lacks and then_lacked:
@@ -49,16 +72,15 @@ def _like_for_like(current: Segmentation, prior: Segmentation, region: str) -> s
     return f"Not assessed on the earlier study, so not compared. {then_lacked}" if then_lacked else ""
 
 
-def _sequences(current: Segmentation, prior: Segmentation) -> dict[str, Any]:
+def _sequences(current: OutlineSource, prior: OutlineSource | None) -> ComparedSequences:
     """What both outlines stand on, with a sentence where that differs."""
-    now_from, then_from = assessable_of(current.volume_set).sequences, assessable_of(prior.volume_set).sequences
     note = ""
-    if now_from != then_from:
+    if prior is not None and current.sequences != prior.sequences:
         note = (
-            f"The two studies do not have the same sequences: this one {in_words(now_from)}, the earlier one "
-            f"{in_words(then_from)}. A change may come from that alone."
+            f"The two studies do not have the same sequences: this one {in_words(current.sequences)}, the earlier one "
+            f"{in_words(prior.sequences)}. A change may come from that alone."
         )
-    return {"current": list(now_from), "prior": list(then_from), "note": note}
+    return ComparedSequences(current=current.sequences, prior=None if prior is None else prior.sequences, note=note)
 
 
 def write_comparisons(
@@ -76,58 +98,64 @@ def write_comparisons(
     )
     count = lesion_tracking.new_measurable(measurement.lesions) if looked_for else None
     current = _time_point(study, measurement)
-    response = assess_response(current, points, new_measurable_lesions=count)
+    source = outline_source(measurement.segmentation)
     dates = [*reversed([(one.study, one.measurement) for one in priors]), (study, measurement)]
-    history = [history_entry(*date) for date in dates]
-    common: dict[str, Any] = {"response": response, "history": history}
+    baseline = ComparisonResult(
+        prior_study_id=None,
+        interval_days=None,
+        latest_prior=False,
+        regions={},
+        lesions=(),
+        registration=None,
+        sequences=_sequences(source, None),
+        response=assess_response(current, points, new_measurable_lesions=count),
+        history=tuple(history_entry(*date) for date in dates),
+        outlines=ComparisonOutlines(current=source, prior=None),
+    )
     if not priors:
-        result = {
-            "prior_study_id": None,
-            "interval_days": None,
-            "latest_prior": False,
-            "regions": {},
-            "lesions": [],
-            "registration": None,
-            "sequences": {"current": list(assessable_of(measurement.segmentation.volume_set).sequences)},
-            **common,
-        }
-        Comparison.objects.create(study=study, measurement=measurement, result=result)
+        Comparison.objects.create(study=study, measurement=measurement, result=baseline)
         return
     for number, (prior, registration) in enumerate(zip(priors, registrations, strict=True)):
-        before, after = prior.measurement.regions, measurement.regions
-        outlines = measurement.segmentation, prior.measurement.segmentation
-        regions = {
-            name: change(
-                after[name]["volume_mm3"],
-                before[name]["volume_mm3"],
-                after[name]["voxels"],
-                before[name]["voxels"],
-                not_assessed=_like_for_like(*outlines, name),
-            )
-            for name in REGIONS
-        }
-        shared = [name for name in REGIONS if not any(name in one.not_assessed for one in outlines)]
-        result = {
-            "prior_study_id": str(prior.study.pk),
-            "interval_days": (study.performed_at.date() - prior.study.performed_at.date()).days,
-            "latest_prior": number == 0,
-            "regions": regions,
-            "lesions": lesion_tracking.versus_prior(
-                measurement.lesions, prior.measurement.lesions, aligned=registration.converged, shared=shared
-            ),
-            "sequences": _sequences(*outlines),
-            "registration": {
-                "method": registration.method,
-                "quality": registration.quality,
-                "converged": registration.converged,
-                "reason": registration.reason,
-            },
-            **common,
-        }
         Comparison.objects.create(
             study=study,
             measurement=measurement,
             prior_study=prior.study,
             prior_measurement=prior.measurement,
-            result=result,
+            result=baseline.model_copy(update=_against(study, measurement, prior, registration, latest=number == 0)),
         )
+
+
+def _against(
+    study: Study, measurement: Measurement, prior: Dated, registration: Registration, *, latest: bool
+) -> dict[str, object]:
+    """What the comparison with one earlier study has beside the response and the history."""
+    before, after = prior.measurement.regions, measurement.regions
+    outlines = measurement.segmentation, prior.measurement.segmentation
+    sources = ComparisonOutlines(current=outline_source(outlines[0]), prior=outline_source(outlines[1]))
+    shared = [name for name in REGIONS if not any(name in one.not_assessed for one in outlines)]
+    return {
+        "prior_study_id": str(prior.study.pk),
+        "interval_days": (study.performed_at.date() - prior.study.performed_at.date()).days,
+        "latest_prior": latest,
+        "regions": {
+            name: change(
+                after[name].volume_mm3,
+                before[name].volume_mm3,
+                after[name].voxels,
+                before[name].voxels,
+                not_assessed=_like_for_like(*outlines, name),
+            )
+            for name in REGIONS
+        },
+        "lesions": lesion_tracking.versus_prior(
+            measurement.lesions, prior.measurement.lesions, aligned=registration.converged, shared=shared
+        ),
+        "sequences": _sequences(sources.current, sources.prior),
+        "registration": RegistrationQuality(
+            method=registration.method,
+            quality=registration.quality,
+            converged=registration.converged,
+            reason=registration.reason,
+        ),
+        "outlines": sources,
+    }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from typing import Any
 
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 
-from imaging.brats.regions import REGIONS
+from imaging.brats.regions import Region
 from imaging.models import Measurement, Study
+from imaging.schemas.comparison import VolumesAt
 from imaging.segmentation.label_maps import current_segmentations
 from oncoflow_site.foundation.clock import local
 
@@ -18,13 +18,13 @@ __all__ = ["current_measurement", "current_measurements", "earlier_studies", "hi
 
 def earlier_studies(study: Study) -> QuerySet[Study]:
     """The patient's studies before ``study`` (by date, then by id), the latest first."""
-    before = Q(performed_at__lt=study.performed_at) | Q(performed_at=study.performed_at, pk__lt=study.pk)
+    before = Q(performed_at__lt=study.performed_at) | Q(performed_at=local(study.performed_at), pk__lt=study.pk)
     return Study.objects.filter(before, patient_id=study.patient_id).order_by("-performed_at", "-pk")
 
 
 def later_studies(study: Study) -> QuerySet[Study]:
     """The patient's studies after ``study``, the earliest first."""
-    after = Q(performed_at__gt=study.performed_at) | Q(performed_at=study.performed_at, pk__gt=study.pk)
+    after = Q(performed_at__gt=study.performed_at) | Q(performed_at=local(study.performed_at), pk__gt=study.pk)
     return Study.objects.filter(after, patient_id=study.patient_id).order_by("performed_at", "pk")
 
 
@@ -46,7 +46,17 @@ def current_measurement(study: Study) -> Measurement | None:
     return current_measurements([study]).get(study.pk)
 
 
-def history_entry(study: Study, measurement: Measurement) -> dict[str, Any]:
-    """One point of a patient's history: when, and the volumes of ET, TC and WT in mm3 (None where not assessed)."""
-    volumes = {region: measurement.regions[region]["volume_mm3"] for region in REGIONS}
-    return {"study_id": str(study.pk), "performed_at": local(study.performed_at).isoformat(), **volumes}
+def history_entry(study: Study, measurement: Measurement) -> VolumesAt:
+    """One point of a patient's history: when, and the volumes of ET, TC and WT."""
+
+    def volume(region: Region) -> float | None:
+        measured = measurement.regions.get(region)
+        return measured.volume_mm3 if measured else None
+
+    return VolumesAt(
+        study_id=str(study.pk),
+        performed_at=local(study.performed_at),
+        ET=volume("ET"),
+        TC=volume("TC"),
+        WT=volume("WT"),
+    )

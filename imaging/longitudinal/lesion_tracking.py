@@ -1,4 +1,4 @@
-"""Lesions of one study named after those of the patient's other studies. Plain values in and out, no Django.
+"""Lesions of one study named after those of the patient's other studies. Schemas in and out, no Django.
 
 An identity ("L1") is given once per patient and never to another lesion. It comes from the earlier dates, the latest first;
 else from an earlier measurement of the same study (a corrected mask keeps its names); else from a later date (an older scan
@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from imaging.brats.regions import REGIONS, Region
 from imaging.geometry.grid import Grid
 from imaging.geometry.resample import resample
-from imaging.measurement.lesions import Lesion, lesion_entry
+from imaging.measurement.lesions import Lesion, measured_lesion
+from imaging.schemas.comparison import LesionChange
+from imaging.schemas.measurement import LesionMeasurement, LesionStatus
 
 __all__ = [
     "NOT_ASSESSED",
@@ -30,6 +33,7 @@ __all__ = [
     "next_number",
     "shared_region",
     "track_lesions",
+    "tracked",
     "versus_prior",
 ]
 
@@ -99,7 +103,7 @@ def next_number(identities: Sequence[str]) -> int:
     return 1 + max((int(one[1:]) for one in identities if one[1:].isdigit()), default=0)
 
 
-NOT_ASSESSED = "not-assessed"
+NOT_ASSESSED: Final = "not-assessed"
 """Status of a lesion of the earlier date that this one could not have shown."""
 
 
@@ -110,17 +114,17 @@ _SAME_PLACE_MM = 2.0
 class KnownLesions:
     """The lesions of another measurement of the patient, placed against the current study.
 
-    :param entries: its ``Measurement.lesions``.
+    :param measured: its ``Measurement.lesions``.
     :param found: its lesions as found again in its label map; names follow by their centroids.
     :param matrix: 4x4 RAS, current -> this one; None when they could not be registered.
     :param regions: that it assessed.
     """
 
-    entries: Sequence[Mapping[str, Any]]
+    measured: Sequence[LesionMeasurement]
     found: Sequence[Lesion]
     grid: Grid
     matrix: NDArray[np.float64] | None
-    regions: Collection[str] = ("ET", "TC", "WT")
+    regions: Collection[str] = REGIONS
 
 
 @dataclass
@@ -136,14 +140,14 @@ class TrackedLesions:
 def identities_of(known: KnownLesions) -> dict[int, str]:
     """Index in ``known.found`` -> identity, by the nearest recorded centroid."""
     result: dict[int, str] = {}
-    free = [one for one in known.entries if one.get("centroid_ras_mm")]
+    free = [(one.id, one.centroid_ras_mm) for one in known.measured if one.centroid_ras_mm is not None]
     for index, lesion in enumerate(known.found):
         if not free:
             break
-        distances = [np.linalg.norm(np.subtract(one["centroid_ras_mm"], lesion.centroid_ras_mm)) for one in free]
+        distances = [np.linalg.norm(np.subtract(place, lesion.centroid_ras_mm)) for _, place in free]
         nearest = int(np.argmin(distances))
         if distances[nearest] <= _SAME_PLACE_MM:
-            result[index] = str(free.pop(nearest)["id"])
+            result[index] = free.pop(nearest)[0]
     return result
 
 
@@ -198,7 +202,7 @@ def _take(
                 named.recurrent.add(index)
 
 
-def entries(
+def tracked(
     current: Sequence[Lesion],
     labels: NDArray[np.uint8],
     grid: Grid,
@@ -208,101 +212,91 @@ def entries(
     has_priors: bool,
     spacing_known: bool,
     not_assessed: Collection[str] = (),
-) -> list[dict[str, Any]]:
+) -> tuple[LesionMeasurement, ...]:
     """``Measurement.lesions``: every current lesion, then those of the latest prior date that are gone or merged.
 
     :param not_assessed: regions that ``labels`` say nothing about. Like is compared with like: a lesion that shows only in
         a region which one of the two dates did not assess is neither new nor gone.
     """
     matched = latest_prior is not None and latest_prior.matrix is not None
-    before = _present(latest_prior.entries) if latest_prior is not None else {}
-    seen = shared_region({"ET", "TC", "WT"} - set(not_assessed), latest_prior.regions if latest_prior else ())
+    before = _present(latest_prior.measured) if latest_prior is not None else {}
+    seen = shared_region(set(REGIONS) - set(not_assessed), latest_prior.regions if latest_prior else ())
+
+    def measure(
+        identity: str, status: LesionStatus, lesion: Lesion | None, left_out: Collection[str], **more: Any
+    ) -> LesionMeasurement:
+        return measured_lesion(
+            identity, status, lesion, labels, grid, spacing_known=spacing_known, not_assessed=left_out, **more
+        )
+
     result = []
     for index, lesion in enumerate(current):
         identity = named.identity[index]
+        status: LesionStatus = "new"
         if not has_priors or not matched:
             status = "baseline"
         elif identity in before or index in named.split_from:
             status = "followed"
-        else:
-            status = "new"
-        entry = lesion_entry(
-            identity, status, lesion, labels, grid, spacing_known=spacing_known, not_assessed=not_assessed
+        one = measure(
+            identity,
+            status,
+            lesion,
+            not_assessed,
+            split_from=named.split_from.get(index),
+            reason=""
+            if matched or not has_priors
+            else "The two dates could not be aligned, so lesions were not followed.",
         )
-        if status == "new" and not _shows(entry, seen):
-            entry |= {"status": "baseline", "reason": "The earlier study was not assessed for what this lesion shows."}
-        if has_priors and not matched:
-            entry["reason"] = "The two dates could not be aligned, so lesions were not followed."
-        if index in named.split_from:
-            entry["split_from"] = named.split_from[index]
+        if status == "new" and not one.shows(seen):
+            why = "The earlier study was not assessed for what this lesion shows."
+            one = one.model_copy(update={"status": "baseline", "reason": why})
         if index in named.recurrent and status == "new":
-            entry["recurrent"] = True
-        result.append(entry)
+            one = one.model_copy(update={"recurrent": True})
+        result.append(one)
     if not matched:
-        return result
+        return tuple(result)
     carried = set(named.identity.values())
     for identity in before:
         if identity in carried:
             continue
         if identity in named.merged_into:
-            entry = lesion_entry(
-                identity, "followed", None, labels, grid, spacing_known=spacing_known, not_assessed=not_assessed
-            )
-            entry["regions"] = dict.fromkeys(("ET", "TC", "WT"))
-            entry["measurable"] = None
-            entry["merged_into"] = named.merged_into[identity]
+            one = measure(identity, "followed", None, not_assessed)
+            update: dict[str, object] = {"regions": dict.fromkeys(REGIONS), "measurable": None}
+            result.append(one.model_copy(update=update | {"merged_into": named.merged_into[identity]}))
+        elif before[identity].shows(seen):
+            result.append(measure(identity, "gone", None, not_assessed))
         else:
-            gone = _shows(before[identity], seen)
-            entry = lesion_entry(
-                identity,
-                "gone" if gone else NOT_ASSESSED,
-                None,
-                labels,
-                grid,
-                spacing_known=spacing_known,
-                not_assessed=not_assessed if gone else ("ET", "TC", "WT"),
-            )
-            if not gone:
-                entry |= {"measurable": None, "reason": "This study was not assessed for what this lesion showed."}
-        result.append(entry)
-    return result
+            reason = "This study was not assessed for what this lesion showed."
+            one = measure(identity, NOT_ASSESSED, None, REGIONS, reason=reason)
+            result.append(one.model_copy(update={"measurable": None}))
+    return tuple(result)
 
 
-def shared_region(one: Collection[str], other: Collection[str]) -> str:
+def shared_region(one: Collection[str], other: Collection[str]) -> Region | Literal[""]:
     """The outermost region that both dates assessed; empty where there is none."""
-    return next((region for region in ("WT", "TC", "ET") if region in one and region in other), "")
+    return next((region for region in reversed(REGIONS) if region in one and region in other), "")
 
 
-def _shows(entry: Mapping[str, Any], region: str) -> bool:
-    """Whether a lesion has any of ``region``."""
-    return bool(region and entry["voxels"].get(region))
-
-
-def _present(lesions: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _present(lesions: Sequence[LesionMeasurement]) -> dict[str, LesionMeasurement]:
     """Lesions that a measurement found (not the gone and merged ones it also names)."""
-    return {str(one["id"]): one for one in lesions if one.get("centroid_ras_mm")}
+    return {one.id: one for one in lesions if one.present}
 
 
-def new_measurable(lesions: Sequence[Mapping[str, Any]]) -> int:
+def new_measurable(lesions: Sequence[LesionMeasurement]) -> int:
     """How many new measurable enhancing lesions there are (not pieces of an old one)."""
     return sum(
-        1
-        for one in lesions
-        if one["status"] == "new"
-        and one.get("measurable")
-        and not one.get("split_from")
-        and (one["voxels"]["ET"] or 0) > 0
+        1 for one in lesions if one.status == "new" and one.measurable and not one.split_from and one.shows("ET")
     )
 
 
 def versus_prior(
-    lesions: Sequence[Mapping[str, Any]],
-    prior: Sequence[Mapping[str, Any]],
+    lesions: Sequence[LesionMeasurement],
+    prior: Sequence[LesionMeasurement],
     *,
     aligned: bool,
-    shared: Collection[str] = ("ET", "TC", "WT"),
-) -> list[dict[str, Any]]:
-    """``Comparison.result["lesions"]``: each lesion at both dates, core volume in mm3 (whole tumour without a core).
+    shared: Collection[str] = REGIONS,
+) -> tuple[LesionChange, ...]:
+    """``Comparison.result.lesions``: each lesion at both dates, core volume in mm3 (whole tumour without a core).
 
     :param shared: regions that both dates assessed. Sizes are of one of these, or None.
     """
@@ -311,33 +305,28 @@ def versus_prior(
     result = []
     for identity in [*now, *(one for one in before if one not in now)]:
         here, there = now.get(identity), before.get(identity)
-        entry = next((one for one in lesions if one["id"] == identity), None)
-        status = "followed" if here and there else "new" if here else "gone"
-        if entry is not None and (entry.get("merged_into") or entry.get("split_from")):
+        entry = next((one for one in lesions if one.id == identity), None)
+        status: LesionStatus = "followed" if here and there else "new" if here else "gone"
+        if entry is not None and (entry.merged_into or entry.split_from):
             status = "followed"
-        unseen_before = status == "new" and here is not None and not _shows(here, seen)
+        unseen_before = status == "new" and here is not None and not here.shows(seen)
         if unseen_before or (not aligned and status != "followed"):
             status = "baseline"
-        elif status == "gone" and there and not _shows(there, seen):
+        elif status == "gone" and there and not there.shows(seen):
             status = NOT_ASSESSED
-        core = "TC" in shared and (_core(here) or _core(there))
-        region = "TC" if core else "WT" if "WT" in shared else seen
+        core = "TC" in shared and any(one is not None and one.shows("TC") for one in (here, there))
+        region: Region | Literal[""] = "TC" if core else "WT" if "WT" in shared else seen
         result.append(
-            {
-                "id": identity,
-                "status": status,
-                "region": region,
-                "current_mm3": _size(here, region) if here else 0.0 if status == "gone" else None,
-                "prior_mm3": _size(there, region) if there else 0.0 if status == "new" else None,
-            }
+            LesionChange(
+                id=identity,
+                status=status,
+                region=region,
+                current_mm3=_size(here, region) if here else 0.0 if status == "gone" else None,
+                prior_mm3=_size(there, region) if there else 0.0 if status == "new" else None,
+            )
         )
-    return result
+    return tuple(result)
 
 
-def _core(lesion: Mapping[str, Any] | None) -> bool:
-    return bool(lesion and lesion["voxels"]["TC"])
-
-
-def _size(lesion: Mapping[str, Any], region: str) -> float | None:
-    size = lesion["regions"][region] if region else None
-    return None if size is None else float(size)
+def _size(lesion: LesionMeasurement, region: Region | Literal[""]) -> float | None:
+    return lesion.regions[region] if region else None

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit import services as audit
-from imaging.brats.regions import region_masks
+from imaging.brats.regions import Region, region_masks
 from imaging.events import STUDY_MEASURED
 from imaging.geometry.grid import Grid, crop_box, crop_to_box
-from imaging.measurement.lesion_location import midline_entry
+from imaging.measurement.lesion_location import midline_shift
 from imaging.measurement.midline_shift import Midline
 from imaging.measurement.volumetry import measure_regions
 from imaging.models import Segmentation, SegmentationKind, Study, Volumetry
@@ -95,12 +95,14 @@ def _measured(ctx: JobContext, segmentation: Segmentation) -> dict[str, Any]:
         spacing_known=segmentation.study.spacing_known,
         experts=_experts(segmentation),
         not_assessed=segmentation.not_assessed,
+        basis={
+            region: f"Outlined by a person; the models could not assess it. {why}"
+            for region, why in _by_hand(segmentation).items()
+        },
     )
-    for region, why in _by_hand(segmentation).items():
-        regions[region]["basis"] = f"Outlined by a person; the models could not assess it. {why}"
     ctx.progress(0.5, "Finding the midline")
     midline, reason = midline_of(ctx, segmentation)
-    return {"regions": regions, "midline_shift": midline_entry(midline, reason=reason)}
+    return {"regions": regions, "midline_shift": midline_shift(midline, reason=reason)}
 
 
 def _experts(segmentation: Segmentation) -> list[dict[str, NDArray[np.bool_]]]:
@@ -112,7 +114,7 @@ def _experts(segmentation: Segmentation) -> list[dict[str, NDArray[np.bool_]]]:
     return [{region: mask[region] for region in assessed_regions(row)} for row, mask in masks]
 
 
-def _by_hand(segmentation: Segmentation) -> dict[str, str]:
+def _by_hand(segmentation: Segmentation) -> dict[Region, str]:
     """Regions that a person assessed though the study's sequences do not show them, with why these do not."""
     possible = assessable_of(segmentation.volume_set).not_assessed
     return {region: why for region, why in possible.items() if region not in segmentation.not_assessed}

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from imaging.brats.regions import region_masks
+from imaging.brats.regions import REGIONS, Region, region_masks
 from imaging.geometry.grid import Grid
 from imaging.measurement.diameters import axial_diameters
+from imaging.schemas.measurement import LesionMeasurement, LesionStatus
 
-__all__ = ["MIN_LESION_MM3", "Lesion", "find_lesions", "lesion_entry"]
+__all__ = ["MIN_LESION_MM3", "Lesion", "find_lesions", "measured_lesion"]
 
 
 MERGE_MM = 3.0
@@ -84,45 +85,51 @@ def _territories(seeds: NDArray[Any], whole: NDArray[np.bool_], grid: Grid) -> N
     return np.asarray(result)
 
 
-def lesion_entry(
+def measured_lesion(
     identity: str,
-    status: str,
+    status: LesionStatus,
     lesion: Lesion | None,
     labels: NDArray[np.uint8],
     grid: Grid,
     *,
     spacing_known: bool,
     not_assessed: Collection[str] = (),
-) -> dict[str, Any]:
-    """One entry of ``Measurement.lesions`` (keys as in the room's contract). ``lesion`` None: it is gone, sizes 0.
+    reason: str = "",
+    split_from: str | None = None,
+    recurrent: bool = False,
+) -> LesionMeasurement:
+    """One entry of ``Measurement.lesions``. ``lesion`` None: it is gone, sizes 0.
 
     :param not_assessed: regions that the label map says nothing about: None, never 0.
     """
-    none = dict.fromkeys(not_assessed)
-    entry: dict[str, Any] = {
-        "id": identity,
-        "status": status,
-        "regions": dict.fromkeys(("ET", "TC", "WT"), 0.0 if spacing_known else None) | none,
-        "voxels": dict.fromkeys(("ET", "TC", "WT"), 0) | none,
-        "longest_axial_diameter_mm": None,
-        "perpendicular_diameter_mm": None,
-        "measurable": False if spacing_known else None,
-        "centroid_ras_mm": None,
-    }
-    if lesion is None:
-        return entry
-    masks = region_masks(labels)
-    for region, mask in masks.items():
-        if region in not_assessed:
-            continue
-        voxels = int(np.count_nonzero(mask & lesion.territory))
-        entry["voxels"][region] = voxels
-        entry["regions"][region] = round(voxels * grid.voxel_volume_mm3(), 3) if spacing_known else None
-    entry["centroid_ras_mm"] = [round(v, 2) for v in lesion.centroid_ras_mm]
-    if spacing_known:
-        diameters = axial_diameters(lesion.mask, grid)
-        if diameters is not None:
-            entry["longest_axial_diameter_mm"] = round(diameters.longest_mm, 2)
-            entry["perpendicular_diameter_mm"] = round(diameters.perpendicular_mm, 2)
-            entry["measurable"] = diameters.measurable
-    return entry
+    voxels: dict[Region, int | None] = {region: None if region in not_assessed else 0 for region in REGIONS}
+    diameters = None
+    if lesion is not None:
+        masks = region_masks(labels)
+        for region in REGIONS:
+            if region not in not_assessed:
+                voxels[region] = int(np.count_nonzero(masks[region] & lesion.territory))
+        if spacing_known:
+            diameters = axial_diameters(lesion.mask, grid)
+    measurable = diameters.measurable if diameters is not None else (False if spacing_known else None)
+    return LesionMeasurement(
+        id=identity,
+        status=status,
+        regions={
+            region: None if count is None or not spacing_known else round(count * grid.voxel_volume_mm3(), 3)
+            for region, count in voxels.items()
+        },
+        voxels=voxels,
+        longest_axial_diameter_mm=None if diameters is None else round(diameters.longest_mm, 2),
+        perpendicular_diameter_mm=None if diameters is None else round(diameters.perpendicular_mm, 2),
+        measurable=measurable,
+        centroid_ras_mm=None if lesion is None else _rounded(lesion.centroid_ras_mm),
+        reason=reason,
+        split_from=split_from,
+        recurrent=recurrent,
+    )
+
+
+def _rounded(point: tuple[float, float, float]) -> tuple[float, float, float]:
+    x, y, z = point
+    return round(x, 2), round(y, 2), round(z, 2)

@@ -6,8 +6,13 @@ from django.db import models
 from django.db.models import Q
 
 from imaging.models.archive import OBJECT, MrSequence, Series, Study
+from imaging.schemas.assessed import REGIONS_NOT_ASSESSED
+from imaging.schemas.comparison import COMPARISON
+from imaging.schemas.measurement import ANATOMY, LESIONS, REGIONS
+from imaging.schemas.outline import MADE_BY
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.schema_field import schema_field
 
 __all__ = ["Comparison", "Measurement", "Segmentation", "SegmentationKind", "Volume", "VolumeSet"]
 
@@ -71,12 +76,13 @@ class Segmentation(models.Model):
     kind = models.CharField(max_length=10, choices=SegmentationKind.choices)
     version = models.PositiveIntegerField(default=1, help_text="Counts within the study.")
     author = models.CharField(max_length=150, help_text="Expert or user name; never a patient's.")
-    model = models.JSONField(null=True, blank=True, help_text="Name, version and hash of what made it.")
+    model = schema_field(MADE_BY, null=True, blank=True, help_text="Name, version and hash of what made it.")
     labels = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
     probability = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="corrections")
     reason = models.CharField(max_length=300, blank=True, default="")
-    not_assessed = models.JSONField(
+    not_assessed = schema_field(
+        REGIONS_NOT_ASSESSED,
         default=dict,
         blank=True,
         help_text="Region -> why it says nothing about it; a region that is not named is assessed.",
@@ -92,15 +98,15 @@ class Segmentation(models.Model):
 
 
 class Measurement(models.Model):
-    """Region volumes, diameters and lesions of one segmentation (JSON as the room's contract gives it)."""
+    """Region volumes, diameters and lesions of one segmentation (`imaging.schemas.measurement`)."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="measurements")
     segmentation = models.ForeignKey(Segmentation, on_delete=models.PROTECT, related_name="measurements")
-    regions = models.JSONField()
-    lesions = models.JSONField(default=list, blank=True)
+    regions = schema_field(REGIONS)
+    lesions = schema_field(LESIONS, default=list, blank=True)
     highest_lesion = models.PositiveIntegerField(default=0, help_text="The highest number of its lesions: 3 of L3.")
-    anatomy = models.JSONField(default=dict, blank=True, help_text="Midline shift and what it stands on.")
+    anatomy = schema_field(ANATOMY, default=dict, blank=True, help_text="Midline shift and what it stands on.")
     created_at = models.DateTimeField(default=now)
 
     class Meta:
@@ -120,7 +126,7 @@ class Comparison(models.Model):
     prior_measurement = models.ForeignKey(
         Measurement, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )
-    result = models.JSONField()
+    result = schema_field(COMPARISON)
     created_at = models.DateTimeField(default=now)
 
     class Meta:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from django.db import models
 
 from imaging.models.results import Segmentation, VolumeSet
+from imaging.schemas.measurement import MIDLINE_SHIFT, REGIONS
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.schema_field import schema_field
 
 __all__ = ["Alignment", "Anatomy", "Volumetry"]
 
@@ -60,8 +62,8 @@ class Volumetry(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     segmentation = models.OneToOneField(Segmentation, on_delete=models.PROTECT, related_name="volumetry")
-    regions = models.JSONField()
-    midline_shift = models.JSONField()
+    regions = schema_field(REGIONS)
+    midline_shift = schema_field(MIDLINE_SHIFT)
     created_at = models.DateTimeField(default=now)
 
     class Meta:

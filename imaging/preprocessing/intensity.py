@@ -60,12 +60,11 @@ def atlas_step(fit: AtlasFit) -> dict[str, Any]:
     """
     if fit.reason:
         raise ValueError(fit.reason)
-    told = fit.to_json()
-    inverse = np.linalg.inv(np.asarray(told["matrix_ras"], dtype=np.float64))
+    inverse = np.linalg.inv(np.asarray(fit.matrix, dtype=np.float64))
     return {
         "step": "atlas",
         "space": SPACE,
-        **told,
+        **fit.map().model_dump(mode="json"),
         "matrix_ras_is": "MNI152 -> study",
         "inverse_ras": [[float(v) for v in row] for row in inverse],
         "grid": atlas_grid().to_json(),

@@ -22,6 +22,7 @@ from imaging.geometry.grid import Grid
 from imaging.geometry.resample import resample
 from imaging.geometry.sitk import LPS_FROM_RAS, to_sitk
 from imaging.preprocessing.itk_descent import Descent, descend
+from imaging.schemas.measurement import AtlasMap
 
 __all__ = ["AtlasFit", "atlas_grid", "atlas_template", "fit_atlas", "from_atlas", "to_atlas"]
 
@@ -43,10 +44,10 @@ class AtlasFit:
     correlation: float
     reason: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able, the matrix whole."""
-        matrix = [[float(v) for v in row] for row in self.matrix]
-        return {"atlas": "MNI152 2009a symmetric", "matrix_ras": matrix, "correlation": round(self.correlation, 3)}
+    def map(self) -> AtlasMap:
+        """For the record, the matrix whole."""
+        a, b, c, d = ((float(w), float(x), float(y), float(z)) for w, x, y, z in self.matrix)
+        return AtlasMap(atlas="MNI152 2009a symmetric", matrix_ras=(a, b, c, d), correlation=round(self.correlation, 3))
 
 
 @lru_cache(maxsize=1)

@@ -15,10 +15,12 @@ from django.db import transaction
 from django.db.models import Max, OuterRef, Subquery
 from numpy.typing import NDArray
 
-from imaging.brats.regions import LARGEST_LABEL, OWN_LABEL, REGIONS
+from imaging.brats.regions import LARGEST_LABEL, OWN_LABEL, REGIONS, Region
 from imaging.geometry.grid import GeometryError
 from imaging.geometry.nifti import read_nifti, write_nifti
 from imaging.models import Segmentation, SegmentationKind, VolumeSet
+from imaging.schemas.assessed import RegionsNotAssessed
+from imaging.schemas.outline import FusedOutline, ModelOutline
 from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import grid_of
 from oncoflow_site.foundation import objects
@@ -33,7 +35,7 @@ _IN_FORCE = (SegmentationKind.PERSON, SegmentationKind.IMPORT, SegmentationKind.
 """Kinds that may be in force, the one that stands above the others first."""
 
 
-def assessed_regions(segmentation: Segmentation) -> tuple[str, ...]:
+def assessed_regions(segmentation: Segmentation) -> tuple[Region, ...]:
     """The regions that a segmentation says something about, innermost first."""
     return tuple(region for region in REGIONS if region not in segmentation.not_assessed)
 
@@ -45,16 +47,17 @@ def save_segmentation(
     *,
     kind: str,
     author: str,
-    model: Mapping[str, Any] | None = None,
+    model: ModelOutline | FusedOutline | None = None,
     probability: bytes | Mapping[str, NDArray[Any]] | None = None,
     parent: Segmentation | None = None,
     reason: str = "",
-    not_assessed: Mapping[str, str] | None = None,
+    not_assessed: RegionsNotAssessed | None = None,
 ) -> Segmentation:
     """Store a label map as the study's next segmentation version. Inside the caller's transaction.
 
     :param labels: uint8 (z, y, x) on the grid of ``volume_set``, values 0 to 3.
     :param kind: expert, consensus, person or import.
+    :param model: the model or fusion that made it; None for a person's.
     :param author: name of the expert or the user; never anything of a patient.
     :param probability: region probabilities, or their bytes from `encode_probability`.
     :param not_assessed: regions that it says nothing about, each with a sentence why; none of their own labels may be in it.
@@ -91,7 +94,7 @@ def save_segmentation(
         kind=kind,
         version=last + 1,
         author=author,
-        model=dict(model) if model is not None else None,
+        model=model,
         labels=stored,
         probability=stored_probability,
         parent=parent,

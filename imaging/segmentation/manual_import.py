@@ -21,6 +21,7 @@ from imaging.geometry.grid import GeometryError, Grid
 from imaging.geometry.nifti import read_nifti
 from imaging.geometry.resample import resample
 from imaging.models import Segmentation, SegmentationKind, Study, VolumeSet
+from imaging.schemas.assessed import RegionsNotAssessed
 from imaging.segmentation.label_maps import current_segmentation, save_segmentation
 from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
 from oncoflow_site.foundation.errors import UserVisibleError
@@ -80,7 +81,7 @@ def put_in_force(
     author: str,
     parent: Segmentation | None,
     reason: str,
-    not_assessed: Mapping[str, str],
+    not_assessed: RegionsNotAssessed,
     detail: Mapping[str, int] = MappingProxyType({}),
 ) -> Segmentation:
     """Store a person's labels as the outline in force, tell those who measure and draft, and record it.

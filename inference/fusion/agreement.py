@@ -106,7 +106,7 @@ def measure_agreement(
     """
     voxel = float(np.prod(spacing))
     names = sorted(experts)
-    volumes = {
+    volumes: dict[str, dict[str, float]] = {
         n: {r: float(m[r].sum()) * voxel for r in REGIONS if r in m}
         for n, m in (*experts.items(), ("consensus", consensus))
     }

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from imaging.brats.regions import REGIONS
+from imaging.schemas.outline import GateBand
 from inference.fusion.agreement import Agreement
 
 __all__ = ["BANDS", "DEFAULT_THRESHOLDS", "GateDecision", "decide"]
 
 
-BANDS = ("issue", "hold", "manual")
+BANDS: tuple[GateBand, GateBand, GateBand] = ("issue", "hold", "manual")
 DEFAULT_THRESHOLDS: Mapping[str, float] = {"issue": 0.90, "hold": 0.75, "adviser_floor": 0.50}
 EMPTY_MM3 = 50.0
 """A region counts as empty when neither the consensus nor any voter has more than this: a few stray voxels are no
@@ -29,7 +30,7 @@ statement about the patient, and Dice of stray voxels is 0 or 1 by chance. Anyth
 class GateDecision:
     """band; a: agreement of the voters (None when no voter answered); region: the one that decided it."""
 
-    band: str
+    band: GateBand
     a: float | None
     region: str | None
     reasons: tuple[str, ...]
@@ -62,7 +63,7 @@ def decide(
     a: float | None = None
     region: str | None = None
     if not answered_voters:
-        band = "hold"
+        band: GateBand = "hold"
         reasons.append("no expert has a vote: the consensus is the advisers' and is held for review")
     else:
         # The consensus holds only regions that every voter answered for.

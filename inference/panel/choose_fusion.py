@@ -17,6 +17,7 @@ from django.db import transaction
 from audit import services as audit
 from imaging.brats.regions import labels_inner_wins
 from imaging.models import SegmentationKind
+from imaging.schemas.outline import GateBand
 from imaging.segmentation.label_maps import save_segmentation
 from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import grid_of, latest_volume_set
@@ -35,7 +36,7 @@ from inference.models import (
     PanelRun,
     PanelState,
 )
-from inference.panel.consensus import agreement_json, left_out, probabilities_of
+from inference.panel.consensus import agreement_json, fused_outline, left_out, probabilities_of
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
@@ -52,9 +53,9 @@ FUSE_JOB = "inference.fuse_chosen"
 STAPLE_NEEDS = 3
 
 
-def stricter(one: str, other: str) -> str:
+def stricter(one: str, other: str) -> GateBand:
     """The less trusting of two bands."""
-    return max(one, other, key=BANDS.index)
+    return next(band for band in reversed(BANDS) if band in (one, other))
 
 
 def compare_methods(
@@ -204,15 +205,9 @@ def _store(
             labels,
             kind=SegmentationKind.CONSENSUS,
             author=choice.who,
-            model={
-                "fusion": fused.method,
-                "chosen_by": choice.who,
-                "experts": [
-                    {"name": run.expert, "role": run.role, "segmentation": str(run.segmentation_id)}
-                    for run in _done(panel)
-                    if run.expert in choice.experts
-                ],
-            },
+            model=fused_outline(
+                fused, [run for run in _done(panel) if run.expert in choice.experts], band, chosen_by=choice.who
+            ),
             probability=probability,
             parent=automatic.segmentation,
             reason=choice.why,

@@ -32,7 +32,7 @@ from inference.models import (
     PanelRun,
     PanelState,
 )
-from inference.panel.consensus import agreement_json, left_out, probabilities_of
+from inference.panel.consensus import agreement_json, fused_outline, left_out, probabilities_of
 from inference.panel.convene import overall_deadline
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
@@ -151,12 +151,7 @@ def _store(
             labels,
             kind="consensus",
             author="panel",
-            model={
-                "fusion": fused.method,
-                "experts": [
-                    {"name": run.expert, "role": run.role, "segmentation": str(run.segmentation_id)} for run in done
-                ],
-            },
+            model=fused_outline(fused, done, decision.band),
             probability=probability,
             reason=f"consensus of panel {panel.pk}",
             not_assessed=left_out(panel, fused),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.brats.regions import REGIONS
+from imaging.brats.regions import REGIONS, Region
+from imaging.schemas.outline import FusedExpert, FusedOutline, GateBand
 from imaging.segmentation.probability_maps import decode_probability
 from imaging.volumes.load import assessable_of
 from inference.fusion.agreement import Agreement
@@ -17,17 +19,28 @@ from inference.models import ExpertRun, PanelRun
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError
 
-__all__ = ["agreement_json", "left_out", "probabilities_of"]
+__all__ = ["agreement_json", "fused_outline", "left_out", "probabilities_of"]
 
 
 Probabilities = dict[str, NDArray[np.float16]]
 
 
-def left_out(panel: PanelRun, fused: Fused) -> dict[str, str]:
+def left_out(panel: PanelRun, fused: Fused) -> dict[Region, str]:
     """Region -> why a consensus says nothing about it: the sequences do not show it, or no fused expert could tell."""
     why = assessable_of(panel.volume_set).not_assessed
     otherwise = "No expert that was fused can assess it from the sequences that are there."
     return {region: why.get(region, otherwise) for region in REGIONS if region not in fused.masks}
+
+
+def fused_outline(fused: Fused, runs: Iterable[ExpertRun], band: GateBand, *, chosen_by: str = "") -> FusedOutline:
+    """Whose outlines a consensus was made of, and what the gate said of it."""
+    experts = [
+        FusedExpert(
+            name=run.expert, role=run.role, segmentation=str(run.segmentation_id) if run.segmentation_id else None
+        )
+        for run in runs
+    ]
+    return FusedOutline(fusion=fused.method, experts=tuple(experts), chosen_by=chosen_by, band=band)
 
 
 def probabilities_of(run: ExpertRun) -> Probabilities:

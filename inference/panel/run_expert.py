@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import numpy as np
 from django.conf import settings
+from numpy.typing import NDArray
 
 from audit import services as audit
 from clinical.orders import cleaned_reason
 from imaging.brats.assessability import assessable
 from imaging.brats.regions import labels_inner_wins
 from imaging.brats.sequences import PANEL_SEQUENCES
+from imaging.schemas.outline import ModelOutline
 from imaging.segmentation.label_maps import save_segmentation
 from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import load_volumes
@@ -112,7 +115,7 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
     panel = run.panel_run
     # A network answers for every region; what its sequences do not show is not kept, so that nothing can be made of it.
     shown = assessable(run.sequences or PANEL_SEQUENCES)
-    probabilities = {region: output.probabilities[region] for region in shown.regions}
+    probabilities: dict[str, NDArray[np.float16]] = {region: output.probabilities[region] for region in shown.regions}
     labels = labels_inner_wins({region: found >= 0.5 for region, found in probabilities.items()})
     probability = encode_probability(probabilities)
     version = ModelVersion.objects.filter(name=output.model.name, sha256=output.model.sha256).first()
@@ -126,12 +129,12 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
             labels,
             kind="expert",
             author=run.expert,
-            model={
-                "name": output.model.name,
-                "version": output.model.version,
-                "sha256": output.model.sha256,
-                "architecture": output.model.architecture,
-            },
+            model=ModelOutline(
+                name=output.model.name,
+                version=output.model.version,
+                sha256=output.model.sha256,
+                architecture=output.model.architecture,
+            ),
             probability=probability,
             reason=f"expert of panel {panel.pk}",
             not_assessed=shown.not_assessed,

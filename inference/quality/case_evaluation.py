@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from audit import services as audit
-from imaging.brats.regions import REGIONS, region_masks
+from imaging.brats.regions import REGIONS, Region, region_masks
 from imaging.models import Segmentation, SegmentationKind
 from imaging.segmentation.label_maps import assessed_regions, load_labels
 from imaging.volumes.load import assessable_of, grid_of
@@ -84,7 +84,7 @@ def evaluate_against_review(ctx: JobContext, reference: Segmentation) -> None:
     ]
     if panel.consensus is not None:
         outlines.append((CONSENSUS, None, panel.consensus))
-    measured: list[tuple[str, ExpertRun | None, Segmentation, str, dict[str, float | None]]] = []
+    measured: list[tuple[str, ExpertRun | None, Segmentation, Region, dict[str, float | None]]] = []
     answered = {
         name: {region for region, dice in own.get("dice_vs_consensus", {}).items() if dice is not None}
         for name, own in panel.agreement.get("experts", {}).items()

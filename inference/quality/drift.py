@@ -50,13 +50,13 @@ def propose_demotion(model: ModelVersion) -> StandingProposal | None:
             worst = (fall, region, mean, evaluated, rows)
     if worst is None:
         return None
-    _, region, mean, evaluated, rows = worst
+    _, fallen, mean, evaluated, rows = worst
     made = StandingProposal.objects.create(
         model=model,
         to_status=ModelStatus.ADVISER,
-        why=f"{region}: mean Dice {mean:.3f} over the last {CASES} reviewed cases, {evaluated:.3f} in its evaluation.",
+        why=f"{fallen}: mean Dice {mean:.3f} over the last {CASES} reviewed cases, {evaluated:.3f} in its evaluation.",
         evidence={
-            "region": region,
+            "region": fallen,
             "mean": round(mean, 4),
             "evaluated": evaluated,
             "cases": [str(row.study_id) for row in rows],
@@ -67,7 +67,7 @@ def propose_demotion(model: ModelVersion) -> StandingProposal | None:
         "model.proposal",
         action="C",
         resource=f"model:{model.pk}",
-        detail={"proposal": str(made.pk), "region": region, "to": made.to_status},
+        detail={"proposal": str(made.pk), "region": fallen, "to": made.to_status},
     )
     return made
 

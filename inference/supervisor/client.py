@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imaging.brats.regions import REGIONS
 from inference.experts.contract import ExpertOutput, Finding, ModelIdentity, Progress, Prompt, Refined, Volumes
@@ -271,7 +272,7 @@ def _refined(answer: ProtocolMessage) -> Refined:
 
 
 def _output(answer: ProtocolMessage, shape: tuple[int, int, int]) -> ExpertOutput:
-    probabilities = {r: answer.arrays[r] for r in REGIONS}
+    probabilities: dict[str, NDArray[Any]] = {r: answer.arrays[r] for r in REGIONS}
     if any(p.shape != shape or p.dtype != np.float16 for p in probabilities.values()):
         raise ProtocolError("the answer has another shape than the question")
     return ExpertOutput(

@@ -53,7 +53,7 @@ def evaluate(
     expert.load()
     scores: list[CaseScore] = []
     baseline: list[CaseScore] = []
-    regions = assessable(sequences).regions
+    regions: tuple[str, ...] = assessable(sequences).regions
     with_rule = set(RULE_SEQUENCES) <= set(sequences)
     for name in dataset.names(split)[:limit]:
         case = dataset.load(split, name)

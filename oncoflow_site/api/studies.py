@@ -32,6 +32,7 @@ from inference.panel.queries import latest_panel, panel_summary
 from oncoflow_site.api.problems import ProblemRenderer, handle
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.models import Job
+from oncoflow_site.foundation.schema import plain
 from reports.models import Report
 from reports.services import load_content, load_pdf
 
@@ -216,7 +217,7 @@ class StudyDetail(Base):
                         "kind": one.kind,
                         "version": one.version,
                         "author": one.author,
-                        "model": one.model,
+                        "model": plain(one.model),
                         "not_assessed": one.not_assessed,
                         "created_at": one.created_at.isoformat(),
                     }
@@ -227,11 +228,11 @@ class StudyDetail(Base):
                 and {
                     "id": str(measurement.id),
                     "segmentation": str(measurement.segmentation_id),
-                    "regions": measurement.regions,
-                    "lesions": measurement.lesions,
-                    "anatomy": measurement.anatomy,
+                    "regions": plain(measurement.regions),
+                    "lesions": plain(measurement.lesions),
+                    "anatomy": plain(measurement.anatomy),
                 },
-                "comparisons": [one.result for one in comparisons],
+                "comparisons": [plain(one.result) for one in comparisons],
                 "report_versions": [
                     {
                         "number": one.number,

@@ -25,6 +25,7 @@ from clinical.roles import can
 from imaging.deidentification.report import faces_of, readable
 from imaging.models import Comparison, Measurement, Segmentation, Study
 from imaging.rendering.slices import VIEW_PLANES, slice_count
+from imaging.schemas.outline import FusedExpert, FusedOutline, ModelOutline
 from imaging.segmentation.label_maps import current_segmentation
 from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
 from inference.interactive import promptable_expert
@@ -64,26 +65,27 @@ def newest_measurements(studies: list[Study]) -> dict[uuid.UUID, Measurement]:
 
 def made_by(segmentations: list[Segmentation]) -> dict[uuid.UUID, str]:
     """For each outline who or what made it, models with their versions: a number is worth little without that."""
-    named = {one["segmentation"] for outline in segmentations for one in (outline.model or {}).get("experts", [])}
-    models = {str(one.pk): one.model or {} for one in Segmentation.objects.filter(pk__in=named)}
+    fusions = [one.model for one in segmentations if isinstance(one.model, FusedOutline)]
+    named = {one.segmentation for fusion in fusions for one in fusion.experts if one.segmentation}
+    models = {str(one.pk): one.model for one in Segmentation.objects.filter(pk__in=named)}
 
-    def expert(one: dict[str, Any]) -> str:
-        version = models.get(str(one["segmentation"]), {}).get("version", "")
-        return f"{one['name']} {version}".strip()
+    def expert(one: FusedExpert) -> str:
+        made = models.get(one.segmentation or "")
+        return f"{one.name} {made.version if isinstance(made, ModelOutline) else ''}".strip()
 
     found = {}
     for outline in segmentations:
-        model = outline.model or {}
-        if "experts" in model:
+        model = outline.model
+        if isinstance(model, FusedOutline):
             roles = [
-                ", ".join(expert(one) for one in model["experts"] if one["role"] == role) + f" ({doing})"
+                ", ".join(expert(one) for one in model.experts if one.role == role) + f" ({doing})"
                 for role, doing in (("voter", "voting"), ("adviser", "advising"))
-                if any(one["role"] == role for one in model["experts"])
+                if any(one.role == role for one in model.experts)
             ]
-            chosen = f" chosen by {model['chosen_by']}" if model.get("chosen_by") else ""
-            found[outline.pk] = f"Consensus by {model.get('fusion', 'fusion')}{chosen}: {'; '.join(roles)}"
-        elif model.get("name"):
-            found[outline.pk] = f"{model['name']} {model.get('version', '')}".strip()
+            chosen = f" chosen by {model.chosen_by}" if model.chosen_by else ""
+            found[outline.pk] = f"Consensus by {model.fusion or 'fusion'}{chosen}: {'; '.join(roles)}"
+        elif model is not None and model.name:
+            found[outline.pk] = f"{model.name} {model.version}".strip()
         else:
             found[outline.pk] = f"{outline.get_kind_display().capitalize()}: {outline.author}"
     return found
@@ -106,7 +108,7 @@ def patient_page(request: HttpRequest, patient_id: uuid.UUID) -> HttpResponse:
             for study in studies
         ]
         points = [
-            Point(row["study"].performed_at, {name: row["regions"][name]["volume_mm3"] for name, _ in REGIONS})
+            Point(row["study"].performed_at, {name: row["regions"][name].volume_mm3 for name, _ in REGIONS})
             for row in rows
             if row["regions"]
         ]

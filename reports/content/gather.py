@@ -8,10 +8,13 @@ from django.conf import settings
 
 from imaging.longitudinal.history import history_entry
 from imaging.models import Comparison, Measurement, SegmentationKind
+from imaging.schemas.comparison import ComparisonResult
+from imaging.schemas.outline import OutlineSource
 from imaging.volumes.load import assessable_of
 from inference.models import PanelRun
 from inference.panel.queries import latest_panel, panel_summary
 from oncoflow_site.foundation.clock import local
+from oncoflow_site.foundation.schema import plain
 
 __all__ = ["gather_facts", "main_comparison", "panel_for"]
 
@@ -59,9 +62,9 @@ def gather_facts(measurement: Measurement) -> dict[str, Any]:
                 "version": segmentation.version,
                 "author": segmentation.author if segmentation.kind != SegmentationKind.PERSON else "",
             },
-            "regions": measurement.regions,
-            "lesions": measurement.lesions,
-            "anatomy": measurement.anatomy,
+            "regions": plain(measurement.regions),
+            "lesions": plain(measurement.lesions),
+            "anatomy": plain(measurement.anatomy),
         },
         "comparison": _comparison(measurement),
         "panel": summary,
@@ -91,15 +94,32 @@ def _comparison(measurement: Measurement) -> dict[str, Any] | None:
         return None
     prior = row.prior_study
     return {
-        **row.result,
+        **plain(_without_names(row.result)),
         "comparison_id": str(row.id),
         "prior_study_id": str(prior.id) if prior else None,
         "prior_performed_at": local(prior.performed_at).isoformat() if prior else None,
     }
 
 
+def _without_names(result: ComparisonResult) -> ComparisonResult:
+    """A report names no account but its signer's: that a person made an outline is said by its maker."""
+
+    def unnamed(source: OutlineSource | None) -> OutlineSource | None:
+        return source and source.model_copy(update={"reviewer": ""})
+
+    changes: dict[str, object] = {}
+    if (outlines := result.outlines) is not None:
+        update = {"current": unnamed(outlines.current), "prior": unnamed(outlines.prior)}
+        changes["outlines"] = outlines.model_copy(update=update)
+    if (rests_on := result.response.outlines) is not None:
+        parts = {name: unnamed(getattr(rests_on, name)) for name in ("current", "baseline", "nadir")}
+        changes["response"] = result.response.model_copy(update={"outlines": rests_on.model_copy(update=parts)})
+    return result.model_copy(update=changes)
+
+
 def _history(measurement: Measurement) -> list[dict[str, Any]]:
     """Volumes in mm3 of this study and of every earlier one, oldest first, as the comparison gathered them; None where not
     assessed."""
     row = main_comparison(measurement)
-    return list(row.result["history"]) if row is not None else [history_entry(measurement.study, measurement)]
+    points = row.result.history if row is not None else (history_entry(measurement.study, measurement),)
+    return [plain(point) for point in points]

@@ -48,7 +48,7 @@ def second(person, *lesions, when=FIRST + 90 * DAY, **fields):
 
 
 def by_id(measurement: Measurement):
-    return {one["id"]: one for one in measurement.lesions}
+    return {one.id: one for one in measurement.lesions}
 
 
 def test_the_first_study_is_the_baseline():
@@ -56,10 +56,10 @@ def test_the_first_study_is_the_baseline():
     job = studies.run(JOB, study)
     assert job.state == JobState.DONE
     measurement = Measurement.objects.get(study=study)
-    assert [one["status"] for one in measurement.lesions] == ["baseline"]
+    assert [one.status for one in measurement.lesions] == ["baseline"]
     comparison = Comparison.objects.get(measurement=measurement)
     assert comparison.prior_study is None
-    assert comparison.result["response"]["category"] == "not assessed"
+    assert comparison.result.response.category == "not assessed"
     event = Event.objects.get(kind="comparison.ready")
     assert event.payload == {"study_id": str(study.pk), "measurement_id": str(measurement.pk)}
 
@@ -74,26 +74,22 @@ def test_change_and_lesions_between_two_dates():
     comparison = Comparison.objects.get(measurement=after)
     assert comparison.prior_measurement == before
     result = comparison.result
-    assert result["interval_days"] == 90
-    assert result["registration"]["converged"]
+    assert result.interval_days == 90
+    assert result.registration.converged
     for region in ("ET", "TC", "WT"):
-        expected = (
-            100
-            * (after.regions[region]["voxels"] - before.regions[region]["voxels"])
-            / before.regions[region]["voxels"]
-        )
-        assert result["regions"][region]["change_percent"] == pytest.approx(expected, abs=0.01)
-        assert result["regions"][region]["prior_mm3"] == before.regions[region]["volume_mm3"]
+        expected = 100 * (after.regions[region].voxels - before.regions[region].voxels) / before.regions[region].voxels
+        assert result.regions[region].change_percent == pytest.approx(expected, abs=0.01)
+        assert result.regions[region].prior_mm3 == before.regions[region].volume_mm3
     lesions = by_id(after)
     # the large one is followed under its name, the small one is reported as gone
-    assert lesions["L1"]["status"] == "followed"
-    assert lesions["L2"]["status"] == "gone"
-    assert lesions["L2"]["regions"] == {"ET": 0.0, "TC": 0.0, "WT": 0.0}
-    told = {one["id"]: one for one in result["lesions"]}
-    assert told["L2"]["current_mm3"] == 0.0
-    assert told["L2"]["prior_mm3"] > 0
-    assert [point["study_id"] for point in result["history"]] == [str(one.pk), str(two.pk)]
-    assert result["response"]["inputs"]["nadir_study_id"] == str(one.pk)
+    assert lesions["L1"].status == "followed"
+    assert lesions["L2"].status == "gone"
+    assert lesions["L2"].regions == {"ET": 0.0, "TC": 0.0, "WT": 0.0}
+    told = {one.id: one for one in result.lesions}
+    assert told["L2"].current_mm3 == 0.0
+    assert told["L2"].prior_mm3 > 0
+    assert [point.study_id for point in result.history] == [str(one.pk), str(two.pk)]
+    assert result.response.inputs.nadir_study_id == str(one.pk)
 
 
 def test_a_new_measurable_lesion_is_progression():
@@ -103,10 +99,10 @@ def test_a_new_measurable_lesion_is_progression():
     studies.run(JOB, one)
     studies.run(JOB, two)
     after = Measurement.objects.get(study=two)
-    assert {one["id"]: one["status"] for one in after.lesions} == {"L1": "followed", "L2": "new"}
-    response = Comparison.objects.get(measurement=after).result["response"]
-    assert response["category"] == "PD"
-    assert "RANO2-PD-NEW-LESION" in response["rule_ids"]
+    assert {one.id: one.status for one in after.lesions} == {"L1": "followed", "L2": "new"}
+    response = Comparison.objects.get(measurement=after).result.response
+    assert response.category == "PD"
+    assert "RANO2-PD-NEW-LESION" in response.rule_ids
 
 
 def test_running_twice_changes_nothing():
@@ -122,15 +118,15 @@ def test_an_older_study_that_arrives_late_changes_the_later_comparison():
     person = studies.patient()
     two = second(person, (BIG, 8.0, 12.0, 16.0))
     studies.run(JOB, two)
-    assert by_id(current_measurement(two))["L1"]["status"] == "baseline"
+    assert by_id(current_measurement(two))["L1"].status == "baseline"
     one = first(person, (BIG, 6.0, 10.0, 14.0), (LITTLE, 0.0, 7.0, 9.0))
     studies.run(JOB, one)
     studies.run_waiting("imaging")
     # the older study takes over the later one's name and gives a new one to the lesion it alone has
     assert set(by_id(current_measurement(one))) == {"L1", "L2"}
     later = current_measurement(two)
-    assert by_id(later)["L1"]["status"] == "followed"
-    assert by_id(later)["L2"]["status"] == "gone"
+    assert by_id(later)["L1"].status == "followed"
+    assert by_id(later)["L2"].status == "gone"
     assert later.comparisons.get().prior_study == one
     assert Measurement.objects.filter(study=two).count() == 2
 
@@ -149,14 +145,14 @@ def test_a_corrected_mask_keeps_the_names_and_is_compared_anew():
     person = studies.patient()
     one = first(person, (BIG, 6.0, 10.0, 14.0), (LITTLE, 0.0, 7.0, 9.0))
     studies.run(JOB, one)
-    names = {one["id"] for one in current_measurement(one).lesions}
+    names = {one.id for one in current_measurement(one).lesions}
     volumes = one.volume_sets.get()
     corrected = segment(one, volumes, tumour(SMALL, (BIG, 6.0, 11.0, 14.0), (LITTLE, 0.0, 6.0, 9.0)), "person", "dr")
     assert current_segmentation(one) == corrected
     studies.run(JOB, one)
     assert Measurement.objects.filter(study=one).count() == 2
     assert current_measurement(one).segmentation == corrected
-    assert {one["id"] for one in current_measurement(one).lesions} == names
+    assert {one.id for one in current_measurement(one).lesions} == names
 
 
 def test_every_prior_is_compared_and_the_nadir_is_found():
@@ -171,10 +167,10 @@ def test_every_prior_is_compared_and_the_nadir_is_found():
     last = current_measurement(all_three[2])
     assert set(last.comparisons.values_list("prior_study_id", flat=True)) == {all_three[0].pk, all_three[1].pk}
     latest = last.comparisons.get(prior_study=all_three[1])
-    assert latest.result["latest_prior"] is True
-    assert latest.result["response"]["inputs"]["nadir_study_id"] == str(all_three[1].pk)
-    assert latest.result["response"]["category"] == "PD"
-    assert len(latest.result["history"]) == 3
+    assert latest.result.latest_prior is True
+    assert latest.result.response.inputs.nadir_study_id == str(all_three[1].pk)
+    assert latest.result.response.category == "PD"
+    assert len(latest.result.history) == 3
 
 
 def test_unknown_spacing_gives_per_cent_and_no_millimetres():
@@ -184,11 +180,11 @@ def test_unknown_spacing_gives_per_cent_and_no_millimetres():
     studies.run(JOB, one)
     studies.run(JOB, two)
     result = current_measurement(two).comparisons.get().result
-    assert result["regions"]["ET"]["change_mm3"] is None
-    assert result["regions"]["ET"]["change_percent"] == pytest.approx(100 * ((12 / 10) ** 3 - 1), abs=12)
-    assert result["response"]["category"] == "not assessed"
+    assert result.regions["ET"].change_mm3 is None
+    assert result.regions["ET"].change_percent == pytest.approx(100 * ((12 / 10) ** 3 - 1), abs=12)
+    assert result.response.category == "not assessed"
     for lesion in current_measurement(two).lesions:
-        assert lesion["regions"]["ET"] is None
+        assert lesion.regions["ET"] is None
 
 
 def test_dates_that_cannot_be_aligned_are_compared_without_lesions():
@@ -201,10 +197,10 @@ def test_dates_that_cannot_be_aligned_are_compared_without_lesions():
     studies.run(JOB, two)
     after = current_measurement(two)
     result = after.comparisons.get().result
-    assert result["registration"]["converged"] is False
-    assert result["regions"]["ET"]["change_percent"] is not None
-    assert [lesion["status"] for lesion in after.lesions] == ["baseline"]
-    assert "matching of the lesions between the dates" in result["response"]["missing"]
+    assert result.registration.converged is False
+    assert result.regions["ET"].change_percent is not None
+    assert [lesion.status for lesion in after.lesions] == ["baseline"]
+    assert "matching of the lesions between the dates" in result.response.missing
 
 
 def test_other_patients_are_never_compared():
@@ -311,7 +307,7 @@ def test_a_region_is_compared_only_where_both_dates_assessed_it():
     whole = tumour(SMALL, (BIG, 6.0, 10.0, 14.0))
     one = reduced(person, ("T1c",), without(whole, 2), NO_WT)
     before, baseline = latest(one)
-    assert before.regions["WT"] == {
+    assert before.regions["WT"].model_dump() == {
         "volume_mm3": None,
         "voxels": None,
         "voxels_basis": "affine",
@@ -321,28 +317,28 @@ def test_a_region_is_compared_only_where_both_dates_assessed_it():
         "assessed": False,
         "reason": NO_WT["WT"],
         "uncertainty_mm3": None,
+        "basis": "",
     }
-    assert (before.lesions[0]["regions"]["WT"], before.lesions[0]["voxels"]["WT"]) == (None, None)
-    assert baseline["history"][0]["WT"] is None
+    assert (before.lesions[0].regions["WT"], before.lesions[0].voxels["WT"]) == (None, None)
+    assert baseline.history[0].WT is None
     two = reduced(person, ("T1", "T1c", "T2", "FLAIR"), whole, {}, days=90)
     after, result = latest(two)
-    assert after.regions["WT"]["volume_mm3"] > 0
-    assert result["regions"]["ET"]["change_percent"] == 0.0
-    assert result["regions"]["WT"]["change_percent"] is None
-    assert result["regions"]["WT"]["reason"] == f"Not assessed on the earlier study, so not compared. {NO_WT['WT']}"
-    assert result["sequences"]["prior"] == ["T1c"]
+    assert after.regions["WT"].volume_mm3 > 0
+    assert result.regions["ET"].change_percent == 0.0
+    assert result.regions["WT"].change_percent is None
+    assert result.regions["WT"].reason == f"Not assessed on the earlier study, so not compared. {NO_WT['WT']}"
+    assert result.sequences.prior == ("T1c",)
     assert (
-        "this one T1, contrast-enhanced T1, T2 and FLAIR, the earlier one contrast-enhanced T1"
-        in result["sequences"]["note"]
+        "this one T1, contrast-enhanced T1, T2 and FLAIR, the earlier one contrast-enhanced T1" in result.sequences.note
     )
-    (lesion,) = result["lesions"]
-    assert (lesion["status"], lesion["region"]) == ("followed", "TC")
-    assert lesion["current_mm3"] == lesion["prior_mm3"] > 0
+    (lesion,) = result.lesions
+    assert (lesion.status, lesion.region) == ("followed", "TC")
+    assert lesion.current_mm3 == lesion.prior_mm3 > 0
     # and the other way round: the whole study first
     three = reduced(person, ("T1c",), without(whole, 2), NO_WT, days=180)
     _, result = latest(three)
-    assert result["regions"]["WT"]["reason"].startswith("Not assessed on this study, so not compared.")
-    assert result["response"]["category"] == "SD"
+    assert result.regions["WT"].reason.startswith("Not assessed on this study, so not compared.")
+    assert result.response.category == "SD"
 
 
 def test_what_a_date_could_not_show_is_neither_new_nor_gone():
@@ -354,14 +350,14 @@ def test_what_a_date_could_not_show_is_neither_new_nor_gone():
     assert sorted(by_id(before)) == ["L1", "L2"]
     two = reduced(person, ("T1c",), without(seen, 2), NO_WT, days=90)
     after, result = latest(two)
-    statuses = {one["id"]: one["status"] for one in after.lesions}
+    statuses = {one.id: one.status for one in after.lesions}
     assert statuses == {"L1": "followed", "L2": "not-assessed"}
-    assert by_id(after)["L2"]["regions"] == {"ET": None, "TC": None, "WT": None}
-    assert {one["id"]: one["status"] for one in result["lesions"]} == statuses
-    assert {one["current_mm3"] for one in result["lesions"]} == {None}
-    assert result["response"]["category"] == "not assessed"
-    assert "not assessed on any earlier study" in result["response"]["reason"]
-    assert all(one["change_percent"] is None for one in result["regions"].values())
+    assert by_id(after)["L2"].regions == {"ET": None, "TC": None, "WT": None}
+    assert {one.id: one.status for one in result.lesions} == statuses
+    assert {one.current_mm3 for one in result.lesions} == {None}
+    assert result.response.category == "not assessed"
+    assert "not assessed on any earlier study" in result.response.reason
+    assert all(one.change_percent is None for one in result.regions.values())
     # whole at last: the lesion of oedema alone is not new, it was there to be seen at neither of T1c
     three = reduced(
         person,
@@ -371,7 +367,7 @@ def test_what_a_date_could_not_show_is_neither_new_nor_gone():
         days=180,
     )
     final, _ = latest(three)
-    assert by_id(final)["L2"]["status"] in {"new", "followed"}  # it enhances now: T1c would have shown that
+    assert by_id(final)["L2"].status in {"new", "followed"}  # it enhances now: T1c would have shown that
 
 
 def test_a_persons_outline_is_measured_and_says_whose_it_is():
@@ -381,9 +377,9 @@ def test_a_persons_outline_is_measured_and_says_whose_it_is():
     studies.run(JOB, one)
     segment(one, one.volume_sets.get(), whole, "person", "reader", not_assessed={})
     measurement, _ = latest(one)
-    assert measurement.regions["WT"]["volume_mm3"] > 0
-    assert measurement.regions["WT"]["basis"].startswith("Outlined by a person; the models could not assess it.")
-    assert "basis" not in measurement.regions["ET"]
+    assert measurement.regions["WT"].volume_mm3 > 0
+    assert measurement.regions["WT"].basis.startswith("Outlined by a person; the models could not assess it.")
+    assert measurement.regions["ET"].basis == ""
 
 
 def test_a_label_of_a_region_that_is_not_assessed_is_refused():
@@ -402,7 +398,7 @@ def test_measuring_and_comparing_follow_one_another_as_jobs():
     assert studies.run_waiting("imaging") == 1
     measurement = Measurement.objects.get(study=one)
     assert measurement.regions == volumetry.regions
-    assert measurement.anatomy == {"midline_shift": volumetry.midline_shift}
+    assert measurement.anatomy.midline_shift == volumetry.midline_shift
     studies.run(MEASURE, one)
     assert Event.objects.filter(kind="study.measured").count() == 1
 
@@ -413,7 +409,7 @@ def test_a_corrected_outline_registers_nothing_again(monkeypatch):
     two = second(person, (BIG, 8.0, 13.0, 17.0))
     studies.run(JOB, one)
     studies.run(JOB, two)
-    kept = Comparison.objects.get(study=two, prior_study=one).result["registration"]
+    kept = Comparison.objects.get(study=two, prior_study=one).result.registration
 
     def refuse(*args, **kwargs):
         raise AssertionError("registered again")
@@ -426,7 +422,7 @@ def test_a_corrected_outline_registers_nothing_again(monkeypatch):
     assert studies.run(JOB, two).state == JobState.DONE
     newest = Comparison.objects.filter(study=two).order_by("-created_at").first()
     assert newest.measurement.segmentation.kind == "person"
-    assert newest.result["registration"] == kept
+    assert newest.result.registration == kept
     before, after = Measurement.objects.filter(study=two).order_by("created_at")
     assert before.anatomy == after.anatomy
     assert Alignment.objects.count() == 1

@@ -77,35 +77,35 @@ def test_one_slice_is_not_measurable_two_are():
 def test_an_enhancing_rim_is_measured_across_its_necrosis():
     labels = tumour(FINE, ((45, 40, 36), 12, 16, 20))
     regions = measure_regions(labels, FINE)
-    assert regions["ET"]["longest_axial_diameter_mm"] == pytest.approx(33, abs=1.5)
-    assert regions["ET"]["volume_mm3"] < regions["TC"]["volume_mm3"] < regions["WT"]["volume_mm3"]
-    assert regions["TC"]["volume_mm3"] == pytest.approx(4 / 3 * np.pi * 16**3, rel=0.02)
+    assert regions["ET"].longest_axial_diameter_mm == pytest.approx(33, abs=1.5)
+    assert regions["ET"].volume_mm3 < regions["TC"].volume_mm3 < regions["WT"].volume_mm3
+    assert regions["TC"].volume_mm3 == pytest.approx(4 / 3 * np.pi * 16**3, rel=0.02)
 
 
 def test_nothing_is_nothing_and_not_minus_one():
     regions = measure_regions(np.zeros(FINE.shape_zyx, dtype=np.uint8), FINE)
     for region in regions.values():
-        assert region["volume_mm3"] == 0
-        assert region["longest_axial_diameter_mm"] is None
-        assert region["measurable"] is False
+        assert region.volume_mm3 == 0
+        assert region.longest_axial_diameter_mm is None
+        assert region.measurable is False
 
 
 def test_unknown_spacing_leaves_millimetres_unassessed():
     regions = measure_regions(tumour(FINE, ((45, 40, 36), 8, 12, 18)), FINE, spacing_known=False)
     for region in regions.values():
-        assert region["volume_mm3"] is None
-        assert region["longest_axial_diameter_mm"] is None
-        assert region["assessed"] is False
-        assert region["voxels"] > 0
-        assert "not known" in region["reason"]
+        assert region.volume_mm3 is None
+        assert region.longest_axial_diameter_mm is None
+        assert region.assessed is False
+        assert region.voxels > 0
+        assert "not known" in region.reason
 
 
 def test_the_experts_spread_is_the_uncertainty():
     labels = tumour(FINE, ((45, 40, 36), 8, 12, 18))
     small, large = tumour(FINE, ((45, 40, 36), 8, 11, 16)), tumour(FINE, ((45, 40, 36), 8, 13, 20))
-    spread = measure_regions(labels, FINE, experts=[region_masks(small), region_masks(large)])["WT"]["uncertainty_mm3"]
-    assert spread["low"] == pytest.approx(np.count_nonzero(small) * 1.2)
-    assert spread["high"] == pytest.approx(np.count_nonzero(large) * 1.2)
+    spread = measure_regions(labels, FINE, experts=[region_masks(small), region_masks(large)])["WT"].uncertainty_mm3
+    assert spread.low == pytest.approx(np.count_nonzero(small) * 1.2)
+    assert spread.high == pytest.approx(np.count_nonzero(large) * 1.2)
 
 
 # --- lesions ----------------------------------------------------------------------------------------------------------
@@ -191,34 +191,34 @@ def point(day: int, et: float | None, measurable: bool | None = True) -> TimePoi
 def test_thresholds_of_rano_on_integers(volumes, category, rule):
     points = [point(day, float(v), v > 0) for day, v in enumerate(volumes, start=1)]
     result = assess_response(points[-1], points[:-1], new_measurable_lesions=0)
-    assert result["category"] == category
-    assert rule in result["rule_ids"]
-    assert "corticosteroid dose" in result["missing"]
-    assert "imaging-only" in result["criteria"]
+    assert result.category == category
+    assert rule in result.rule_ids
+    assert "corticosteroid dose" in result.missing
+    assert "imaging-only" in result.criteria
 
 
 def test_a_new_measurable_lesion_is_progression_whatever_the_volume():
     result = assess_response(point(2, 1000.0), [point(1, 10000.0)], new_measurable_lesions=1)
-    assert result["category"] == "PD"
-    assert "RANO2-PD-NEW-LESION" in result["rule_ids"]
+    assert result.category == "PD"
+    assert "RANO2-PD-NEW-LESION" in result.rule_ids
 
 
 def test_without_measurable_disease_nothing_is_concluded():
     result = assess_response(point(2, 50.0, False), [point(1, 90.0, False)], new_measurable_lesions=0)
-    assert result["category"] == "not assessed"
-    assert "REPEATABILITY-0.1ML" in result["rule_ids"]
+    assert result.category == "not assessed"
+    assert "REPEATABILITY-0.1ML" in result.rule_ids
 
 
 def test_the_first_scan_is_the_baseline():
     result = assess_response(point(1, 900.0), [], new_measurable_lesions=None)
-    assert result["category"] == "not assessed"
-    assert result["rule_ids"] == ["RANO2-BASELINE"]
+    assert result.category == "not assessed"
+    assert result.rule_ids == ("RANO2-BASELINE",)
 
 
 def test_unknown_spacing_is_missing_not_guessed():
     result = assess_response(point(2, None, None), [point(1, None, None)], new_measurable_lesions=None)
-    assert result["category"] == "not assessed"
-    assert result["missing"][0] == "voxel spacing"
+    assert result.category == "not assessed"
+    assert result.missing[0] == "voxel spacing"
 
 
 @pytest.mark.parametrize(
@@ -234,10 +234,10 @@ def test_unknown_spacing_is_missing_not_guessed():
 )
 def test_change_of_a_region(arguments, percent, words):
     result = change(*arguments)
-    assert result["change_percent"] == percent
-    assert words in result["reason"]
+    assert result.change_percent == percent
+    assert words in result.reason
     if arguments[0] is None:
-        assert result["change_mm3"] is None
+        assert result.change_mm3 is None
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from imaging.geometry.grid import Grid, to_ras
 from imaging.geometry.resample import resample
-from imaging.measurement.lesion_location import NO_LOBES, lesion_location, midline_entry
+from imaging.measurement.lesion_location import NO_LOBES, lesion_location, midline_shift
 from imaging.measurement.lesions import find_lesions
 from imaging.measurement.midline_shift import Midline, find_midline
 from imaging.preprocessing.mni152 import AtlasFit, atlas_grid, atlas_template, fit_atlas, from_atlas, to_atlas
@@ -35,9 +35,9 @@ def test_a_known_shift_is_measured_within_two_millimetres(seed, scenario):
     assert found.shift_mm == pytest.approx(truth, abs=2.0), found.reason
     assert abs(found.shift_mm - truth) <= found.uncertainty_mm
     assert np.degrees(np.arccos(found.normal @ normal)) < 3
-    entry = midline_entry(found)
-    assert entry["assessed"]
-    assert entry["towards"] == ("left" if found.shift_mm < 0 else "right")
+    entry = midline_shift(found)
+    assert entry.assessed
+    assert entry.towards == ("left" if found.shift_mm < 0 else "right")
     # a tumour's core over the septum: nothing is measured through it
     core = np.zeros(image.shape, bool)
     core[:, :, image.shape[2] // 2 - 25 : image.shape[2] // 2 + 25] = True
@@ -51,8 +51,8 @@ def test_a_shift_is_not_assessed_where_nothing_is_to_be_found():
     found = find_midline(ball, ball > 0, SMALL, threads=1)
     assert (found.normal, found.shift_mm) == (None, None)
     assert found.reason
-    entry = midline_entry(found)
-    assert (entry["assessed"], entry["shift_mm"], entry["towards"]) == (False, None, None)
+    entry = midline_shift(found)
+    assert (entry.assessed, entry.shift_mm, entry.towards) == (False, None, None)
     doubtful = find_midline(ball, ball > 0, SMALL, doubtful="it is too small", threads=1)
     assert "too small" in doubtful.reason
     nothing = find_midline(ball, np.zeros(ball.shape, bool), SMALL, threads=1)
@@ -69,9 +69,9 @@ def test_side_and_distance_are_the_patients(centre, hemisphere, distance):
     labels = tumour(SMALL, (centre, 5, 10, 14))
     (lesion,) = find_lesions(labels, SMALL)
     entry = lesion_location(lesion, SMALL, PLANE)
-    assert entry["hemisphere"] == hemisphere
-    assert entry["distance_to_midline_mm"] == pytest.approx(distance, abs=1.5)
-    assert (entry["assessed"], entry["uncertainty_mm"], entry["lobe"], entry["lobe_reason"]) == (
+    assert entry.hemisphere == hemisphere
+    assert entry.distance_to_midline_mm == pytest.approx(distance, abs=1.5)
+    assert (entry.assessed, entry.uncertainty_mm, entry.lobe, entry.lobe_reason) == (
         True,
         1.5,
         None,
@@ -87,8 +87,8 @@ def test_a_location_without_plane_or_millimetres_says_why():
         (lesion_location(lesion, SMALL, None, reason="no T1"), "no T1"),
         (lesion_location(lesion, SMALL, PLANE, spacing_known=False), "spacing"),
     ):
-        assert (entry["assessed"], entry["hemisphere"], entry["distance_to_midline_mm"]) == (False, None, None)
-        assert reason in entry["reason"]
+        assert (entry.assessed, entry.hemisphere, entry.distance_to_midline_mm) == (False, None, None)
+        assert reason in entry.reason
 
 
 def test_the_atlas_is_found_on_itself_moved_and_back():

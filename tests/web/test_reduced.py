@@ -20,6 +20,7 @@ from fhir_api.models import Endpoint
 from fhir_api.r4.resources.bundle import build_transaction
 from imaging.longitudinal.history import current_measurement
 from imaging.models import Comparison, Measurement, Study
+from imaging.schemas.comparison import ComparisonResult
 from imaging.segmentation.label_maps import current_segmentation, load_labels
 from oncoflow_site.foundation.jobs import run_pending
 from reports.models import Report
@@ -50,7 +51,7 @@ def measured(study: Study) -> Measurement:
     return found
 
 
-def versus(study: Study) -> dict[str, Any]:
+def versus(study: Study) -> ComparisonResult:
     newest = measured(study).comparisons.filter(prior_study__isnull=False).order_by("-created_at").first()
     assert newest is not None
     return newest.result
@@ -78,26 +79,26 @@ def test_t1c_alone_then_with_flair_then_the_late_flair(
     assert (outline.kind, list(outline.not_assessed)) == ("consensus", ["WT"])
     assert set(np.unique(load_labels(outline))) == {0, 1, 3}
     regions = measured(first).regions
-    assert regions["ET"]["volume_mm3"] > 1000
-    assert (regions["WT"]["volume_mm3"], regions["WT"]["voxels"], regions["WT"]["assessed"]) == (None, None, False)
-    assert "FLAIR or T2" in regions["WT"]["reason"]
+    assert regions["ET"].volume_mm3 > 1000
+    assert (regions["WT"].volume_mm3, regions["WT"].voxels, regions["WT"].assessed) == (None, None, False)
+    assert "FLAIR or T2" in regions["WT"].reason
     (lesion,) = measured(first).lesions
-    assert (lesion["regions"]["WT"], lesion["voxels"]["WT"]) == (None, None)
+    assert (lesion.regions["WT"], lesion.voxels["WT"]) == (None, None)
     _report_says_it(first, fhir_validator)
     _pages_say_it(first, client_of, radiologist)
 
     second = bring_in(tmp_path, 2, "T1c", "FLAIR")
     assert second.flag_code == "reduced"
-    assert measured(second).regions["WT"]["volume_mm3"] > 1000
+    assert measured(second).regions["WT"].volume_mm3 > 1000
     assert Report.objects.get(study=second).state == "held"
     result = versus(second)
-    assert result["regions"]["ET"]["change_percent"] < -30
-    assert result["regions"]["WT"]["change_percent"] is None
-    assert result["regions"]["WT"]["prior_mm3"] is None
-    assert result["regions"]["WT"]["reason"].startswith("Not assessed on the earlier study, so not compared.")
-    assert "do not have the same sequences" in result["sequences"]["note"]
-    assert [one["status"] for one in result["lesions"]] == ["followed"]
-    assert result["response"]["category"] in {"PR", "SD"}
+    assert result.regions["ET"].change_percent < -30
+    assert result.regions["WT"].change_percent is None
+    assert result.regions["WT"].prior_mm3 is None
+    assert result.regions["WT"].reason.startswith("Not assessed on the earlier study, so not compared.")
+    assert "do not have the same sequences" in result.sequences.note
+    assert [one.status for one in result.lesions] == ["followed"]
+    assert result.response.category in {"PR", "SD"}
     content = load_content(Report.objects.get(study=second).versions.order_by("-number").first())
     assert fhir_validator.issues(build_transaction(facts(2, "final", content=content))) == []
 
@@ -106,11 +107,11 @@ def test_t1c_alone_then_with_flair_then_the_late_flair(
     outline = current_segmentation(first)
     assert outline is not None
     assert outline.not_assessed == {}
-    assert measured(first).regions["WT"]["volume_mm3"] > 1000
+    assert measured(first).regions["WT"].volume_mm3 > 1000
     assert Report.objects.get(study=first).versions.order_by("-number").first().measurement == measured(first)
     result = versus(second)
-    assert result["sequences"]["note"] == ""
-    assert result["regions"]["WT"]["change_percent"] < -30
+    assert result.sequences.note == ""
+    assert result.regions["WT"].change_percent < -30
 
 
 def _report_says_it(study: Study, fhir_validator: Any) -> None:

@@ -211,7 +211,7 @@ class NnUNetExpert:
             raise
         except Exception as error:
             raise ExpertFailed(f"{self.name} failed: {type(error).__name__}") from error
-        regions = {r: sum(probabilities[c] for c in self._regions[r]) for r in REGIONS}
+        regions: dict[str, Any] = {r: sum(probabilities[c] for c in self._regions[r]) for r in REGIONS}
         output = suppress_small(nest(regions, volumes.brain_mask), volumes.spacing, self._minimum)
         tell(1.0, "done")
         notes += tuple(self._memory.notes)
