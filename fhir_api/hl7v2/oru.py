@@ -7,6 +7,7 @@ same version gives the same bytes for the same endpoint, MSH-10 included, so tha
 from __future__ import annotations
 
 import base64
+import logging
 import textwrap
 import uuid
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ from fhir_api.report_out.observations_common import (
 from oncoflow_site.foundation.clock import local
 from oncoflow_site.foundation.errors import PermanentError
 from reports.models import ReportVersion
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["build_oru", "control_id", "report_oru"]
 
@@ -71,8 +74,7 @@ def build_oru(facts: DisclosedReport, endpoint: Endpoint) -> bytes:
     settings: Mapping[str, Any] = endpoint.capabilities or {}
     charset = str(settings.get("charset") or "UNICODE UTF-8")
     try:
-        message = _build(facts, endpoint, settings, charset)
-        message.validate()
+        message = _valid(facts, endpoint, settings, charset)
     except PermanentError:
         raise
     except Exception as error:  # hl7apy's messages quote the value, which may be a name
@@ -85,11 +87,28 @@ def build_oru(facts: DisclosedReport, endpoint: Endpoint) -> bytes:
     return text.encode(charset_codec(charset) or "ascii", "replace")
 
 
+def _valid(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, Any], charset: str) -> Hl7apyMessage:
+    """The message with all that the order came with; without visit, account and provider where the sender's own fields do not
+    hold what the standard's tables allow: the report goes out all the same."""
+    try:
+        message = _build(facts, endpoint, settings, charset, with_visit=True)
+        message.validate()
+    except PermanentError:
+        raise
+    except Exception as error:
+        logger.warning("report %s: visit and provider are not valid as sent: %s", facts.report_id, type(error).__name__)
+        message = _build(facts, endpoint, settings, charset, with_visit=False)
+        message.validate()
+    return message
+
+
 def _ts(moment: datetime) -> str:
     return local(moment).strftime("%Y%m%d%H%M%S%z")
 
 
-def _build(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, Any], charset: str) -> Hl7apyMessage:
+def _build(
+    facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, Any], charset: str, *, with_visit: bool
+) -> Hl7apyMessage:
     echo = facts.order.echo if facts.order else {}
     message = Hl7apyMessage("ORU_R01", version="2.5.1", validation_level=VALIDATION_LEVEL.STRICT)
     msh = message.msh
@@ -110,7 +129,17 @@ def _build(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, An
     msh.msh_12 = "2.5.1"
     msh.msh_18 = charset
     result = message.add_group("ORU_R01_PATIENT_RESULT")
-    _pid(result.add_group("ORU_R01_PATIENT").add_segment("PID"), facts, echo)
+    patient = result.add_group("ORU_R01_PATIENT")
+    pid = patient.add_segment("PID")
+    _pid(pid, facts, echo)
+    if with_visit and echo.get("PID-18"):
+        pid.pid_18 = echo["PID-18"]
+    if with_visit and echo.get("PV1-19"):
+        pv1 = patient.add_group("ORU_R01_VISIT").add_segment("PV1")
+        pv1.pv1_2 = echo.get("PV1-2") or "U"
+        for number in (3, 7, 8, 19):
+            if echo.get(f"PV1-{number}"):
+                setattr(pv1, f"pv1_{number}", echo[f"PV1-{number}"])
     order = result.add_group("ORU_R01_ORDER_OBSERVATION")
     placer, filler = _numbers(facts, echo)
     orc = order.add_segment("ORC")
@@ -118,7 +147,15 @@ def _build(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, An
     if placer:
         orc.orc_2 = placer
     orc.orc_3 = filler
-    _obr(order.add_segment("OBR"), facts, echo, placer, filler)
+    obr = order.add_segment("OBR")
+    _obr(obr, facts, echo, placer, filler)
+    if with_visit:
+        for segment, name, number in ((orc, "ORC", 12), (orc, "ORC", 21), (obr, "OBR", 16)):
+            if echo.get(f"{name}-{number}"):
+                setattr(segment, f"{name.lower()}_{number}", echo[f"{name}-{number}"])
+        reason = echo.get("OBR-31") or echo.get("DG1-3")
+        if reason:
+            obr.obr_31 = reason
     status = _STATUS[facts.status]
     for number, row in enumerate(_rows(facts), start=1):
         group = order.add_group("ORU_R01_OBSERVATION")
@@ -145,10 +182,16 @@ def _build(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, An
 
 def _pid(pid: Any, facts: DisclosedReport, echo: Mapping[str, str]) -> None:
     identity = facts.identity
-    numbers = sorted(identity.identifiers, key=lambda one: (one.kind != "MR", one.authority != facts.authority))
+    numbers = sorted(
+        identity.identifiers, key=lambda one: (one.use == "old", one.kind != "MR", one.authority != facts.authority)
+    )
     own = "~".join(f"{escape(one.value)}^^^{escape(one.authority)}^{escape(one.kind)}" for one in numbers)
     pid.pid_1 = "1"
-    pid.pid_3 = echo.get("PID-3") or own or f"{facts.pseudonym}^^^ONCOFLOW^PI"
+    # As the order had them, unless the record was merged since: then under the numbers that are in force.
+    current = {one.value for one in numbers if one.use != "old"}
+    sent = echo.get("PID-3", "")
+    in_force = any(repetition.split("^")[0] in current for repetition in sent.split("~"))
+    pid.pid_3 = (sent if in_force or not own else own) or f"{facts.pseudonym}^^^ONCOFLOW^PI"
     pid.pid_5 = f"{escape(identity.family)}^{escape(identity.given)}".rstrip("^") or "^"
     if identity.birth_date:
         pid.pid_7 = identity.birth_date.strftime("%Y%m%d")
@@ -189,7 +232,10 @@ def _obr(obr: Any, facts: DisclosedReport, echo: Mapping[str, str], placer: str,
     obr.obr_24 = "RAD"
     obr.obr_25 = _STATUS[facts.status]
     if facts.signer:
-        obr.obr_32 = f"{escape(facts.signer[0])}&{escape(facts.signer[1])}"
+        # CNN: the national number with its authority, else the hospital's own number of the person, else the account.
+        number = facts.signer_npi or facts.signer_employee_number or facts.signer[0]
+        authority = "&&&&&&&NPI&2.16.840.1.113883.4.6&ISO" if facts.signer_npi else ""
+        obr.obr_32 = f"{escape(number)}&{escape(facts.signer[1])}{authority}"
 
 
 def _lines(text: str) -> str:

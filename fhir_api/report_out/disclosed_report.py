@@ -28,6 +28,7 @@ class DisclosedReport:
 
     :param status: preliminary, final or amended. :param content: the version's content (`reports.lifecycle.assemble`).
     :param signer: (account id, name) of the radiologist; None on a preliminary report.
+    :param signer_npi: the radiologist's National Provider Identifier, and the hospital's own number of them; may be empty.
     :param code: (code, text) of the procedure as ordered.
     """
 
@@ -49,6 +50,8 @@ class DisclosedReport:
     signer: tuple[str, str] | None
     hospital: str
     authority: str
+    signer_npi: str = ""
+    signer_employee_number: str = ""
 
     @property
     def demo(self) -> bool:
@@ -94,4 +97,6 @@ def disclose_report(version: ReportVersion, *, purpose: str = "delivery") -> Dis
         signer=(str(signer.pk), signer.get_full_name() or signer.get_username()) if signer else None,
         hospital=str(settings.ONCOFLOW_HOSPITAL_NAME),
         authority=str(settings.ONCOFLOW_ASSIGNING_AUTHORITY),
+        signer_npi=signer.npi if signer else "",
+        signer_employee_number=signer.employee_number if signer else "",
     )

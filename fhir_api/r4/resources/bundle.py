@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from clinical.identity import IdentityData
-from fhir_api.r4.resources import codes
+from fhir_api.r4.resources import codes, order_fields
 from fhir_api.r4.resources.naming_systems import own, patient_system
 from fhir_api.r4.resources.observations import ReportReferences, observations
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
@@ -185,6 +185,7 @@ class _TransactionBuilder:
             ],
             "code": codes.concept(*codings, text=facts.code[1] or "MR Brain WO and W contrast IV"),
             "subject": links.patient,
+            "encounter": self._encounter(),
             "effectiveDateTime": facts.performed_at.isoformat(),
             "issued": facts.issued_at.isoformat(timespec="milliseconds"),
             "performer": links.performer[:1],
@@ -194,7 +195,11 @@ class _TransactionBuilder:
             "conclusion": str(facts.content.get("impression") or ""),
             "presentedForm": [self._attachment(binary)],
         }
-        return {key: value for key, value in resource.items() if value not in ([], "")}
+        return {key: value for key, value in resource.items() if value not in ([], "", None)}
+
+    def _encounter(self) -> Resource | None:
+        order = self.facts.order
+        return order_fields.encounter(order.echo, self.facts.authority) if order else None
 
     def _document(self, links: ReportReferences, organization: str, practitioner: str, binary: str) -> Resource:
         facts = self.facts
@@ -247,7 +252,8 @@ class _TransactionBuilder:
 def patient_resource(identity: IdentityData, pseudonym: str, authority: str) -> Resource:
     """A Patient; the medical record number of ``authority`` comes first. Without any number it has the pseudonym."""
     numbers = sorted(
-        identity.identifiers, key=lambda one: (one.kind != "MR", one.authority != authority, one.authority, one.value)
+        identity.identifiers,
+        key=lambda one: (one.use == "old", one.kind != "MR", one.authority != authority, one.authority, one.value),
     )
     resource: Resource = {
         "resourceType": "Patient",
@@ -257,6 +263,7 @@ def patient_resource(identity: IdentityData, pseudonym: str, authority: str) -> 
                 "system": patient_system(one.authority, one.kind),
                 "value": one.value,
             }
+            | ({"use": "old"} if one.use == "old" else {})
             for one in numbers
         ],
         "gender": _GENDER.get(identity.sex, "unknown"),
@@ -283,8 +290,15 @@ def _organization(facts: DisclosedReport) -> Resource:
 def _practitioner(facts: DisclosedReport) -> Resource:
     assert facts.signer is not None
     account, name = facts.signer
-    identifier = {"system": own("staff"), "value": account}
-    return {"resourceType": "Practitioner", "identifier": [identifier], "active": True, "name": [{"text": name}]}
+    identifiers: list[Resource] = [{"system": own("staff"), "value": account}]
+    if facts.signer_npi:
+        kind = codes.concept(codes.coding(codes.V2_0203, "NPI"))
+        identifiers.append({"type": kind, "system": order_fields.NPI, "value": facts.signer_npi})
+    if facts.signer_employee_number:
+        kind = codes.concept(codes.coding(codes.V2_0203, "EI"))
+        system = patient_system(facts.authority, "EI")
+        identifiers.append({"type": kind, "system": system, "value": facts.signer_employee_number})
+    return {"resourceType": "Practitioner", "identifier": identifiers, "active": True, "name": [{"text": name}]}
 
 
 def _imaging_study(facts: DisclosedReport, patient: str) -> Resource:

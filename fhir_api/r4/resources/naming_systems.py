@@ -6,7 +6,9 @@ from urllib.parse import quote, unquote
 
 from django.conf import settings
 
-__all__ = ["authority_of", "own", "patient_system"]
+from clinical import services as clinical
+
+__all__ = ["authority_of", "known_authority", "own", "patient_system"]
 
 
 def _base() -> str:
@@ -41,3 +43,13 @@ def authority_of(system: str) -> tuple[str, str] | None:
         if len(parts) <= 2 and all(parts) and parts[0] != "oncoflow":
             return unquote(parts[0]), unquote(parts[1]) if len(parts) == 2 else "MR"
     return None
+
+
+def known_authority(system: str) -> tuple[str, str] | None:
+    """`authority_of`, and the systems that the administration holds for an assigning authority (its URI, its OID)."""
+    found = authority_of(system)
+    if found is not None or not system:
+        return found
+    policy = clinical.matching_policy()
+    authority = policy.authority(system)
+    return (authority, "MR") if authority in policy.types else None

@@ -24,7 +24,7 @@ from clinical import services as clinical
 from clinical.identity import OrderIdentity
 from clinical.models import Patient
 from fhir_api.r4.resources.codes import LOINC, V2_0203
-from fhir_api.r4.resources.naming_systems import authority_of
+from fhir_api.r4.resources.naming_systems import authority_of, known_authority
 from fhir_api.r4.server.outcome import FhirError
 from oncoflow_site.foundation.clock import DatedMoment
 
@@ -181,7 +181,7 @@ def subject_of(resource: dict[str, Any], user: Any) -> Patient:
         if match:
             patient = Patient.objects.filter(pk=match.group(1)).first()
     elif isinstance(identifier, dict):
-        found = authority_of(str(identifier.get("system", "")))
+        found = known_authority(str(identifier.get("system", "")))
         if found is not None and identifier.get("value"):
             patient = clinical.find_patient(found[0], str(identifier["value"]), found[1])
     if patient is not None:

@@ -16,9 +16,9 @@ from django.db.models import QuerySet
 from clinical import services as clinical
 from clinical.models import ClinicalDocument, Order, Patient
 from fhir_api.models import ReceivedResource
-from fhir_api.r4.resources import codes
+from fhir_api.r4.resources import codes, order_fields
 from fhir_api.r4.resources.bundle import build_transaction, patient_resource
-from fhir_api.r4.resources.naming_systems import patient_system
+from fhir_api.r4.resources.naming_systems import own, patient_system
 from fhir_api.report_out.disclosed_report import disclose_report
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import local
@@ -75,6 +75,21 @@ def patient(row: Patient) -> ServedResource:
     """A Patient with its identity, revealed on the record."""
     identity = clinical.reveal_identity(row, purpose=PURPOSE)
     resource = patient_resource(identity, row.pseudonym, str(settings.ONCOFLOW_ASSIGNING_AUTHORITY))
+    former = clinical.merged_records(row)
+    if former:  # R4 Patient.link: this record replaces those, which can still be read
+        resource["link"] = [{"other": {"reference": f"Patient/{one.pk}"}, "type": "replaces"} for one in former]
+    return ServedResource(_with_meta(resource, str(row.pk), 1, row.updated_at), 1, row.updated_at, row.pk)
+
+
+def merged_patient(row: Patient) -> ServedResource:
+    """A record that was merged into another: inactive, and where it went. Its identity is the survivor's to tell."""
+    survivor = clinical.current_patient(row)
+    resource = {
+        "resourceType": "Patient",
+        "identifier": [{"system": own("pseudonym"), "value": row.pseudonym}],
+        "active": False,
+        "link": [{"other": {"reference": f"Patient/{survivor.pk}"}, "type": "replaced-by"}],
+    }
     return ServedResource(_with_meta(resource, str(row.pk), 1, row.updated_at), 1, row.updated_at, row.pk)
 
 
@@ -140,8 +155,14 @@ def order(row: Order) -> ServedResource:
     }
     if told.reason:
         resource["reasonCode"] = [{"text": told.reason}]
-    if told.ordering_provider:
-        resource["requester"] = {"display": told.ordering_provider}
+    resource["reasonCode"] = [*resource.get("reasonCode", []), *order_fields.diagnoses(told.echo)]
+    provider = order_fields.provider_identifier(told.echo)
+    if told.ordering_provider or provider:
+        named: Resource = {"display": told.ordering_provider} if told.ordering_provider else {}
+        resource["requester"] = named | ({"type": "Practitioner", "identifier": provider} if provider else {})
+    visit = order_fields.encounter(told.echo, str(settings.ONCOFLOW_ASSIGNING_AUTHORITY))
+    if visit:
+        resource["encounter"] = visit
     resource = {key: value for key, value in resource.items() if value not in ([], {})}
     return ServedResource(_with_meta(resource, str(row.pk), 1, row.updated_at), 1, row.updated_at, row.patient_id)
 

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 
 from clinical import services as clinical
 from clinical.models import Order, Patient
-from fhir_api.r4.resources.naming_systems import authority_of
+from fhir_api.r4.resources.naming_systems import known_authority
 from fhir_api.r4.server import reading
 from fhir_api.r4.server.outcome import FhirError
 from reports.models import Report
@@ -128,11 +128,10 @@ def _patients(
         ids = []
         for token in text.split(","):
             system, bar, value = token.rpartition("|")
-            known = authority_of(system) if bar else None
+            known = known_authority(system) if bar else None
             # Without a system it could be anybody's number: such a search finds nobody.
-            row = clinical.find_patient(known[0], value, known[1]) if known and value else None
-            if row is not None:
-                ids.append(row.pk)
+            if known and value:
+                ids += clinical.patients_with_number(known[0], value, known[1]).values_list("pk", flat=True)
         patients = patients.filter(pk__in=ids)
     _page(result, patients.order_by("created_at", "pk"), reading.patient, count, page)
 

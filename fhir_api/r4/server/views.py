@@ -157,8 +157,10 @@ class ReadView(FhirView):
     def _find(self, kind: str, wanted: uuid.UUID, patients: QuerySet[Patient]) -> reading.ServedResource:
         found: reading.ServedResource | None = None
         if kind == "Patient":
-            row = patients.filter(pk=wanted).first()
-            found = reading.patient(row) if row else None
+            row = Patient.objects.filter(pk=wanted).first()
+            survivor = patients.filter(pk=clinical.current_patient(row).pk).first() if row else None
+            if row is not None and survivor is not None:
+                found = reading.patient(survivor) if survivor == row else reading.merged_patient(row)
         elif kind == "DocumentReference":
             document = ClinicalDocument.objects.filter(pk=wanted, patient__in=patients).first()
             found = reading.document(document) if document else None
