@@ -306,7 +306,9 @@ def _lines(text: str, separator: str) -> list[str]:
         if not line.strip():
             continue
         segment = re.match(r"[A-Z][A-Z0-9]{2}", line) and line[3:4] in ("", separator)
-        if end == "\n" and with_cr and not segment:
+        # Wrapped base64 and free text: a line end inside OBX-5 or NTE-3.
+        in_text = (end == "\n" and with_cr) or lines[-1][:3] in ("OBX", "NTE")
+        if in_text and not segment:
             lines[-1] += f"\n{line}"
         else:
             lines.append(line)

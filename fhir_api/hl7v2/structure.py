@@ -39,8 +39,44 @@ ORDER_TYPES = frozenset({("OMI", "O23"), ("ORM", "O01"), ("OMG", "O19")})
 # What an EMR sends as a matter of course and nothing here uses: kept, shown as ignored, and not refused unless the peer wants it
 # so. Queries (QBP, QRY, VXQ) are not among them: their sender waits for an answer that nobody here gives.
 KEPT_FAMILIES = frozenset(
-    """ADT BAR CRM CSU DFT MDM MFN OMD OMG OMI OML OMN OMP OMS ORM ORU OUL PEX PGL PMU PPG PPP PPR PTR RAS RDE RDS REF RGV ROL RPA
-    SIU SRM SSU TCU VXU""".split()
+    [
+        "ADT",
+        "BAR",
+        "CRM",
+        "CSU",
+        "DFT",
+        "MDM",
+        "MFN",
+        "OMD",
+        "OMG",
+        "OMI",
+        "OML",
+        "OMN",
+        "OMP",
+        "OMS",
+        "ORM",
+        "ORU",
+        "OUL",
+        "PEX",
+        "PGL",
+        "PMU",
+        "PPG",
+        "PPP",
+        "PPR",
+        "PTR",
+        "RAS",
+        "RDE",
+        "RDS",
+        "REF",
+        "RGV",
+        "ROL",
+        "RPA",
+        "SIU",
+        "SRM",
+        "SSU",
+        "TCU",
+        "VXU",
+    ]
 )
 
 _VERSION = re.compile(r"2\.\d(\.\d)?\Z")
