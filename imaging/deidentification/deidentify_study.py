@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from audit import services as audit
+from clinical.registry import identities_for_cleaning
 from imaging.deidentification.engine import (
     DeidentificationRefused,
     Deidentified,
@@ -22,6 +23,7 @@ from imaging.deidentification.engine import (
     PatientProfile,
     PixelStatement,
 )
+from imaging.deidentification.known_identity import KnownIdentity
 from imaging.deidentification.pixel_inspection import apart_because
 from imaging.deidentification.pixel_policy import PixelAction, decide
 from imaging.deidentification.profile import RULES
@@ -52,8 +54,15 @@ def shift_days(patient: Patient) -> int:
 
 
 def profile_of(patient: Patient) -> PatientProfile:
-    """The patient's constants for `imaging.deidentification.engine.deidentify`."""
-    return PatientProfile(pseudonym=patient.pseudonym, shift_days=shift_days(patient), map_uid=map_uid)
+    """The patient's constants for `imaging.deidentification.engine.deidentify`, with what identifies the patient (and the
+    records that were merged into this one), so that it is recognised wherever a data set repeats it."""
+    known = KnownIdentity()
+    for identity in identities_for_cleaning(patient):
+        born = identity.birth_date.strftime("%Y%m%d") if identity.birth_date else ""
+        known |= KnownIdentity.of(
+            (identity.family, identity.given), (*(one.value for one in identity.identifiers), born)
+        )
+    return PatientProfile(pseudonym=patient.pseudonym, shift_days=shift_days(patient), map_uid=map_uid, known=known)
 
 
 def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: float = 1.0) -> dict[str, int]:

@@ -14,10 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from pydicom.datadict import dictionary_keyword
 from pydicom.uid import UID
 
 from imaging.deidentification import value_cleaning
 from imaging.deidentification.codestream_comments import HiddenText
+from imaging.deidentification.known_identity import NOBODY, KnownIdentity
+from imaging.deidentification.persons import persons_of
 from imaging.deidentification.pixel_data import PIXEL_DATA, pixel_data
 from imaging.deidentification.profile import RULES, Rule
 from imaging.dicom.elements import Element, ElementReader, ElementWriter, MalformedDataSet, known_vr
@@ -55,7 +58,6 @@ _CACHED_BYTES = 512
 _CACHED_VALUES = 50_000
 _SAFE_GROUPS = frozenset(group for _, group, _ in RULES.private)
 _WRITTEN_BY_US = frozenset({0x00120062, 0x00120063, 0x00120064, 0x00280301, 0x00280302, 0x00280303})
-_NAMES = (0x00100010, 0x00101001, 0x00101005, 0x00101060, 0x00080090, 0x00081048, 0x00081050, 0x00081060, 0x00081070)
 _UIDS = re.compile(r"[0-9.]{1,64}")
 _Key = tuple[int, str, str]
 
@@ -71,11 +73,13 @@ class PatientProfile:
     :param pseudonym: stands for name and id.
     :param shift_days: added to every date, the same for all of the patient's studies.
     :param map_uid: consistent replacement of UIDs.
+    :param known: the patient's names and numbers, looked for in whatever stays, besides those of the data set itself.
     """
 
     pseudonym: str
     shift_days: int
     map_uid: Callable[[str], str]
+    known: KnownIdentity = field(default=NOBODY, repr=False)
 
 
 @dataclass(frozen=True)
@@ -158,13 +162,13 @@ class Deidentifier:
             raise DeidentificationRefused("the data set is of no SOP class of the standard")
         if not _UIDS.fullmatch(sop_instance):
             raise DeidentificationRefused("the data set has no SOP Instance UID")
-        names = _names(data, by_tag, character_set)
-        context = (syntax.is_implicit_VR, syntax.is_little_endian, sop_class, character_set, names)
+        known = self.profile.known | persons_of(data, elements, syntax, character_set)
+        context = (syntax.is_implicit_VR, syntax.is_little_endian, sop_class, character_set, known)
         cache = self._caches.setdefault(context, {})
         if len(self._caches) > 8 or len(cache) > _CACHED_VALUES:
             self._caches = {context: (cache := {})}
         writer = ElementWriter(implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
-        walk = _DeidentifyingWalk(self.profile, reader, writer, str(syntax), sop_class, character_set, names, cache)
+        walk = _DeidentifyingWalk(self.profile, reader, writer, str(syntax), sop_class, character_set, known, cache)
         written = dict(walk.elements(elements, 0))
         codes, no_face = _sender_codes(reader, by_tag)
         if walk.report_has("PK"):
@@ -203,17 +207,6 @@ def _inflated(data: bytes) -> bytes:
 def _stripped(data: bytes, by_tag: dict[int, Element], tag: int) -> bytes:
     element = by_tag.get(tag)
     return b"" if element is None else data[element.start : element.end].strip(b" \0")
-
-
-def _names(data: bytes, by_tag: dict[int, Element], character_set: tuple[str, ...]) -> frozenset[str]:
-    """Words of the names in the data set: none of them is taken for a word of ours."""
-    found: set[str] = set()
-    for tag in _NAMES:
-        if tag in by_tag:
-            element = by_tag[tag]
-            text = value_cleaning.decoded(data[element.start : min(element.end, element.start + 1024)], character_set)
-            found.update(word.lower() for word in value_cleaning.words_of(text) if len(word) > 2)
-    return frozenset(found)
 
 
 def _said(data: bytes, by_tag: dict[int, Element]) -> bytes | None:
@@ -268,7 +261,7 @@ class _DeidentifyingWalk:
         syntax: str,
         sop_class: str,
         character_set: tuple[str, ...],
-        names: frozenset[str],
+        known: KnownIdentity,
         cache: dict[bytes, tuple[bytes | None, _Key]],
     ) -> None:
         self.profile = profile
@@ -278,7 +271,7 @@ class _DeidentifyingWalk:
         self.syntax = syntax
         self.sop_class = sop_class
         self.character_set = character_set
-        self.names = names
+        self.known = known
         self.cache = cache
         self.report: Counter[_Key] = Counter()
         self._seen: list[_Key] = []
@@ -305,6 +298,8 @@ class _DeidentifyingWalk:
                 continue
             rule = by_tag.get(tag)
             if rule is None:
+                if tag in RULES.needed and element.end > element.start:
+                    raise DeidentificationRefused(f"{dictionary_keyword(tag)} is needed and cannot be kept")
                 if tag == PIXEL_DATA and depth == 0:
                     seen.append((tag, element.vr, "K"))
                     yield tag, pixel_data(self.reader, self.writer, self.syntax, elements, element)
@@ -344,6 +339,8 @@ class _DeidentifyingWalk:
         if not element.undefined:
             new = self._changed(rule, action, vr, self.data[element.start : element.end], scheme)
         if new is None or (not new and element.end > element.start):
+            if rule.needed and self.data[element.start : element.end].strip(b" \0\\"):
+                raise DeidentificationRefused(f"{rule.keyword} is needed and cannot be read as what it should be")
             written, _ = self._basic(rule, rule.otherwise, vr)
             return written, (tag, vr, "V")
         name = {"S": "S", "A": "A", "K": "K", "U": "U", "T": "K", "code": "K"}.get(action, "C")
@@ -361,7 +358,7 @@ class _DeidentifyingWalk:
 
     def _changed(self, rule: Rule, action: str, vr: str, value: bytes, scheme: bytes) -> bytes | None:
         if action in ("K", "T"):
-            return value_cleaning.value_allowed(rule, vr, value, self.writer.little)
+            return value_cleaning.value_allowed(rule, vr, value, self.writer.little, self.known)
         if vr not in rule.vrs:
             return None
         if action == "U":
@@ -371,19 +368,20 @@ class _DeidentifyingWalk:
         if action == "A":
             return value_cleaning.clean_age(value)
         if action == "code":
-            return value_cleaning.clean_code(scheme.decode("ascii", "replace").strip(" \0"), value)
+            return value_cleaning.clean_code(scheme.decode("ascii", "replace").strip(" \0"), value, self.known)
         if action == "version":
-            return value_cleaning.clean_version(value, self.character_set, self.names)
-        cleaned = value_cleaning.clean_text(value, self.character_set, self.names)
+            return value_cleaning.clean_version(value, self.character_set, self.known)
+        if vr == "CS":
+            return value_cleaning.clean_terms(value, rule, self.known)
+        cleaned = value_cleaning.clean_text(value, self.character_set, self.known, vr, rule)
         if action == "contrast" and not cleaned and value.strip(b" \0"):
             return b"CONTRAST"  # that an agent was given must survive; which one, said in unknown words, need not
         return cleaned
 
     def _uids(self, value: bytes) -> bytes | None:
-        parts = value.strip(b" \0").decode("ascii", "replace").split("\\")
-        if not all(_UIDS.fullmatch(part) for part in parts if part):
-            return None
-        return "\\".join(self.profile.map_uid(part) for part in parts).encode()
+        # What is mapped need not be well formed (a leading zero, a letter): nothing of it comes out.
+        parts = [part.strip(" \0") for part in value.strip(b" \0").decode("latin-1").split("\\")]
+        return "\\".join(self.profile.map_uid(part) if part else "" for part in parts).encode()
 
     def _sequence(self, rule: Rule, element: Element, vr: str, depth: int) -> tuple[bytes | None, _Key]:
         if vr != "SQ" or (element.vr == "UN" and not self.writer.little):
@@ -410,7 +408,9 @@ class _DeidentifyingWalk:
             self._seen.append((group << 16, "", "P"))
             return
         rule = Rule("", element.tag, "K", frozenset({wanted}), 9)
-        value = value_cleaning.value_allowed(rule, wanted, self.data[element.start : element.end], self.writer.little)
+        value = value_cleaning.value_allowed(
+            rule, wanted, self.data[element.start : element.end], self.writer.little, self.known
+        )
         self._seen.append((element.tag, wanted, "PK" if value is not None else "V"))
         if value is not None:
             yield creator_tag, self.writer.element(creator_tag, "LO", creator.encode())

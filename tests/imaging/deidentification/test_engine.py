@@ -51,6 +51,8 @@ KEPT_AS_THEY_ARE = {
     "PixelData", "SOPClassUID", "SOPInstanceUID", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames",
     "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
     "SmallestImagePixelValue", "LargestImagePixelValue", "PixelPaddingValue",
+    # what geometry and pixels need: refused by name where it is not what it should be, see test_values.py
+    *(rule.keyword for rule in RULES.by_tag.values() if rule.needed), "ModalityLUTSequence",
 }  # fmt: skip
 
 
