@@ -128,7 +128,9 @@ def _drop_persons(words: list[str], stays: list[bool]) -> None:
 def clean_version_text(text: str, known: KnownIdentity = NOBODY) -> str:
     """A version: words of the vocabulary and short version numbers. No date, no run of more than four digits, no more than
     eight digits in a part, nothing behind a word that announces somebody's number."""
-    words = re.findall(r"[^\s:;,/()|]+", _SERIAL.sub("SN", text))
+    text = _SERIAL.sub("SN", text.strip())
+    spans = [match.span() for match in re.finditer(r"[^\s:;,/()|]+", text)]
+    words = [text[start:end] for start, end in spans]
     kept = [_version_word_of(word, known) for word in words]
     for index, word in enumerate(words):
         if "".join(re.findall(r"[A-Za-z]+", word)).lower() in RULES.version_numbers:
@@ -138,7 +140,14 @@ def clean_version_text(text: str, known: KnownIdentity = NOBODY) -> str:
     # Several words of digits alone are a telephone number or a date in pieces, and no version.
     if sum(word.isdigit() for word in kept) > 1:
         kept = ["" if word.isdigit() else word for word in kept]
-    return text.strip() if kept == words else " ".join(word for word in kept if word)
+    pieces: list[str] = []
+    last = -1
+    for index, word in enumerate(kept):
+        if word:
+            pieces += [text[spans[last][1] : spans[index][0]] if last == index - 1 else " "] if last >= 0 else []
+            pieces.append(word)
+            last = index
+    return "".join(pieces)
 
 
 def _version_word_of(word: str, known: KnownIdentity) -> str:

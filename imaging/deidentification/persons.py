@@ -6,7 +6,7 @@ from pydicom.uid import UID
 
 from imaging.deidentification.known_identity import KnownIdentity
 from imaging.deidentification.value_cleaning import decoded
-from imaging.dicom.elements import Element, ElementReader, known_vr
+from imaging.dicom.elements import Element, ElementReader, MalformedDataSet, known_vr
 
 __all__ = ["persons_of"]
 
@@ -37,10 +37,7 @@ _IDENTIFIERS = frozenset(
 
 
 def persons_of(data: bytes, elements: list[Element], syntax: UID, character_set: tuple[str, ...]) -> KnownIdentity:
-    """Names (every PN element) and identifiers at all levels of a data set.
-
-    :raises BadElements: a sequence contradicts itself.
-    """
+    """Names (every PN element) and identifiers at all levels of a data set."""
     names: list[str] = []
     numbers: list[str] = []
     reader = ElementReader(data, little=syntax.is_little_endian)
@@ -65,7 +62,11 @@ def _collect(
         if vr == "SQ" and depth < MAX_DEPTH:
             if element.vr == "UN" and not element.undefined:
                 continue  # bytes of an unknown make; the walk removes or walks them
-            for item in reader.items(element, depth=depth + 1):
+            try:
+                items = reader.items(element, depth=depth + 1)
+            except MalformedDataSet:
+                continue  # removed, or refused, where the data set is walked in earnest
+            for item in items:
                 _collect(data, reader, item, character_set, names, numbers, depth + 1)
         elif vr == "PN" or tag in _IDENTIFIERS:
             text = decoded(data[element.start : min(element.end, element.start + MAX_BYTES)], character_set)

@@ -41,6 +41,7 @@ _SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8, "AT": 4, "OF": 4
 _LENGTHS = {"SH": 16, "CS": 16, "ST": 1024, "LT": 10240, "UT": 10240, "UC": 10240}
 MOST_TEXT = 64
 MOST_PARTS = 1024
+MOST_DECIMAL = 26  # of a double written with all its digits
 LARGEST = 1e7  # a number of more than seven digits before the point is a telephone number before it is a measurement
 # In hertz instead of megahertz: proton, fluorine, phosphorus, sodium, carbon at the field strengths that are sold.
 _HERTZ = frozenset({"ImagingFrequency", "TransmitterFrequency"})
@@ -153,7 +154,8 @@ def clean_age(value: bytes) -> bytes:
 
 
 def _decimal(text: str, rule: Rule, known: KnownIdentity) -> str | None:
-    """A decimal string, at most 16 characters; None where it is no number, or more than a measurement is."""
+    """A decimal string; None where it is no number, or more than a measurement is. One that is longer than the 16 characters
+    of the standard is shortened where that leaves the number what it is, and stays as it was sent where it does not."""
     try:
         number = float(text)
     except ValueError:
@@ -162,7 +164,10 @@ def _decimal(text: str, rule: Rule, known: KnownIdentity) -> str | None:
         return None
     if known.is_number(text) and not rule.needed:
         return None
-    return text if len(text) <= 16 and _DS.match(text) else format_number_as_ds(number)
+    if len(text) <= 16 and _DS.match(text):
+        return text
+    short = format_number_as_ds(number)
+    return text if float(short) != number and len(text) <= MOST_DECIMAL and _DS.match(text) else short
 
 
 def _is_frequency(number: float, rule: Rule) -> bool:

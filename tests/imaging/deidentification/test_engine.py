@@ -247,7 +247,7 @@ def test_dates(value, expected):
 
 
 def test_descriptors_keep_known_words_only():
-    assert clean_words("t1_mprage_sag p2 iso Mueller 12.03.1961 0171-5551234") == "t1 mprage sag p2 iso"
+    assert clean_words("t1_mprage_sag p2 iso Mueller 12.03.1961 0171-5551234") == "t1_mprage_sag p2 iso"
     assert clean_words("Hildegund") == ""
 
 
