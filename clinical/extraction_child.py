@@ -191,8 +191,8 @@ def visible_text(markup: str) -> str:
         else:
             seen.start(tag)
             if tag in _RAW_TEXT:
-                close = _RAW_TEXT[tag].search(markup, position)
-                position = size if close is None else close.start()
+                last = _RAW_TEXT[tag].search(markup, position)
+                position = size if last is None else last.start()
     return "".join(seen.parts)
 
 
