@@ -31,6 +31,10 @@ _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
     "report.held": ("A report is held for a radiologist's review.", Role.RADIOLOGIST),
     "identity.conflict": ("Something came whose patient is in doubt; a person must decide whose it is.", ""),
     "merge.requested": ("Two records are to be merged; somebody has to look and decide.", ""),
+    "message.failed": (
+        "An HL7 message could not be processed; it is kept, and says why in the administration.",
+        Role.ADMIN,
+    ),
     "job.failed": ("A background job failed and needs a look.", Role.ADMIN),
     "delivery.dead": ("A delivery was given up; it can be looked at and sent again.", Role.ADMIN),
 }

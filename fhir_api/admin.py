@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from audit.services import Actor, acting_as, record
 from fhir_api.access.tokens import revoke_token
 from fhir_api.hl7v2.process import retry_message
-from fhir_api.models import ApiToken, Endpoint, Hl7Message, Peer, ReceivedResource
+from fhir_api.models import ApiToken, Endpoint, Hl7Message, Peer, ReceivedResource, UnlistedSender
 from oncoflow_site.foundation.admin import ReadOnlyAdmin
 from oncoflow_site.foundation.jobs import enqueue
 
@@ -67,9 +67,60 @@ class ApiTokenAdmin(ReadOnlyAdmin):
 class PeerAdmin(RecordedAdmin):
     """Senders of HL7 v2 messages."""
 
-    list_display = ("name", "sending_application", "sending_facility", "remote_addr", "active")
-    list_filter = ("active",)
+    list_display = (
+        "name",
+        "sending_application",
+        "sending_facility",
+        "remote_addr",
+        "any_address",
+        "last_message",
+        "active",
+    )
+    list_filter = ("active", "any_address", "merges")
     search_fields = ("name", "sending_application", "sending_facility")
+
+    @admin.display(description="Last message")
+    def last_message(self, obj: Peer) -> Any:
+        """When it was last heard."""
+        return obj.messages.order_by("-received_at").values_list("received_at", flat=True).first()
+
+
+@admin.register(UnlistedSender)
+class UnlistedSenderAdmin(ReadOnlyAdmin):
+    """Who was refused because nobody has made a peer of them."""
+
+    list_display = ("sending_application", "sending_facility", "address", "messages", "first_at", "last_at")
+    search_fields = ("sending_application", "sending_facility", "address")
+    actions = ("make_peer",)
+
+    @admin.action(description="Make a peer of it", permissions=["peer"])
+    def make_peer(self, request: HttpRequest, queryset: QuerySet[UnlistedSender]) -> None:
+        """A peer of that name and address, switched off until somebody has looked at its settings."""
+        made = 0
+        for row in queryset:
+            with transaction.atomic():
+                name = f"{row.sending_application} {row.sending_facility}".strip() or str(row.address)
+                peer, new = Peer.objects.get_or_create(
+                    sending_application=row.sending_application,
+                    sending_facility=row.sending_facility,
+                    defaults={"name": name[:100], "remote_addr": row.address, "active": False},
+                )
+                if new:
+                    made += 1
+                    record(
+                        "peer.change",
+                        action="C",
+                        resource=f"peer:{peer.pk}",
+                        actor=Actor.user(request.user),
+                        source="web",
+                        detail={"from": "unlisted sender"},
+                    )
+                row.delete()
+        self.message_user(request, f"{made} made. Look at each, then make it active.", messages.SUCCESS)
+
+    def has_peer_permission(self, request: HttpRequest) -> bool:
+        """Who may add peers."""
+        return request.user.has_perm("fhir_api.add_peer")
 
 
 @admin.register(Endpoint)

@@ -24,6 +24,7 @@ __all__ = [
     "Peer",
     "ReceivedResource",
     "Transport",
+    "UnlistedSender",
 ]
 
 
@@ -127,6 +128,32 @@ class Peer(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class UnlistedSender(models.Model):
+    """Who sent HL7 v2 messages without being a peer: refused with AR, nothing kept but this. A peer is made of it by a person.
+
+    The names are what a stranger wrote, cut to plain short text.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    address = models.GenericIPAddressField()
+    sending_application = models.CharField(max_length=60, blank=True, help_text="MSH-3.1")
+    sending_facility = models.CharField(max_length=60, blank=True, help_text="MSH-4.1")
+    messages = models.PositiveIntegerField(default=1)
+    first_at = models.DateTimeField(default=now)
+    last_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["-last_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["address", "sending_application", "sending_facility"], name="unlisted_sender_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.sending_application} {self.sending_facility} at {self.address}"
 
 
 class Transport(models.TextChoices):

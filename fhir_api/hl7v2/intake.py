@@ -10,7 +10,7 @@ from django.db import IntegrityError, close_old_connections, connection, transac
 from audit.services import Actor, acting_as, record, record_refusal
 from fhir_api.hl7v2.ack import Fault, accept_mode, build_ack
 from fhir_api.hl7v2.er7 import Er7Error, Er7Message, Segment, parse, read_header
-from fhir_api.hl7v2.peers import find_peer, reading_of
+from fhir_api.hl7v2.peers import find_peer, note_unlisted, reading_of
 from fhir_api.hl7v2.structure import MessageDisposition, examine
 from fhir_api.models import Hl7Message, Hl7MessageState, Peer
 from oncoflow_site.foundation import objects
@@ -71,6 +71,8 @@ def _answer(msh: Segment | None, faults: tuple[Fault, ...] = (), *, transient: b
 def _refuse_stranger(msh: Segment | None, remote: str) -> bytes:
     with acting_as(Actor.peer("unknown"), source="mllp"):
         record_refusal("hl7.refuse", action="C", resource="peer:unknown", detail={"reason": "unknown-peer"})
+    if msh is not None:
+        note_unlisted(msh, remote)
     logger.warning("mllp: message of a sender that is not listed refused")
     if msh is None:
         return _answer(None, (Fault("100", "MSH^1", "The message does not begin with a readable MSH segment."),))

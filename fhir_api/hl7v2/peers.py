@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from django.conf import settings
+from django.db.models import F
 
 from clinical import services as clinical
 from clinical.patients.matching import MatchingPolicy
 from fhir_api.hl7v2.er7 import Segment
-from fhir_api.models import Peer
+from fhir_api.models import Peer, UnlistedSender
+from oncoflow_site.foundation.clock import now
 
-__all__ = ["PeerReading", "find_peer", "reading_of"]
+__all__ = ["PeerReading", "find_peer", "note_unlisted", "reading_of"]
+
+MOST_UNLISTED = 500
 
 
 def _may_send(peer: Peer, remote: str) -> bool:
@@ -46,6 +52,28 @@ def find_peer(msh: Segment | None, remote: str) -> Peer | None:
             return peer
     patterns = [one for one in Peer.objects.filter(active=True).order_by("name") if _names(one, msh)]
     return next((one for one in patterns if _may_send(one, remote)), None)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.\- ]", "", text)[:60]
+
+
+def note_unlisted(msh: Segment, remote: str) -> None:
+    """Count a refused sender, so that a person can make a peer of it. At most `MOST_UNLISTED` are kept: a stranger who changes
+    its name with every message fills no table."""
+    try:
+        address = str(ipaddress.ip_address(remote))
+    except ValueError:
+        return
+    key = {
+        "address": address,
+        "sending_application": _plain(msh.get(3)),
+        "sending_facility": _plain(msh.get(4)),
+    }
+    known = UnlistedSender.objects.filter(**key)
+    if known.update(messages=F("messages") + 1, last_at=now()) or UnlistedSender.objects.count() >= MOST_UNLISTED:
+        return
+    UnlistedSender.objects.get_or_create(**key)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ pages in `oncoflow_site.web.identities` call the same ones.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -146,8 +147,14 @@ def _preview(shown: MergePreview) -> dict[str, Any]:
     }
 
 
+def _body(request: Request) -> Mapping[str, Any]:
+    if not isinstance(request.data, Mapping):
+        raise exceptions.ParseError("The body must be an object.")
+    return request.data
+
+
 def _text(request: Request, name: str) -> str:
-    value = request.data.get(name, "") if hasattr(request.data, "get") else ""
+    value = _body(request).get(name, "")
     if not isinstance(value, str):
         raise exceptions.ParseError(f"{name} must be text.")
     return value
@@ -194,7 +201,7 @@ class Conflict(Base):
     )
     def post(self, request: Request, conflict_id: uuid.UUID) -> Response:
         row = conflict_of(request.user, conflict_id)
-        same, take_over = request.data.get("same"), request.data.get("take_over", False)
+        same, take_over = _body(request).get("same"), _body(request).get("take_over", False)
         if not isinstance(same, bool) or not isinstance(take_over, bool):
             raise exceptions.ParseError("same and take_over are true or false.")
         with acting_as(Actor.user(request.user), source="web"):
@@ -227,10 +234,10 @@ class Merges(Base):
         responses={200: OpenApiTypes.OBJECT, 201: OpenApiTypes.OBJECT},
     )
     def post(self, request: Request) -> Response:
-        survivor = identity_patient(request.user, request.data.get("survivor"), "patient.merge")
-        prior = identity_patient(request.user, request.data.get("prior"), "patient.merge")
+        survivor = identity_patient(request.user, _body(request).get("survivor"), "patient.merge")
+        prior = identity_patient(request.user, _body(request).get("prior"), "patient.merge")
         with acting_as(Actor.user(request.user), source="web"):
-            if request.data.get("preview") is True:
+            if _body(request).get("preview") is True:
                 return Response(_preview(preview_merge(survivor, prior, by=request.user)))  # type: ignore[arg-type]
             row = merge_patients(
                 survivor,
@@ -296,7 +303,7 @@ class MergeUndo(Base):
     )
     def post(self, request: Request, merge_id: uuid.UUID) -> Response:
         row = merge_of(request.user, merge_id)
-        also = request.data.get("also", [])
+        also = _body(request).get("also", [])
         if not isinstance(also, list) or not all(isinstance(one, list) and len(one) == 2 for one in also):
             raise exceptions.ParseError("also is a list of [model, id].")
         pairs = [(str(label), str(key)) for label, key in also]
@@ -325,7 +332,7 @@ class PatientConfirm(Base):
     def post(self, request: Request, patient_id: uuid.UUID) -> Response:
         patient = identity_patient(request.user, patient_id, "patient.confirm")
         with acting_as(Actor.user(request.user), source="web"):
-            row = confirm_identity(patient, by=request.user, corrected=corrected_identity(request.data))  # type: ignore[arg-type]
+            row = confirm_identity(patient, by=request.user, corrected=corrected_identity(_body(request)))  # type: ignore[arg-type]
         return Response(
             {
                 "patient": str(row.pk),

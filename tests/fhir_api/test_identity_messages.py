@@ -13,7 +13,7 @@ from clinical.patients.conflicts import decide_conflict
 from clinical.patients.merging import approve_merge
 from clinical.registry import record_with_number
 from fhir_api.hl7v2.er7 import parse
-from fhir_api.models import Hl7Message, Peer
+from fhir_api.models import Hl7Message, Peer, UnlistedSender
 from oncoflow_site.foundation.jobs import run_pending
 from tests.fhir_api.conftest import Wire, omi
 from tests.fhir_api.test_mllp_door import conditions, msa
@@ -311,3 +311,25 @@ def test_hapi_sends_a_merge(hapi_hl7, mllp_port, tmp_path):
     assert found("A") == found("B") is not None
     assert set(states().values()) == {"processed"}
     assert hapi_hl7.errors((tmp_path / "2.hl7").read_bytes(), tmp_path) == [], "and HAPI finds the merge itself valid"
+
+
+def test_a_stranger_is_counted_and_a_peer_can_be_made_of_it(wire, client):
+    stranger = message("A04", "1", mr("A")).replace(b"|EMR|HOSP|", b"|NEW<b>|WARD|", 1)
+    one = wire()
+    assert [msa(one.ask(stranger))[0] for _ in range(2)] == ["AR", "AR"]
+    row = UnlistedSender.objects.get()
+    assert (row.sending_application, row.sending_facility, row.address, row.messages) == (
+        "NEWb",
+        "WARD",
+        "127.0.0.1",
+        2,
+    )
+    assert not Hl7Message.objects.exists()
+    client.force_login(User.objects.create_user("ada", role="admin", is_staff=True, is_superuser=True))
+    client.post(
+        "/admin/fhir_api/unlistedsender/", {"action": "make_peer", "_selected_action": [str(row.pk)]}, follow=True
+    )
+    peer = Peer.objects.get(sending_facility="WARD")
+    assert (peer.remote_addr, peer.active) == ("127.0.0.1", False)
+    assert not UnlistedSender.objects.exists()
+    assert AuditRow.objects.filter(event="peer.change", resource=f"peer:{peer.pk}").count() == 1
