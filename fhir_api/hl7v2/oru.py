@@ -133,13 +133,12 @@ def _build(
     pid = patient.add_segment("PID")
     _pid(pid, facts, echo)
     if with_visit and echo.get("PID-18"):
-        pid.pid_18 = echo["PID-18"]
+        _returned(pid, 18, echo)
     if with_visit and echo.get("PV1-19"):
         pv1 = patient.add_group("ORU_R01_VISIT").add_segment("PV1")
-        pv1.pv1_2 = echo.get("PV1-2") or "U"
-        for number in (3, 7, 8, 19):
-            if echo.get(f"PV1-{number}"):
-                setattr(pv1, f"pv1_{number}", echo[f"PV1-{number}"])
+        pv1.pv1_2 = "U"
+        for number in (2, 3, 7, 8, 19):
+            _returned(pv1, number, echo)
     order = result.add_group("ORU_R01_ORDER_OBSERVATION")
     placer, filler = _numbers(facts, echo)
     orc = order.add_segment("ORC")
@@ -150,12 +149,11 @@ def _build(
     obr = order.add_segment("OBR")
     _obr(obr, facts, echo, placer, filler)
     if with_visit:
-        for segment, name, number in ((orc, "ORC", 12), (orc, "ORC", 21), (obr, "OBR", 16)):
-            if echo.get(f"{name}-{number}"):
-                setattr(segment, f"{name.lower()}_{number}", echo[f"{name}-{number}"])
+        for segment, number in ((orc, 12), (orc, 21), (obr, 16)):
+            _returned(segment, number, echo)
         reason = echo.get("OBR-31") or echo.get("DG1-3")
         if reason:
-            obr.obr_31 = reason
+            _repeated(obr, 31, reason)
     status = _STATUS[facts.status]
     for number, row in enumerate(_rows(facts), start=1):
         group = order.add_group("ORU_R01_OBSERVATION")
@@ -180,6 +178,26 @@ def _build(
     return message
 
 
+def _repeated(segment: Any, number: int, text: str) -> None:
+    """Set a field that may repeat: hl7apy takes a ``~`` for a character of the first repetition."""
+    name = f"{segment.name.lower()}_{number}"
+    first, *others = text.split("~")
+    setattr(segment, name, first)
+    for one in others:
+        segment.add_field(name).value = one
+
+
+def _returned(segment: Any, number: int, echo: Mapping[str, str]) -> None:
+    """Set a field as the order had it; one that does not hold what the standard's tables allow is left out by itself."""
+    value = echo.get(f"{segment.name}-{number}")
+    if not value:
+        return
+    try:
+        _repeated(segment, number, value)
+    except Exception as error:  # hl7apy raises many types, and quotes the value
+        logger.warning("%s-%d is not returned: not valid as sent (%s)", segment.name, number, type(error).__name__)
+
+
 def _pid(pid: Any, facts: DisclosedReport, echo: Mapping[str, str]) -> None:
     identity = facts.identity
     numbers = sorted(
@@ -191,7 +209,7 @@ def _pid(pid: Any, facts: DisclosedReport, echo: Mapping[str, str]) -> None:
     current = {one.value for one in numbers if one.use != "old"}
     sent = echo.get("PID-3", "")
     in_force = any(repetition.split("^")[0] in current for repetition in sent.split("~"))
-    pid.pid_3 = (sent if in_force or not own else own) or f"{facts.pseudonym}^^^ONCOFLOW^PI"
+    _repeated(pid, 3, (sent if in_force or not own else own) or f"{facts.pseudonym}^^^ONCOFLOW^PI")
     pid.pid_5 = f"{escape(identity.family)}^{escape(identity.given)}".rstrip("^") or "^"
     if identity.birth_date:
         pid.pid_7 = identity.birth_date.strftime("%Y%m%d")

@@ -17,13 +17,15 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
 from audit.services import record
+from clinical.models import Patient
+from clinical.patients.merging import patient_at
 from clinical.roles import can
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.models import Delivery
 from oncoflow_site.web.records import identity_of, visible_patient
 from reports.lifecycle.sign_off import sign_off
 from reports.lifecycle.versions import current_version
-from reports.models import Report
+from reports.models import Report, ReportVersion
 from reports.services import load_content, why_not_sign
 
 # The same headings as in the PDF.
@@ -50,6 +52,17 @@ def visible_report(request: HttpRequest, report_id: uuid.UUID, event: str) -> Re
     return report
 
 
+def signed_under(report: Report, versions: list[ReportVersion]) -> list[tuple[int, Patient]]:
+    """(number, record) of the issued versions that were made under a record which has been merged since."""
+    found = []
+    for version in versions:
+        if version.issued_at is not None:
+            then = patient_at(report, version.issued_at)
+            if then.pk != report.patient_id:
+                found.append((version.number, then))
+    return found
+
+
 @login_required
 @xframe_options_sameorigin
 def report_page(request: HttpRequest, report_id: uuid.UUID) -> HttpResponse:
@@ -67,6 +80,8 @@ def report_page(request: HttpRequest, report_id: uuid.UUID) -> HttpResponse:
             "patient": report.patient,
             "identity": identity_of(request, report.patient),
             "versions": versions,
+            # Records may have been merged since: a signed version names the one under which it was signed.
+            "signed_under": signed_under(report, versions),
             "shown": shown,
             "content": content,
             "narrative": by_kind(content),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from hl7apy.consts import VALIDATION_LEVEL
-from hl7apy.parser import parse_message
 
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from clinical.models.staff import check_npi
@@ -24,7 +22,7 @@ ECHO = {
     "PV1-19": "V4711^^^DEMOHOSP^VN",
     "ORC-2": "P1^EMR",
     "ORC-12": "1234567893^Muster^Eva^^^^^^NPI&2.16.840.1.113883.4.6&ISO",
-    "ORC-21": "NEURO^Neurology^L",
+    "ORC-21": "Neurology^L^7",
     "DG1-3": "C71.1^Frontal lobe^I10",
 }
 
@@ -32,7 +30,6 @@ ECHO = {
 def oru(**change):
     endpoint = Endpoint(name="emr", transport="mllp", address="127.0.0.1:1", capabilities={})
     data = build_oru(facts(2, "final", **change), endpoint)
-    assert parse_message(data.decode(), validation_level=VALIDATION_LEVEL.STRICT, find_groups=False)
     return parse(data)
 
 
@@ -50,8 +47,10 @@ def test_everything_the_order_came_with_is_returned() -> None:
 
 
 def test_a_field_that_cannot_be_returned_does_not_stop_the_report() -> None:
-    message = oru(order=order(**{"PV1-19": "V" * 400}))
-    assert message.first("PV1") is None
+    message = oru(order=order(**{"PV1-19": "V" * 400, "ORC-21": "NEURO^Neurology^L"}))
+    assert message.first("PV1").get(19) == ""
+    assert message.first("ORC").get(21) == "", "XON.3 is a number by the tables"
+    assert message.first("ORC").field(12) == ECHO["ORC-12"], "the others are returned"
     assert message.first("OBR").get(25) == "F"
 
 
@@ -63,6 +62,15 @@ def test_after_a_merge_the_numbers_in_force_are_sent() -> None:
         "Adler", identifiers=(Identifier("DEMOHOSP", "MRN-1", use="old"), Identifier("DEMOHOSP", "N"))
     )
     assert oru(order=order(), identity=renumbered).first("PID").get(3) == "N"
+
+
+def test_numbers_that_repeat_are_returned_as_repetitions() -> None:
+    sent = "MRN-1^^^DEMOHOSP^MR~999999999^^^USSSA^SS"
+    message = oru(order=order(**{"PID-3": sent, "DG1-3": "C71.1^Frontal lobe^I10~C71.9^Brain^I10"}))
+    assert message.first("PID").field(3) == sent
+    assert len(message.first("OBR").repetitions(31)) == 2
+    two = IdentityData("Adler", identifiers=(Identifier("DEMOHOSP", "B"), Identifier("USSSA", "9", "SS")))
+    assert oru(order=None, identity=two).first("PID").field(3) == "B^^^DEMOHOSP^MR~9^^^USSSA^SS"
 
 
 def test_the_signer_is_named_by_their_national_number() -> None:

@@ -125,7 +125,7 @@ def _patients(
     for text in values.get("_id", []):
         patients = patients.filter(pk__in=[_uuid(one) for one in text.split(",")])
     for text in values.get("identifier", []):
-        ids = []
+        ids: list[uuid.UUID] = []
         for token in text.split(","):
             system, bar, value = token.rpartition("|")
             known = known_authority(system) if bar else None

@@ -13,6 +13,8 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
+from clinical.models import AssigningAuthority
+
 
 def quietly(*arguments: str, **options: Any) -> str:
     """Run another command; returns what it printed."""
@@ -65,6 +67,8 @@ class Command(BaseCommand):
         emr = wanted["emr"]
         token = quietly("create_token", emr["account"], "--name", "demo EMR").strip().splitlines()[-1].strip()
         quietly("add_mllp_peer", "demo-emr", "--application", emr["application"], "--facility", emr["facility"])
+        # The simulator's own issuer, so that its data sets can be brought in by hand too.
+        AssigningAuthority.objects.get_or_create(name="ONCOFLOW-SIM")
         quietly("add_dicom_peer", options["calling_ae_title"])
         os.environ["ONCOFLOW_ENDPOINT_TOKEN"] = emr["token"]
         quietly("add_endpoint", "emr-fhir", "fhir", emr["fhir_url"], "--token-env", "ONCOFLOW_ENDPOINT_TOKEN")
