@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,19 +44,6 @@ class Agreement:
     pairwise: Mapping[tuple[str, str], Mapping[str, Overlap]]
     volume_mm3: Mapping[str, Mapping[str, float]]
     volume_spread: Mapping[str, float | None]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain lists and dictionaries for storage."""
-
-        def plain(by_region: Mapping[str, Overlap]) -> dict[str, Any]:
-            return {r: {"dice": o.dice, "iou": o.iou, "hd95_mm": o.hd95_mm} for r, o in by_region.items()}
-
-        return {
-            "vs_consensus": {n: plain(v) for n, v in self.vs_consensus.items()},
-            "pairwise": [{"experts": list(pair), "regions": plain(v)} for pair, v in self.pairwise.items()],
-            "volume_mm3": {n: dict(v) for n, v in self.volume_mm3.items()},
-            "volume_spread": dict(self.volume_spread),
-        }
 
 
 def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:

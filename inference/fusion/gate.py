@@ -6,13 +6,13 @@ first), "manual" (a person has to segment)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from imaging.brats.regions import REGIONS
+from imaging.brats.regions import REGIONS, Region
 from imaging.schemas.outline import GateBand
 from inference.fusion.agreement import Agreement
+from inference.schemas.gate import GateDecision
 
 __all__ = ["BANDS", "DEFAULT_THRESHOLDS", "GateDecision", "decide"]
 
@@ -24,16 +24,6 @@ EMPTY_MM3 = 50.0
 
 statement about the patient, and Dice of stray voxels is 0 or 1 by chance. Anything larger that only one voter sees counts.
 """
-
-
-@dataclass(frozen=True)
-class GateDecision:
-    """band; a: agreement of the voters (None when no voter answered); region: the one that decided it."""
-
-    band: GateBand
-    a: float | None
-    region: str | None
-    reasons: tuple[str, ...]
 
 
 def decide(
@@ -57,11 +47,11 @@ def decide(
     answered_advisers = [v for v in advisers if v in agreement.vs_consensus]
     reasons: list[str] = []
     if not answered_voters and not answered_advisers:
-        return GateDecision("manual", None, None, ("no expert gave an answer", *flags))
+        return GateDecision(band="manual", a=None, region=None, reasons=("no expert gave an answer", *flags))
     assessed = [r for r in REGIONS if r in agreement.volume_mm3["consensus"]]
     filled = [r for r in assessed if _filled(agreement, r, answered_voters or answered_advisers)]
     a: float | None = None
-    region: str | None = None
+    region: Region | None = None
     if not answered_voters:
         band: GateBand = "hold"
         reasons.append("no expert has a vote: the consensus is the advisers' and is held for review")
@@ -91,7 +81,7 @@ def decide(
                 lowered.append(f"adviser {name} is below {limits['adviser_floor']:.2f} in {', '.join(low)}")
         if lowered:
             band = BANDS[min(BANDS.index(band) + 1, len(BANDS) - 1)]
-    return GateDecision(band, a, region, (*reasons, *capped, *lowered))
+    return GateDecision(band=band, a=a, region=region, reasons=(*reasons, *capped, *lowered))
 
 
 def _filled(agreement: Agreement, region: str, names: Sequence[str]) -> bool:

@@ -6,9 +6,13 @@ from django.db import models
 from django.db.models import Q
 
 from inference.models.versions import ModelStatus, ModelVersion
+from inference.schemas.agreement import AGREEMENT, METHODS
+from inference.schemas.gate import GATE, REASONS, THRESHOLDS
+from inference.schemas.panel import ENVIRONMENT, NAMES, REMARKS
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.machines import StateMachine
+from oncoflow_site.foundation.schema_field import schema_field
 
 __all__ = [
     "EXPERT_MACHINE",
@@ -99,8 +103,8 @@ class PanelRun(models.Model):
     volume_set = models.ForeignKey("imaging.VolumeSet", on_delete=models.PROTECT, related_name="panel_runs")
     state = models.CharField(max_length=10, choices=PanelState.choices, default=PanelState.WAITING)
     fusion = models.CharField(max_length=30, blank=True, default="", help_text="How the masks were fused.")
-    agreement = models.JSONField(default=dict, blank=True)
-    gate = models.JSONField(default=dict, blank=True)
+    agreement = schema_field(AGREEMENT, default=dict, blank=True)
+    gate = schema_field(GATE, default=dict, blank=True)
     band = models.CharField(max_length=10, choices=Band.choices, blank=True, default=Band.NONE)
     consensus = models.ForeignKey(
         "imaging.Segmentation", null=True, blank=True, on_delete=models.PROTECT, related_name="panel_runs"
@@ -108,10 +112,13 @@ class PanelRun(models.Model):
     disagreement = models.ForeignKey(
         "foundation.StoredObject", null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )
-    thresholds = models.JSONField(default=dict, blank=True)
-    reasons = models.JSONField(default=list, blank=True)
-    methods = models.JSONField(
-        default=dict, blank=True, help_text="Every fusion method over the same experts: volumes and Dice, to compare."
+    thresholds = schema_field(THRESHOLDS, default=dict, blank=True)
+    reasons = schema_field(REASONS, default=list, blank=True)
+    methods = schema_field(
+        METHODS,
+        default=dict,
+        blank=True,
+        help_text="Every fusion method over the same experts: volumes and Dice, to compare.",
     )
     demo = models.BooleanField(default=False, help_text="A vote in it was earned on simulated patients.")
     started_at = models.DateTimeField(default=now)
@@ -155,14 +162,17 @@ class ExpertRun(models.Model):
         "imaging.Segmentation", null=True, blank=True, on_delete=models.PROTECT, related_name="expert_runs"
     )
     error = models.CharField(max_length=500, blank=True, default="")
-    environment = models.JSONField(
-        default=dict, blank=True, help_text="What must be equal for the same mask: versions, device, threads, seed."
+    environment = schema_field(
+        ENVIRONMENT,
+        default=dict,
+        blank=True,
+        help_text="What must be equal for the same mask: versions, device, threads, seed.",
     )
-    notes = models.JSONField(default=list, blank=True)
-    sequences = models.JSONField(
-        default=list, blank=True, help_text="What it is given, where sequences are missing; empty: all four."
+    notes = schema_field(NAMES, default=list, blank=True)
+    sequences = schema_field(
+        NAMES, default=list, blank=True, help_text="What it is given, where sequences are missing; empty: all four."
     )
-    findings = models.JSONField(default=list, blank=True, help_text="What it said: text, confidence, slice_z.")
+    findings = schema_field(REMARKS, default=list, blank=True, help_text="What it said: text, confidence, slice_z.")
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 
@@ -185,7 +195,7 @@ class FusionChoice(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     panel_run = models.ForeignKey(PanelRun, on_delete=models.PROTECT, related_name="fusion_choices")
     automatic = models.BooleanField(default=False)
-    experts = models.JSONField(default=list, help_text="Names of the experts that are fused.")
+    experts = schema_field(NAMES, default=list, help_text="Names of the experts that are fused.")
     method = models.CharField(max_length=30)
     who = models.CharField(max_length=150)
     why = models.CharField(max_length=300)
@@ -194,8 +204,8 @@ class FusionChoice(models.Model):
     segmentation = models.ForeignKey(
         "imaging.Segmentation", null=True, blank=True, on_delete=models.PROTECT, related_name="fusion_choices"
     )
-    agreement = models.JSONField(default=dict, blank=True)
-    gate = models.JSONField(default=dict, blank=True)
+    agreement = schema_field(AGREEMENT, default=dict, blank=True)
+    gate = schema_field(GATE, default=dict, blank=True)
     band = models.CharField(max_length=10, choices=Band.choices, blank=True, default=Band.NONE)
     at = models.DateTimeField(default=now)
     done_at = models.DateTimeField(null=True, blank=True)

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from django.db import transaction
 
 from audit import services as audit
-from imaging.brats.regions import labels_inner_wins
+from imaging.brats.regions import REGIONS, labels_inner_wins
 from imaging.models import SegmentationKind
 from imaging.schemas.outline import GateBand
 from imaging.segmentation.label_maps import save_segmentation
 from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import grid_of, latest_volume_set
 from inference.events import CONSENSUS_CHOSEN, PANEL_MANUAL
-from inference.fusion.agreement import measure_agreement
+from inference.fusion.agreement import Overlap, measure_agreement
 from inference.fusion.arguments import fusion_arguments, island_limits
 from inference.fusion.fuse import METHODS, Fused, fuse, masks_of
-from inference.fusion.gate import BANDS, GateDecision, decide
+from inference.fusion.gate import BANDS, decide
 from inference.models import (
     Band,
     ExpertRun,
@@ -36,7 +36,9 @@ from inference.models import (
     PanelRun,
     PanelState,
 )
-from inference.panel.consensus import agreement_json, fused_outline, left_out, probabilities_of
+from inference.panel.consensus import fused_outline, left_out, panel_agreement, probabilities_of
+from inference.schemas.agreement import ByRegion, FusionMethodResult, PanelAgreement
+from inference.schemas.gate import GateDecision
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
@@ -60,12 +62,8 @@ def stricter(one: str, other: str) -> GateBand:
 
 def compare_methods(
     panel: PanelRun, runs: Sequence[ExpertRun], tell: Callable[[float], None] = lambda part: None
-) -> dict[str, Any]:
-    """Every fusion method over the experts that the panel fused: method -> ``volume_mm3`` per region, ``dice`` of every
-    expert against it and of it against the panel's consensus (``dice_vs_consensus``); or ``why_not``.
-
-    Volumes are None where the spacing is not known.
-    """
+) -> dict[str, FusionMethodResult]:
+    """Every fusion method over the experts that the panel fused. Volumes are None where the spacing is not known."""
     voters = [run.expert for run in runs if run.role == ModelStatus.VOTER]
     names = voters or [run.expert for run in runs]
     answers = {run.expert: probabilities_of(run) for run in runs}
@@ -73,30 +71,33 @@ def compare_methods(
     spacing = grid_of(panel.volume_set).spacing_zyx()
     least = island_limits(names, runs, spacing)
     fused: dict[str, Fused] = {}
-    found: dict[str, Any] = {}
+    found: dict[str, FusionMethodResult] = {}
     for number, method in enumerate(METHODS):
         tell(number / len(METHODS))
         if refused := _cannot(method, names, runs):
-            found[method] = {"why_not": refused}
+            found[method] = FusionMethodResult(why_not=refused)
             continue
         fused[method] = fuse(
             {name: answers[name] for name in names}, **fusion_arguments(method, names, runs), least_voxels=least
         )
         measured = measure_agreement(masks, fused[method].masks, spacing, distances=False)
         volumes = measured.volume_mm3["consensus"]
-        found[method] = {
-            "experts": sorted(names),
-            "volume_mm3": {r: round(volumes[r], 1) if panel.study.spacing_known else None for r in volumes},
-            "dice": {
-                name: {r: round(one.dice, 4) for r, one in regions.items()}
-                for name, regions in measured.vs_consensus.items()
+        found[method] = FusionMethodResult(
+            experts=tuple(sorted(names)),
+            volume_mm3={
+                r: round(volumes[r], 1) if panel.study.spacing_known else None for r in REGIONS if r in volumes
             },
-        }
+            dice={name: _dice(regions) for name, regions in measured.vs_consensus.items()},
+        )
     if panel.fusion in fused:
         used = measure_agreement({m: one.masks for m, one in fused.items()}, fused[panel.fusion].masks, spacing, False)
         for method, regions in used.vs_consensus.items():
-            found[method]["dice_vs_consensus"] = {r: round(one.dice, 4) for r, one in regions.items()}
+            found[method] = found[method].model_copy(update={"dice_vs_consensus": _dice(regions)})
     return found
+
+
+def _dice(regions: Mapping[str, Overlap]) -> ByRegion:
+    return {r: round(regions[r].dice, 4) for r in REGIONS if r in regions}
 
 
 def _cannot(method: str, names: Sequence[str], runs: Sequence[ExpertRun]) -> str:
@@ -181,11 +182,11 @@ def fuse_chosen(ctx: JobContext, choice: FusionChoice) -> None:
     ctx.progress(0.9, "Storing the consensus")
     failpoints.hit("inference.chosen_computed")
     known = panel.study.spacing_known
-    _store(ctx, choice, fused, decision, agreement_json(agreement, decision, fused, spacing_known=known))
+    _store(ctx, choice, fused, decision, panel_agreement(agreement, decision, fused, spacing_known=known))
 
 
 def _store(
-    ctx: JobContext, choice: FusionChoice, fused: Fused, decision: GateDecision, agreement: dict[str, Any]
+    ctx: JobContext, choice: FusionChoice, fused: Fused, decision: GateDecision, agreement: PanelAgreement
 ) -> None:
     plain = io.BytesIO()
     np.save(plain, fused.disagreement)
@@ -196,9 +197,10 @@ def _store(
         study = panel.study
         automatic = _automatic(panel)
         band = stricter(automatic.band, decision.band)
-        reasons = [f"{choice.who} chose {fused.method} of {', '.join(choice.experts)}", *decision.reasons]
+        reasons = (f"{choice.who} chose {fused.method} of {', '.join(choice.experts)}", *decision.reasons)
         if band != decision.band:
-            reasons += ["a chosen fusion is trusted no more than the automatic one", *automatic.gate.get("reasons", [])]
+            earlier = automatic.gate.reasons if automatic.gate else ()
+            reasons = (*reasons, "a chosen fusion is trusted no more than the automatic one", *earlier)
         made = save_segmentation(
             study,
             panel.volume_set,
@@ -216,12 +218,7 @@ def _store(
         stored = objects.put(
             difference, subject=study.key_subject, kind="disagreement", content_type="application/gzip"
         )
-        gate = {
-            "band": band,
-            "a": None if decision.a is None else round(float(decision.a), 4),
-            "region": decision.region,
-            "reasons": reasons,
-        }
+        gate = decision.rounded().model_copy(update={"band": band, "reasons": reasons})
         FusionChoice.objects.filter(pk=choice.pk).update(
             state=FusionChoiceState.DONE,
             segmentation=made,

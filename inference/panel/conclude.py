@@ -21,7 +21,7 @@ from inference.events import PANEL_CONCLUDED, PANEL_MANUAL
 from inference.fusion.agreement import Agreement, measure_agreement
 from inference.fusion.arguments import fusion_arguments, island_limits
 from inference.fusion.fuse import Fused, fuse, masks_of
-from inference.fusion.gate import GateDecision, decide
+from inference.fusion.gate import decide
 from inference.models import (
     EXPERT_MACHINE,
     PANEL_MACHINE,
@@ -32,8 +32,9 @@ from inference.models import (
     PanelRun,
     PanelState,
 )
-from inference.panel.consensus import agreement_json, fused_outline, left_out, probabilities_of
+from inference.panel.consensus import fused_outline, left_out, panel_agreement, probabilities_of
 from inference.panel.convene import overall_deadline
+from inference.schemas.gate import GateDecision
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError
@@ -163,18 +164,13 @@ def _store(
             panel,
             "conclude",
             fusion=fused.method,
-            agreement=agreement_json(agreement, decision, fused, spacing_known=spacing_known),
-            gate={
-                "band": decision.band,
-                "a": None if decision.a is None else round(float(decision.a), 4),
-                "region": decision.region,
-                "reasons": list(decision.reasons),
-            },
+            agreement=panel_agreement(agreement, decision, fused, spacing_known=spacing_known),
+            gate=decision.rounded(),
             band=Band(decision.band),
             consensus=consensus,
             disagreement=stored,
             thresholds=thresholds,
-            reasons=list(decision.reasons),
+            reasons=decision.reasons,
             demo=any(run.model_version.demo_only for run in done if run.model_version is not None),
             concluded_at=now(),
         )
@@ -198,11 +194,11 @@ def _fail(ctx: JobContext, panel: PanelRun, runs: list[ExpertRun], unfinished: l
     """No expert answered: the panel has failed and a person has to outline the tumour."""
     reason = "No expert gave an answer: a person's segmentation is required."
     not_run = [_no_answer(run) for run in runs if run.state == ExpertState.NOT_RUN]
-    reasons = [reason, *not_run]
+    reasons = (reason, *not_run)
     study = panel.study
     with ctx.commit(done=True):
         _end_unfinished(unfinished)
-        gate = {"band": Band.MANUAL, "a": None, "region": None, "reasons": reasons}
+        gate = GateDecision(band="manual", a=None, region=None, reasons=reasons)
         if not _move(panel, "fail", band=Band.MANUAL, gate=gate, reasons=reasons, concluded_at=now()):
             return
         emit(PANEL_MANUAL, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))

@@ -1,9 +1,8 @@
-"""What a panel keeps of a fusion: the experts' stored answers, the agreement as JSON, the regions left out and why."""
+"""What a panel keeps of a fusion: the experts' stored answers, the agreement, the regions left out and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +11,15 @@ from imaging.brats.regions import REGIONS, Region
 from imaging.schemas.outline import FusedExpert, FusedOutline, GateBand
 from imaging.segmentation.probability_maps import decode_probability
 from imaging.volumes.load import assessable_of
-from inference.fusion.agreement import Agreement
+from inference.fusion.agreement import Agreement, Overlap
 from inference.fusion.fuse import Fused
-from inference.fusion.gate import GateDecision
 from inference.models import ExpertRun, PanelRun
+from inference.schemas.agreement import ByRegion, ExpertAgreement, PairAgreement, PanelAgreement
+from inference.schemas.gate import GateDecision
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError
 
-__all__ = ["agreement_json", "fused_outline", "left_out", "probabilities_of"]
+__all__ = ["fused_outline", "left_out", "panel_agreement", "probabilities_of"]
 
 
 Probabilities = dict[str, NDArray[np.float16]]
@@ -50,41 +50,46 @@ def probabilities_of(run: ExpertRun) -> Probabilities:
     return decode_probability(objects.get(run.segmentation.probability))
 
 
-def agreement_json(
+def panel_agreement(
     agreement: Agreement, decision: GateDecision, fused: Fused, *, spacing_known: bool
-) -> dict[str, Any]:
+) -> PanelAgreement:
     """What `PanelRun.agreement` keeps; millimetres are None where the spacing is not known."""
 
-    def number(value: float | None, *, millimetres: bool = False) -> float | None:
-        return None if value is None or (millimetres and not spacing_known) else round(float(value), 4)
+    def kept(values: Mapping[str, float | None], *, millimetres: bool = False) -> ByRegion:
+        unknown = millimetres and not spacing_known
+        return {
+            region: None if (value := values[region]) is None or unknown else round(float(value), 4)
+            for region in REGIONS
+            if region in values
+        }
 
-    experts = {
-        name: {
-            "dice_vs_consensus": {region: number(one.dice) for region, one in regions.items()},
-            "iou_vs_consensus": {region: number(one.iou) for region, one in regions.items()},
-            "hd95_mm": {region: number(one.hd95_mm, millimetres=True) for region, one in regions.items()},
-            "volume_mm3": {
-                region: number(value, millimetres=True) for region, value in agreement.volume_mm3[name].items()
-            },
-        }
-        for name, regions in agreement.vs_consensus.items()
-    }
-    pairwise = [
-        {
-            "experts": list(pair),
-            "dice": {region: number(one.dice) for region, one in regions.items()},
-            "hd95_mm": {region: number(one.hd95_mm, millimetres=True) for region, one in regions.items()},
-        }
-        for pair, regions in agreement.pairwise.items()
-    ]
-    return {
-        "a": number(decision.a),
-        "region": decision.region,
-        "pairwise": pairwise,
-        "experts": experts,
-        "volume_spread": {region: number(value) for region, value in agreement.volume_spread.items()},
-        "consensus_mm3": {
-            region: number(value, millimetres=True) for region, value in agreement.volume_mm3["consensus"].items()
-        },
-        "staple": {region: dict(found) for region, found in fused.performance.items()},
-    }
+    def overlaps(regions: Mapping[str, Overlap]) -> tuple[ByRegion, ByRegion, ByRegion]:
+        """Dice, IoU, HD95."""
+        return (
+            kept({region: one.dice for region, one in regions.items()}),
+            kept({region: one.iou for region, one in regions.items()}),
+            kept({region: one.hd95_mm for region, one in regions.items()}, millimetres=True),
+        )
+
+    experts = {}
+    for name, regions in agreement.vs_consensus.items():
+        dice, iou, hd95 = overlaps(regions)
+        experts[name] = ExpertAgreement(
+            dice_vs_consensus=dice,
+            iou_vs_consensus=iou,
+            hd95_mm=hd95,
+            volume_mm3=kept(agreement.volume_mm3[name], millimetres=True),
+        )
+    pairs = []
+    for pair, regions in agreement.pairwise.items():
+        dice, _, hd95 = overlaps(regions)
+        pairs.append(PairAgreement(experts=pair, dice=dice, hd95_mm=hd95))
+    return PanelAgreement(
+        a=decision.rounded().a,
+        region=decision.region,
+        pairwise=tuple(pairs),
+        experts=experts,
+        volume_spread=kept(agreement.volume_spread),
+        consensus_mm3=kept(agreement.volume_mm3["consensus"], millimetres=True),
+        staple={region: fused.performance[region] for region in REGIONS if region in fused.performance},
+    )

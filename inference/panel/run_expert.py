@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +22,7 @@ from inference.experts.errors import ExpertError
 from inference.models import EXPERT_MACHINE, PANEL_MACHINE, ExpertRun, ExpertState, ModelVersion, PanelRun
 from inference.panel.convene import enqueue_conclusion, job_priority
 from inference.registry.standing import role_on
+from inference.schemas.panel import ExpertRemark
 from inference.supervisor.client import ExpertUnavailable, SupervisorClient, read_key
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
@@ -143,9 +143,11 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
             "segmentation": segmentation,
             "runtime_s": round(float(output.runtime_s), 3),
             "device": output.device[:100],
-            "notes": notes,
+            "notes": tuple(notes),
             "environment": dict(output.environment),
-            "findings": [asdict(finding) for finding in output.findings],
+            "findings": tuple(
+                ExpertRemark(text=one.text, confidence=one.confidence, slice_z=one.slice_z) for one in output.findings
+            ),
             "error": "",
             "finished_at": now(),
         }

@@ -7,7 +7,7 @@ outlines of other volumes: after a late series there is another panel.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audit import services as audit
 from imaging.brats.regions import REGIONS, Region, region_masks
@@ -35,16 +35,16 @@ def evaluate_panel(ctx: JobContext, panel: PanelRun) -> None:
     runs = _done(panel)
     ctx.progress(0.1, "Comparing the ways to fuse")
     methods = panel.methods or compare_methods(panel, runs, lambda part: ctx.progress(0.1 + 0.8 * part, "Fusing"))
-    numbers: Mapping[str, Any] = panel.agreement.get("experts", {})
+    agreement = panel.agreement
     # Old panels did not keep the consensus's own volumes; then the row says that it does not know.
-    reference: Mapping[str, Any] = panel.agreement.get("consensus_mm3", {})
+    reference = agreement.consensus_mm3 if agreement else {}
     with ctx.commit(done=True):
         if not panel.methods:
             PanelRun.objects.filter(pk=panel.pk).update(methods=methods)
         for run in runs:
-            own = numbers.get(run.expert, {})
-            for region in REGIONS:
-                dice, iou = (own.get(key, {}).get(region) for key in ("dice_vs_consensus", "iou_vs_consensus"))
+            own = agreement.of(run.expert) if agreement else None
+            for region in REGIONS if own else ():
+                dice, iou = own.dice_vs_consensus.get(region), own.iou_vs_consensus.get(region)
                 if dice is None or iou is None:
                     continue  # this expert did not answer for the region
                 _write(
@@ -58,8 +58,8 @@ def evaluate_panel(ctx: JobContext, panel: PanelRun) -> None:
                     {
                         "dice": dice,
                         "iou": iou,
-                        "hd95_mm": own.get("hd95_mm", {}).get(region),
-                        "volume_mm3": own.get("volume_mm3", {}).get(region),
+                        "hd95_mm": own.hd95_mm.get(region),
+                        "volume_mm3": own.volume_mm3.get(region),
                         "reference_mm3": reference.get(region),
                     },
                 )
@@ -85,9 +85,10 @@ def evaluate_against_review(ctx: JobContext, reference: Segmentation) -> None:
     if panel.consensus is not None:
         outlines.append((CONSENSUS, None, panel.consensus))
     measured: list[tuple[str, ExpertRun | None, Segmentation, Region, dict[str, float | None]]] = []
+    compared = panel.agreement.experts if panel.agreement else {}
     answered = {
-        name: {region for region, dice in own.get("dice_vs_consensus", {}).items() if dice is not None}
-        for name, own in panel.agreement.get("experts", {}).items()
+        name: {region for region, dice in own.dice_vs_consensus.items() if dice is not None}
+        for name, own in compared.items()
     }
     answered[CONSENSUS] = set(assessed_regions(panel.consensus)) if panel.consensus else set()
     for number, (name, run, outline) in enumerate(outlines):

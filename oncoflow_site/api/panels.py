@@ -23,6 +23,7 @@ from inference.panel.cancel import cancel_panel, run_again
 from inference.panel.choose_fusion import choose_fusion
 from inference.panel.queries import latest_panel, newest_panel, panel_summary
 from oncoflow_site.api.studies import Base
+from oncoflow_site.foundation.schema import plain
 
 __all__ = ["Panel", "PanelAgain", "PanelCancel", "PanelFuse", "panel_to_steer"]
 
@@ -62,7 +63,7 @@ def choice_row(choice: FusionChoice) -> dict[str, Any]:
         "error": choice.error,
         "segmentation": str(choice.segmentation_id) if choice.segmentation_id else None,
         "band": choice.band,
-        "a": choice.gate.get("a"),
+        "a": choice.gate.a if choice.gate else None,
         "at": choice.at.isoformat(),
     }
 
@@ -84,8 +85,8 @@ class Panel(Base):
         if panel is None:
             raise Http404
         with transaction.atomic():
-            body = panel_summary(panel) | {
-                "methods": panel.methods,
+            body = plain(panel_summary(panel)) | {
+                "methods": plain(panel.methods),
                 "choices": [choice_row(one) for one in panel.fusion_choices.order_by("at", "id")],
                 "consensus": str(panel.consensus_id) if panel.consensus_id else None,
             }

@@ -223,7 +223,7 @@ class StudyDetail(Base):
                     }
                     for one in study.segmentations.order_by("version")
                 ],
-                "panel": panel_summary(panel) if panel else None,
+                "panel": plain(panel_summary(panel)) if panel else None,
                 "measurement": measurement
                 and {
                     "id": str(measurement.id),

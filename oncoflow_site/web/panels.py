@@ -52,7 +52,7 @@ def panel_context(user: Any, study: Study, panel: PanelRun | None) -> dict[str, 
         "may_choose": steer and bool(answered),
         "answered": answered,
         "methods": [
-            {"key": key, "title": METHOD_NAMES[key], **(panel.methods.get(key) or {})}
+            {"key": key, "title": METHOD_NAMES[key], "result": panel.methods.get(key)}
             for key in METHODS
             if panel is not None and panel.methods
         ],

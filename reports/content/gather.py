@@ -67,9 +67,9 @@ def gather_facts(measurement: Measurement) -> dict[str, Any]:
             "anatomy": plain(measurement.anatomy),
         },
         "comparison": _comparison(measurement),
-        "panel": summary,
+        "panel": plain(summary),
         "history": _history(measurement),
-        "demo": bool(settings.ONCOFLOW_DEMO_MODE or (summary or {}).get("demo")),
+        "demo": bool(settings.ONCOFLOW_DEMO_MODE or (summary and summary.demo)),
     }
 
 

@@ -55,7 +55,7 @@ def decide_release(version: ReportVersion) -> ReleaseDecision:
 def _by_gate(version: ReportVersion) -> ReleaseDecision:
     panel = version.panel_run
     kind = version.measurement.segmentation.kind if version.measurement else ""
-    gate = [str(reason) for reason in ((panel.gate or {}).get("reasons") or panel.reasons or ())] if panel else []
+    gate = list((panel.gate.reasons if panel.gate else ()) or panel.reasons) if panel else []
     if version.report.versions.filter(status__in=(VersionStatus.FINAL, VersionStatus.AMENDED)).exists():
         return ReleaseDecision(Band.HOLD, ("a signed version exists, so an amendment needs a radiologist's signature",))
     if kind in (SegmentationKind.PERSON, SegmentationKind.IMPORT):

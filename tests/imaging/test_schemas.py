@@ -159,12 +159,12 @@ OLD_BASELINE: dict[str, Any] = {
 }
 
 
-def _keeps(new: Any, old: Any) -> bool:
+def keeps(new: Any, old: Any) -> bool:
     """Whether everything that the old row said is said by the new one."""
     if isinstance(old, dict):
-        return isinstance(new, dict) and all(_keeps(new[key], value) for key, value in old.items())
+        return isinstance(new, dict) and all(keeps(new[key], value) for key, value in old.items())
     if isinstance(old, list):
-        return len(new) == len(old) and all(_keeps(a, b) for a, b in zip(new, old, strict=True))
+        return len(new) == len(old) and all(keeps(a, b) for a, b in zip(new, old, strict=True))
     return bool(new == old)
 
 
@@ -187,7 +187,7 @@ def _keeps(new: Any, old: Any) -> bool:
 )
 def test_a_row_from_before_the_schemas_is_read_and_nothing_of_it_is_lost(document: Document[Any], old: Any) -> None:
     facts = document.read(old)
-    assert _keeps(document.dump(facts), old)
+    assert keeps(document.dump(facts), old)
     written = json.loads(json.dumps(document.write(facts)))
     assert written["schema"] == document.version
     assert document.read(written) == facts

@@ -208,7 +208,7 @@ def test_a_persons_choice_is_a_new_consensus_and_never_a_better_band(settle: Set
     assert current_segmentation(study) == made
     assert panel.fusion == "confidence"
     # The two that were chosen agree perfectly: on its own that would be issued.
-    assert panel.gate["a"] == 1.0
+    assert panel.gate.a == 1.0
     assert panel.band == choice.band == stricter(band, "issue") == band
     assert any("no more than the automatic" in reason for reason in panel.reasons)
     automatic = FusionChoice.objects.get(panel_run=panel, automatic=True)
@@ -270,15 +270,15 @@ def test_every_expert_is_compared_with_the_consensus_and_with_the_review(settle:
     rows = CaseEvaluation.objects.filter(reference_kind="consensus")
     assert rows.count() == 9
     small = rows.get(expert="three", region="WT")
-    assert small.dice == panel.agreement["experts"]["three"]["dice_vs_consensus"]["WT"] < 1
+    assert small.dice == panel.agreement.experts["three"].dice_vs_consensus["WT"] < 1
     assert small.reference_mm3 > small.volume_mm3 > 0
     assert small.runtime_s == 0.1
     assert small.model_version == ModelVersion.objects.get(name="three")
     panel.refresh_from_db()
     assert set(panel.methods) == {"majority", "staple", "weighted", "confidence"}
-    assert "three experts" in panel.methods["staple"]["why_not"]
-    assert panel.methods["confidence"]["volume_mm3"]["WT"] > 0
-    assert panel.methods["weighted"]["dice"]["three"]["WT"] == pytest.approx(small.dice, abs=1e-4)
+    assert "three experts" in panel.methods["staple"].why_not
+    assert panel.methods["confidence"].volume_mm3["WT"] > 0
+    assert panel.methods["weighted"].dice["three"]["WT"] == pytest.approx(small.dice, abs=1e-4)
     reference = review(study, panel, shrink=1)
     studies.run_waiting("imaging", "inference")
     rows = CaseEvaluation.objects.filter(reference=reference)
@@ -373,8 +373,8 @@ def test_weighted_fusion_uses_what_was_learned(settle: Settle, settings):
     _, panel = settle(*experts)
     assert panel.fusion == "weighted"
     # "two" weighs a hundred times as much: the consensus is its outline
-    assert panel.agreement["experts"]["two"]["dice_vs_consensus"]["WT"] == 1.0
-    assert panel.agreement["experts"]["one"]["dice_vs_consensus"]["WT"] < 1.0
+    assert panel.agreement.experts["two"].dice_vs_consensus["WT"] == 1.0
+    assert panel.agreement.experts["one"].dice_vs_consensus["WT"] < 1.0
 
 
 def test_a_voter_that_falls_below_its_evaluation_is_proposed_for_demotion_and_a_person_decides():

@@ -8,8 +8,9 @@ import pytest
 
 from imaging.brats.regions import REGIONS
 from inference.fusion.agreement import Agreement, Overlap
-from inference.fusion.gate import GateDecision, decide
+from inference.fusion.gate import decide
 from inference.registry.standing import votes_from_evaluation
+from inference.schemas.gate import GateDecision
 
 
 def agreement(
@@ -90,7 +91,9 @@ def test_fewer_than_two_voters_never_issue() -> None:
 def test_without_a_voter_it_is_held_and_without_anybody_manual() -> None:
     found = decide(agreement({"s": (1, 1, 1), "t": (0.1, 0.1, 0.1)}), [], ["s", "t"])
     assert (found.band, found.a) == ("hold", None)
-    assert decide(agreement({}), ["a"], []) == GateDecision("manual", None, None, ("no expert gave an answer",))
+    assert decide(agreement({}), ["a"], []) == GateDecision(
+        band="manual", a=None, region=None, reasons=("no expert gave an answer",)
+    )
 
 
 def test_thresholds_are_arguments() -> None:

@@ -27,6 +27,7 @@ from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.jobs import enqueue, run_job, run_pending
 from oncoflow_site.foundation.models import Event, Job, JobState
+from oncoflow_site.foundation.schema import plain
 from tests.imaging import studies
 from tests.imaging.studies import DAY, SMALL, brain_like, tumour
 
@@ -148,15 +149,15 @@ def test_two_voters_and_an_adviser_come_to_a_consensus(panel_of: Panel):
     assert event.payload == {"study_id": str(study.pk), "panel_run_id": str(panel.pk)}
     assert not Event.objects.filter(kind="panel.manual").exists()
     summary = panel_summary(latest_panel(study))
-    roles = {one["name"]: one["role"] for one in summary["experts"]}
+    roles = {one.name: one.role for one in summary.experts}
     assert roles == {"one": "voter", "two": "voter", "three": "adviser"}
-    assert summary["gate"]["band"] == "issue"
-    assert summary["agreement"]["a"] == 1.0
-    for one in summary["experts"]:
-        assert one["dice_vs_consensus"] == {"ET": 1.0, "TC": 1.0, "WT": 1.0}
-        assert one["volume_mm3"]["WT"] > 0
-        assert (one["state"], one["version"], one["error"]) == ("done", "1.0", "")
-    json.dumps(summary)
+    assert summary.gate.band == "issue"
+    assert summary.agreement.a == 1.0
+    for one in summary.experts:
+        assert one.dice_vs_consensus == {"ET": 1.0, "TC": 1.0, "WT": 1.0}
+        assert one.volume_mm3["WT"] > 0
+        assert (one.state, one.version, one.error) == ("done", "1.0", "")
+    json.dumps(plain(summary))
 
 
 @pytest.mark.django_db
@@ -166,8 +167,8 @@ def test_voters_that_differ_need_a_person(panel_of: Panel):
     panel = play(study)
     assert panel.state == PanelState.CONCLUDED
     assert panel.band in ("hold", "manual")
-    assert 0 < panel.gate["a"] < 0.90
-    assert panel.agreement["pairwise"][0]["experts"] == ["one", "two"]
+    assert 0 < panel.gate.a < 0.90
+    assert panel.agreement.pairwise[0].experts == ("one", "two")
     assert Event.objects.filter(kind="panel.manual").count() == (panel.band == "manual")
 
 
@@ -202,7 +203,7 @@ def test_without_any_answer_a_person_is_asked(panel_of: Panel):
     assert (panel.state, panel.band, panel.consensus) == (PanelState.FAILED, "manual", None)
     assert Event.objects.filter(kind="panel.manual").count() == 1
     assert not Event.objects.filter(kind="panel.concluded").exists()
-    assert panel_summary(panel)["gate"]["reasons"]
+    assert panel_summary(panel).gate.reasons
 
 
 @pytest.mark.django_db

@@ -223,26 +223,26 @@ def test_t1c_alone_gives_enhancing_tumour_and_core_and_is_held_whatever_the_agre
     with_only(study, "T1c")
     panel = play(study)
     assert (panel.state, panel.band) == (PanelState.CONCLUDED, "hold"), panel.reasons
-    assert panel.agreement["a"] == 1.0
+    assert panel.agreement.a == 1.0
     assert "no T1, no T2 and no FLAIR series: a reduced result is always held" in panel.reasons
     assert "expert sam was not run: needs FLAIR" in panel.reasons
     runs = {run.expert: run for run in panel.expert_runs.all()}
     assert runs["sam"].state == ExpertState.NOT_RUN
-    assert (runs["one"].role, runs["one"].sequences) == ("voter", ["T1c"])
+    assert (runs["one"].role, runs["one"].sequences) == ("voter", ("T1c",))
     for outline in Segmentation.objects.filter(study=study):
         assert list(outline.not_assessed) == ["WT"]
         assert "FLAIR or T2" in outline.not_assessed["WT"]
         assert set(np.unique(load_labels(outline))) == {0, 1, 3}
         assert set(load_probability(outline)) == {"ET", "TC"}
-    shown = {one["name"]: one for one in panel_summary(panel)["experts"]}
-    assert shown["one"]["dice_vs_consensus"] == {"ET": 1.0, "TC": 1.0}
-    assert (shown["sam"]["state"], shown["sam"]["error"]) == ("not_run", "needs FLAIR")
+    shown = {one.name: one for one in panel_summary(panel).experts}
+    assert shown["one"].dice_vs_consensus == {"ET": 1.0, "TC": 1.0}
+    assert (shown["sam"].state, shown["sam"].error) == ("not_run", "needs FLAIR")
     run_pending("default")
     rows = CaseEvaluation.objects.filter(panel_run=panel)
     assert set(rows.values_list("region", flat=True)) == {"ET", "TC"}
     assert set(rows.values_list("reduced", flat=True)) == {True}
     panel.refresh_from_db()
-    assert set(panel.methods["majority"]["volume_mm3"]) == {"ET", "TC"}
+    assert set(panel.methods["majority"].volume_mm3) == {"ET", "TC"}
     # a person's outline assesses WT: the models are compared with it only where they answered, and it does not count
     # towards their standing
     labels = load_labels(panel.consensus)

@@ -155,7 +155,7 @@ def make_panel(study: Study, volume_set: VolumeSet, segmentation: Any, band: str
             "band": band,
             "consensus": segmentation,
             "agreement": {"a": 0.934, "region": "ET", "pairwise": [], "experts": {}},
-            "gate": {"a": 0.934, "region": "ET", "reasons": ["agreement 0.93"]},
+            "gate": {"band": band, "a": 0.934, "region": "ET", "reasons": ["agreement 0.93"]},
             "demo": True,
             "concluded_at": now(),
         },
