@@ -8,7 +8,7 @@ from typing import Any
 from clinical.roles import can
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
-from reports.content.schema import parse_content
+from reports.content.schema import ReportContent, parse_content
 from reports.lifecycle.release import SEAL_REASON
 from reports.lifecycle.sign_off import SIGN_REASON, sign_off, unsignable
 from reports.lifecycle.versions import current_version
@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 
-def load_content(version: ReportVersion) -> dict[str, Any]:
-    """The content JSON of a version. The caller records who saw it (``report.view``).
+def load_content(version: ReportVersion) -> ReportContent:
+    """The content of a version. The caller records who saw it (``report.view``).
 
     :raises PermanentError: the stored bytes are not those of this version.
     """

@@ -22,15 +22,11 @@ from hl7apy.parser import parse_segment
 from fhir_api.hl7v2.er7 import charset_codec, escape
 from fhir_api.models import Endpoint
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
-from fhir_api.report_out.observations_common import (
-    REGION_DISPLAY,
-    RESPONSE_ANSWERS,
-    RESPONSE_DISPLAY,
-    reason_not_assessed,
-    volume_ml,
-)
+from fhir_api.report_out.observations_common import REGION_DISPLAY, RESPONSE_DISPLAY, reason_not_assessed
+from imaging.schemas.comparison import Response
 from oncoflow_site.foundation.clock import local
 from oncoflow_site.foundation.errors import PermanentError
+from oncoflow_site.foundation.figures import NOT_ASSESSED, ml_value, mm_value, percent_value
 from reports.models import ReportVersion
 
 logger = logging.getLogger(__name__)
@@ -270,62 +266,55 @@ def _lines(text: str) -> str:
 
 
 def _rows(facts: DisclosedReport) -> Iterator[_ObxRow]:
-    findings: Mapping[str, Any] = facts.content.get("findings") or {}
-    comparison: Mapping[str, Any] = facts.content.get("comparison") or {}
-    regions: Mapping[str, Any] = findings.get("regions") or {}
+    content = facts.content
+    regions, comparison = content.findings.regions, content.comparison
     for region, name in REGION_DISPLAY.items():
-        values = regions.get(region) or {}
-        reason = str(values.get("reason") or "not assessed")
-        volume = volume_ml(values.get("volume_mm3"))
+        measured = regions.get(region)
+        reason = (measured.reason if measured else "") or NOT_ASSESSED
+        volume = ml_value(measured.volume_mm3) if measured else None
         yield _number(f"{region}-volume^{name} volume^L", region, volume, "mL^mL^UCUM", reason)
-        if region == "ET" or values.get("longest_axial_diameter_mm") is not None:
-            for key, code in (
-                ("longest_axial_diameter_mm", "33728-7^Size.maximum dimension in Tumor^LN"),
-                ("perpendicular_diameter_mm", "33729-5^Size additional dimension in Tumor^LN"),
+        if region == "ET" or (measured is not None and measured.longest_axial_diameter_mm is not None):
+            for mm, code in (
+                (measured and measured.longest_axial_diameter_mm, "33728-7^Size.maximum dimension in Tumor^LN"),
+                (measured and measured.perpendicular_diameter_mm, "33729-5^Size additional dimension in Tumor^LN"),
             ):
-                value = values.get(key)
-                yield _number(code, region, None if value is None else round(value, 1), "mm^mm^UCUM", reason)
-    if comparison.get("prior_study_id"):
+                yield _number(code, region, mm_value(mm), "mm^mm^UCUM", reason)
+    if comparison is not None and comparison.prior_study_id:
         for region, name in REGION_DISPLAY.items():
-            values = (comparison.get("regions") or {}).get(region) or {}
-            change = values.get("change_percent")
+            change = comparison.regions.get(region)
             yield _number(
                 f"{region}-change^{name} change of volume since the prior study^L",
                 region,
-                None if change is None else round(change, 1),
+                percent_value(change.change_percent) if change else None,
                 "%^%^UCUM",
-                str(values.get("reason") or "not assessed"),
+                (change.reason if change else "") or NOT_ASSESSED,
             )
-    for lesion in findings.get("lesions") or ():
-        label = str(lesion.get("id", ""))
-        for region, mm3 in (lesion.get("regions") or {}).items():
-            absent = reason_not_assessed(regions.get(region) or {})
-            if region in REGION_DISPLAY and (mm3 is not None or absent):
+    for lesion in content.findings.lesions:
+        for region, mm3 in lesion.regions.items():
+            absent = reason_not_assessed(regions.get(region))
+            if mm3 is not None or absent:
                 code = f"lesion-{region}-volume^{REGION_DISPLAY[region]} volume of the lesion^L"
-                yield _number(code, label, volume_ml(mm3), "mL^mL^UCUM", absent)
-        yield _ObxRow("ST", "lesion-status^Status of the lesion^L", label, escape(str(lesion.get("status", ""))))
-    yield _response(comparison.get("response") or {})
-    impression = str(facts.content.get("impression") or "")
+                yield _number(code, lesion.id, ml_value(mm3), "mL^mL^UCUM", absent)
+        yield _ObxRow("ST", "lesion-status^Status of the lesion^L", lesion.id, escape(lesion.status))
+    yield _response(comparison.response if comparison else None)
     warning = ["DEMO: simulated patient, models trained on simulated patients."] if facts.demo else []
     if facts.status == "preliminary":
         warning.append("PRELIMINARY: made by models, not read by a radiologist.")
-    text = _lines("\n".join([*warning, impression]))
+    text = _lines("\n".join([*warning, content.impression]))
     yield _ObxRow("TX", "19005-8^Radiology Imaging study [Impression]^LN", "", text)
-    narrative = [str(one.get("text", "")) for one in facts.content.get("narrative") or ()]
-    narrative.append(str(facts.content.get("disclaimer") or ""))
+    narrative = [*(one.text for one in content.narrative), content.disclaimer]
     yield _ObxRow("TX", "18782-3^Radiology Study observation^LN", "", _lines("\n".join(narrative)))
     yield _ObxRow("ED", "68604-8^Radiology Diagnostic study note^LN", "", f"ONCOFLOW^AP^PDF^Base64^{_PDF_PLACE}")
 
 
 def _number(code: str, sub_id: str, value: float | None, unit: str, reason: str) -> _ObxRow:
     if value is None:
-        return _ObxRow("NM", code, sub_id, "", unit, reason or "not assessed")
+        return _ObxRow("NM", code, sub_id, "", unit, reason or NOT_ASSESSED)
     return _ObxRow("NM", code, sub_id, f"{value:.3f}".rstrip("0").rstrip(".") if value else "0", unit)
 
 
-def _response(response: Mapping[str, Any]) -> _ObxRow:
+def _response(response: Response | None) -> _ObxRow:
     code = "97509-4^Cancer disease progression^LN"
-    category = str(response.get("category") or "")
-    if category not in RESPONSE_ANSWERS:
-        return _ObxRow("CE", code, "", "", "", str(response.get("reason") or "not assessed"))
-    return _ObxRow("CE", code, "", f"RANO-{category}^{RESPONSE_DISPLAY[category]} (imaging only)^L")
+    if response is None or not response.assessed:
+        return _ObxRow("CE", code, "", "", "", (response.reason if response else "") or NOT_ASSESSED)
+    return _ObxRow("CE", code, "", f"RANO-{response.category}^{RESPONSE_DISPLAY[response.category]} (imaging only)^L")

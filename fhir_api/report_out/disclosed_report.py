@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from django.conf import settings
 
@@ -16,7 +14,7 @@ from imaging.identifiers import open_study
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import local
 from oncoflow_site.foundation.errors import PermanentError
-from reports.content.schema import parse_content
+from reports.content.schema import ReportContent, parse_content
 from reports.models import ReportVersion
 
 __all__ = ["DisclosedReport", "disclose_report"]
@@ -36,7 +34,7 @@ class DisclosedReport:
     version_id: str
     number: int
     status: str
-    content: Mapping[str, Any]
+    content: ReportContent
     pdf: bytes
     issued_at: datetime
     performed_at: datetime
@@ -56,7 +54,7 @@ class DisclosedReport:
     @property
     def demo(self) -> bool:
         """Whether the report counts in the demonstration only."""
-        return bool(self.content.get("demo"))
+        return self.content.demo
 
     def __repr__(self) -> str:
         return f"DisclosedReport({self.report_id}, version {self.number})"

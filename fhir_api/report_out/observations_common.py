@@ -1,14 +1,14 @@
-"""What FHIR Observations and OBX segments of a report have in common: names of regions and responses, units, reasons."""
+"""What FHIR Observations and OBX segments of a report have in common: names of regions and responses, reasons."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from imaging.brats.regions import REGION_NAMES, Region
+from imaging.schemas.measurement import RegionMeasurement
 
-__all__ = ["REGION_DISPLAY", "RESPONSE_ANSWERS", "reason_not_assessed"]
+__all__ = ["REGION_DISPLAY", "RESPONSE_ANSWERS", "RESPONSE_DISPLAY", "reason_not_assessed"]
 
 
-REGION_DISPLAY = {"ET": "Enhancing tumour", "TC": "Tumour core", "WT": "Whole tumour"}
+REGION_DISPLAY: dict[Region, str] = {"ET": REGION_NAMES["ET"], "TC": REGION_NAMES["TC"], "WT": REGION_NAMES["WT"]}
 
 
 # LOINC 97509-4 with the answers of mCODE (SNOMED CT); RANO categories on images alone.
@@ -26,11 +26,6 @@ RESPONSE_DISPLAY = {
 }
 
 
-def volume_ml(mm3: float | None) -> float | None:
-    """mm3 to mL, to 1 mm3."""
-    return None if mm3 is None else round(float(mm3) / 1000.0, 3)
-
-
-def reason_not_assessed(values: Mapping[str, Any]) -> str:
+def reason_not_assessed(measured: RegionMeasurement | None) -> str:
     """Why a region was not assessed for want of a sequence; empty where it was."""
-    return str(values.get("reason") or "not assessed") if values and values.get("voxels", 0) is None else ""
+    return "" if measured is None or measured.outlined else measured.reason or "not assessed"

@@ -13,6 +13,7 @@ from imaging.brats.regions import REGIONS, Region
 from imaging.schemas.outline import GateBand
 from inference.fusion.agreement import Agreement
 from inference.schemas.gate import GateDecision
+from oncoflow_site.foundation.figures import dice_text
 
 __all__ = ["BANDS", "DEFAULT_THRESHOLDS", "GateDecision", "decide"]
 
@@ -61,7 +62,7 @@ def decide(
         if scores:
             region = min(scores, key=lambda r: scores[r])
             a = scores[region]
-            reasons.append(f"agreement {a:.3f}, lowest in {region}")
+            reasons.append(f"agreement {dice_text(a)}, lowest in {region}")
         else:
             a = 1.0
         band = "issue" if a >= limits["issue"] else "hold" if a >= limits["hold"] else "manual"

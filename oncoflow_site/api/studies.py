@@ -33,6 +33,7 @@ from oncoflow_site.api.problems import ProblemRenderer, handle
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.models import Job
 from oncoflow_site.foundation.schema import plain
+from reports.content.schema import content_json
 from reports.models import Report
 from reports.services import load_content, load_pdf
 
@@ -378,7 +379,7 @@ class ReportContent(Base):
                 actor=Actor.user(request.user),
                 detail={"version": number},
             )
-        return Response(content)
+        return Response(content_json(content))
 
 
 class DocumentText(Base):

@@ -9,6 +9,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from oncoflow_site.foundation.clock import local
+from oncoflow_site.foundation.figures import millilitres
 
 # A class (its colour is in site.css, for light and dark) and a marker for each region: told apart without colour as well.
 MARKERS = {"WT": "circle", "TC": "square", "ET": "diamond"}
@@ -111,7 +112,7 @@ def volume_plot(points: list[Point]) -> SafeString:
                 runs.append([])
         parts = [format_html('<polyline points="{}"/>', " ".join(run)) for run in runs if run]
         parts += [
-            _marker(region, x, y, f"{region} {v / 1000:.2f} ml on {local(when):%-d %b %Y}") for when, x, y, v in known
+            _marker(region, x, y, f"{region} {millilitres(v)} ml on {local(when):%-d %b %Y}") for when, x, y, v in known
         ]
         legend = LEFT + 5 + 76 * number
         parts.append(_marker(region, legend, 16, region))

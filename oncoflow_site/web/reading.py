@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -23,6 +22,7 @@ from clinical.roles import can
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.models import Delivery
 from oncoflow_site.web.records import identity_of, visible_patient
+from reports.content.schema import NarrativeSentence, ReportContent
 from reports.lifecycle.sign_off import sign_off
 from reports.lifecycle.versions import current_version
 from reports.models import Report, ReportVersion
@@ -36,10 +36,10 @@ HEADINGS = (
 )
 
 
-def by_kind(content: dict[str, Any] | None) -> list[tuple[str, list[dict[str, Any]]]]:
+def by_kind(content: ReportContent | None) -> list[tuple[str, list[NarrativeSentence]]]:
     """The narrative's sentences under the headings of the PDF; kinds without a sentence are left out."""
-    told = content["narrative"] if content else []
-    groups = [(title, [one for one in told if one["kind"] == kind]) for kind, title in HEADINGS]
+    told = content.narrative if content else ()
+    groups = [(title, [one for one in told if one.kind == kind]) for kind, title in HEADINGS]
     return [(title, sentences) for title, sentences in groups if sentences]
 
 

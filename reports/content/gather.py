@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.conf import settings
 
 from imaging.longitudinal.history import history_entry
 from imaging.models import Comparison, Measurement, SegmentationKind
-from imaging.schemas.comparison import ComparisonResult
+from imaging.schemas.comparison import ComparisonResult, VolumesAt
 from imaging.schemas.outline import OutlineSource
 from imaging.volumes.load import assessable_of
 from inference.models import PanelRun
 from inference.panel.queries import latest_panel, panel_summary
 from oncoflow_site.foundation.clock import local
-from oncoflow_site.foundation.schema import plain
+from reports.content.schema import (
+    Findings,
+    ReducedStudy,
+    ReportComparison,
+    ReportedOutline,
+    ReportFacts,
+    ReportStudy,
+)
 
 __all__ = ["gather_facts", "main_comparison", "panel_for"]
 
@@ -36,69 +41,63 @@ def main_comparison(measurement: Measurement) -> Comparison | None:
     return rows[0] if rows else None
 
 
-def gather_facts(measurement: Measurement) -> dict[str, Any]:
-    """``study``, ``findings``, ``comparison``, ``panel``, ``history`` and ``demo`` of `reports.lifecycle.assemble`."""
+def gather_facts(measurement: Measurement) -> ReportFacts:
+    """Everything a draft is made from but the documents."""
     study = measurement.study
     panel = panel_for(measurement)
     summary = panel_summary(panel) if panel else None
     segmentation = measurement.segmentation
-    return {
-        "study": {
-            "id": str(study.id),
-            "patient_id": str(study.patient_id),
-            "pseudonym": study.patient.pseudonym,
-            "order_id": str(study.order_id) if study.order_id else None,
-            "procedure": (study.order.procedure_text or study.order.procedure_code) if study.order else "",
-            "performed_at": local(study.performed_at).isoformat(),
-            "modality": study.modality,
-            "spacing_known": study.spacing_known,
-            **_reduced(measurement),
-        },
-        "findings": {
-            "measurement_id": str(measurement.id),
-            "segmentation": {
-                "id": str(segmentation.id),
-                "kind": segmentation.kind,
-                "version": segmentation.version,
-                "author": segmentation.author if segmentation.kind != SegmentationKind.PERSON else "",
-            },
-            "regions": plain(measurement.regions),
-            "lesions": plain(measurement.lesions),
-            "anatomy": plain(measurement.anatomy),
-        },
-        "comparison": _comparison(measurement),
-        "panel": plain(summary),
-        "history": _history(measurement),
-        "demo": bool(settings.ONCOFLOW_DEMO_MODE or (summary and summary.demo)),
-    }
+    return ReportFacts(
+        study=ReportStudy(
+            id=str(study.id),
+            patient_id=str(study.patient_id),
+            pseudonym=study.patient.pseudonym,
+            order_id=str(study.order_id) if study.order_id else None,
+            procedure=(study.order.procedure_text or study.order.procedure_code) if study.order else "",
+            performed_at=local(study.performed_at),
+            modality=study.modality,
+            spacing_known=study.spacing_known,
+            reduced=_reduced(measurement),
+        ),
+        findings=Findings(
+            measurement_id=str(measurement.id),
+            segmentation=ReportedOutline(
+                id=str(segmentation.id),
+                kind=segmentation.kind,
+                version=segmentation.version,
+                author=segmentation.author if segmentation.kind != SegmentationKind.PERSON else "",
+            ),
+            regions=measurement.regions,
+            lesions=measurement.lesions,
+            anatomy=measurement.anatomy,
+        ),
+        comparison=_comparison(measurement),
+        panel=summary,
+        history=_history(measurement),
+        demo=bool(settings.ONCOFLOW_DEMO_MODE or (summary and summary.demo)),
+    )
 
 
-def _reduced(measurement: Measurement) -> dict[str, Any]:
-    """``reduced`` of a study with missing sequences: what it has, what it lacks, and what follows, in words."""
+def _reduced(measurement: Measurement) -> ReducedStudy | None:
     segmentation = measurement.segmentation
     what = assessable_of(segmentation.volume_set)
     if not what.reduced:
-        return {}
-    return {
-        "reduced": {
-            "sequences": list(what.sequences),
-            "missing": list(what.missing),
-            "reason": what.told(segmentation.not_assessed),
-        }
-    }
+        return None
+    return ReducedStudy(sequences=what.sequences, missing=what.missing, reason=what.told(segmentation.not_assessed))
 
 
-def _comparison(measurement: Measurement) -> dict[str, Any] | None:
+def _comparison(measurement: Measurement) -> ReportComparison | None:
     row = main_comparison(measurement)
     if row is None:
         return None
     prior = row.prior_study
-    return {
-        **plain(_without_names(row.result)),
-        "comparison_id": str(row.id),
-        "prior_study_id": str(prior.id) if prior else None,
-        "prior_performed_at": local(prior.performed_at).isoformat() if prior else None,
-    }
+    result = _without_names(row.result)
+    return ReportComparison(
+        **{name: getattr(result, name) for name in type(result).model_fields if name != "prior_study_id"},
+        comparison_id=str(row.id),
+        prior_study_id=str(prior.id) if prior else None,
+        prior_performed_at=local(prior.performed_at) if prior else None,
+    )
 
 
 def _without_names(result: ComparisonResult) -> ComparisonResult:
@@ -117,9 +116,7 @@ def _without_names(result: ComparisonResult) -> ComparisonResult:
     return result.model_copy(update=changes)
 
 
-def _history(measurement: Measurement) -> list[dict[str, Any]]:
-    """Volumes in mm3 of this study and of every earlier one, oldest first, as the comparison gathered them; None where not
-    assessed."""
+def _history(measurement: Measurement) -> tuple[VolumesAt, ...]:
+    """Volumes of this study and of every earlier one, oldest first, as the comparison gathered them."""
     row = main_comparison(measurement)
-    points = row.result.history if row is not None else (history_entry(measurement.study, measurement),)
-    return [plain(point) for point in points]
+    return row.result.history if row is not None else (history_entry(measurement.study, measurement),)

@@ -18,7 +18,7 @@ from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.jobs import JobContext
-from reports.content.schema import canonical_json, parse_content, with_status
+from reports.content.schema import ReportContent, Signature, canonical_json, parse_content, with_status
 from reports.events import REPORT_HELD, REPORT_ISSUED
 from reports.lifecycle.versions import WORKER, locked_report
 from reports.models import ReportVersion, SignatureKind
@@ -71,10 +71,10 @@ def _by_gate(version: ReportVersion) -> ReleaseDecision:
 
 @dataclass(frozen=True)
 class _Made:
-    """A version as it will stand: its content (JSON), its printed form, and the fields that the row takes."""
+    """A version as it will stand: its content, its printed form, and the fields that the row takes."""
 
     event: str
-    content: Mapping[str, Any]
+    content: ReportContent
     pdf: bytes
     fields: Mapping[str, Any]
 
@@ -88,15 +88,15 @@ def _make(version: ReportVersion, measurement: Measurement, decision: ReleaseDec
     content = with_status(
         parse_content(objects.get(version.content)),
         status=VERSION_MACHINE.next(version.status, event),
-        held_reasons=list(decision.reasons),
-        signature={"kind": "none"},
+        held_reasons=decision.reasons,
+        signature=Signature(),
     )
     if event == "hold":
         rendered = render_version(version.report, content, measurement, actor=WORKER)
         return _Made(event, content, rendered.pdf, {"band": decision.band})
     seal, row = open_seal()
     content = with_status(
-        content, signature={"kind": "seal", "name": row.common_name, "at": moment.isoformat(), "reason": SEAL_REASON}
+        content, signature=Signature(kind="seal", name=row.common_name, at=moment, reason=SEAL_REASON)
     )
     signature = SignatureText(
         person=False,

@@ -17,7 +17,7 @@ from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.events import emit
-from reports.content.schema import canonical_json, parse_content, with_status
+from reports.content.schema import Signature, canonical_json, parse_content, with_status
 from reports.events import REPORT_ISSUED
 from reports.lifecycle.versions import current_version, locked_report, next_number, overtake_open
 from reports.models import PersonalKey, Report, ReportVersion, SignatureKind, SigningAttempt
@@ -165,15 +165,15 @@ def _signed(
         base,
         status=status.value,
         version=number,
-        held_reasons=[],
-        signature={
-            "kind": "person",
-            "user_id": str(user.pk),
-            "name": row.common_name,
-            "role": user.get_role_display(),
-            "at": moment.isoformat(),
-            "reason": reason,
-        },
+        held_reasons=(),
+        signature=Signature(
+            kind="person",
+            user_id=str(user.pk),
+            name=row.common_name,
+            role=user.get_role_display(),
+            at=moment,
+            reason=reason,
+        ),
     )
     if version.measurement is None:
         raise UserVisibleError(

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from reports.content.figures import millilitres, resolve
-from reports.narrative.sentences import Sentence
+from oncoflow_site.foundation.figures import millilitres
+from oncoflow_site.foundation.schema import plain
+from reports.content.paths import resolve
+from reports.content.schema import FindingCitation, NarrativeSentence, ReportFacts
 
 if TYPE_CHECKING:
     from reports.narrative.quotes import Quote
@@ -36,33 +38,25 @@ _MEASURABLE_MM3 = 100.0
 @dataclass(frozen=True)
 class _ImagingEvidence:
     text: str
-    citations: tuple[dict[str, Any], ...]
+    citations: tuple[FindingCitation, ...]
 
 
-def _value(facts: Mapping[str, Any], path: str) -> Any:
-    try:
-        return resolve(facts, path)
-    except LookupError:
-        return None
+def _cited(facts: ReportFacts, path: str, shown: str) -> FindingCitation:
+    return FindingCitation(path=path, value=plain(resolve(facts, path)), shown=shown)
 
 
-def _cited(facts: Mapping[str, Any], path: str, shown: str) -> dict[str, Any]:
-    return {"kind": "finding", "path": path, "value": resolve(facts, path), "shown": shown}
-
-
-def _imaging_says(facts: Mapping[str, Any], claim: str) -> _ImagingEvidence | None:
+def _imaging_says(facts: ReportFacts, claim: str) -> _ImagingEvidence | None:
     """What the images say against ``claim``, or None where they do not contradict it."""
-    category = _value(facts, "comparison.response.category")
-    path = "comparison.response.category"
     if claim == "none":
-        where = "findings.regions.ET.volume_mm3"
-        volume = _value(facts, where)
-        if not volume or volume < _MEASURABLE_MM3:
+        measured = facts.findings.regions.get("ET")
+        if measured is None or not measured.volume_mm3 or measured.volume_mm3 < _MEASURABLE_MM3:
             return None
-        shown = millilitres(volume)
+        shown = millilitres(measured.volume_mm3)
         return _ImagingEvidence(
-            f"{shown} ml of enhancing tumour are outlined on this study", (_cited(facts, where, shown),)
+            f"{shown} ml of enhancing tumour are outlined on this study",
+            (_cited(facts, "findings.regions.ET.volume_mm3", shown),),
         )
+    category = facts.comparison.response.category if facts.comparison else None
     against = {"stable": ("PD", "PR", "CR"), "progression": ("PR", "CR"), "response": ("PD",)}[claim]
     if category not in against:
         return None
@@ -71,19 +65,16 @@ def _imaging_says(facts: Mapping[str, Any], claim: str) -> _ImagingEvidence | No
         "PR": "a decrease into the category of partial response",
         "CR": "that no enhancing tumour is outlined any more",
     }[category]
-    return _ImagingEvidence(f"the volumes show {words}", (_cited(facts, path, words),))
+    return _ImagingEvidence(f"the volumes show {words}", (_cited(facts, "comparison.response.category", words),))
 
 
-def _same_time(facts: Mapping[str, Any], authored_on: datetime | None) -> bool:
-    performed = _value(facts, "study.performed_at")
-    if performed is None or authored_on is None:
-        return False
-    return abs(datetime.fromisoformat(performed) - authored_on) <= _WINDOW
+def _same_time(facts: ReportFacts, authored_on: datetime | None) -> bool:
+    return authored_on is not None and abs(facts.study.performed_at - authored_on) <= _WINDOW
 
 
-def contradiction_sentences(facts: Mapping[str, Any], quotes: Iterable[Quote] | Sequence[Quote]) -> list[Sentence]:
+def contradiction_sentences(facts: ReportFacts, quotes: Iterable[Quote] | Sequence[Quote]) -> list[NarrativeSentence]:
     """A sentence for each kind of statement that the images do not bear out, quoting the newest document that makes it."""
-    found: dict[str, Sentence] = {}
+    found: dict[str, NarrativeSentence] = {}
     newest_first = sorted(
         (quote for quote in quotes if _same_time(facts, quote.source.authored_on)),
         key=lambda quote: (-quote.source.authored_on.timestamp() if quote.source.authored_on else 0.0, quote.start),
@@ -99,5 +90,5 @@ def contradiction_sentences(facts: Mapping[str, Any], quotes: Iterable[Quote] | 
                 f"{quote.origin()} states: “{quote.text}” On imaging, {fact.text}; the two differ and have not been "
                 "reconciled."
             )
-            found[claim] = Sentence(text, "context", (quote.citation(), *fact.citations))
+            found[claim] = NarrativeSentence(text=text, kind="context", citations=(quote.citation(), *fact.citations))
     return list(found.values())

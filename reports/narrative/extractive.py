@@ -5,13 +5,13 @@ It chooses whole sentences from what retrieval found, quotes them byte for byte,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from reports.content.schema import NarrativeSentence, ReportFacts, SearchCitation
 from reports.narrative.contradictions import contradiction_sentences
 from reports.narrative.findings_text import finding_sentences, limitation_sentences
 from reports.narrative.quotes import choose_quotes, quotable_sentences
-from reports.narrative.sentences import Sentence, SourceText
+from reports.narrative.sentences import SourceText
 
 __all__ = ["ExtractiveNarrator"]
 
@@ -24,19 +24,25 @@ class ExtractiveNarrator:
 
     name = "extractive"
 
-    def narrate(self, facts: Mapping[str, Any], sources: Sequence[SourceText]) -> list[Sentence]:
+    def narrate(self, facts: ReportFacts, sources: Sequence[SourceText]) -> list[NarrativeSentence]:
         """Findings, then context by topic, then contradictions between the two, then limitations."""
         quotes = choose_quotes(sources)
         sentences = finding_sentences(facts)
         sentences += [
-            Sentence(f"{quote.origin()} states: “{quote.text}”", "context", (quote.citation(),)) for quote in quotes
+            NarrativeSentence(
+                text=f"{quote.origin()} states: “{quote.text}”", kind="context", citations=(quote.citation(),)
+            )
+            for quote in quotes
         ]
         sentences += contradiction_sentences(
             facts, [quote for source in sources for quote in quotable_sentences(source)]
         )
         if not quotes:
-            searched = {"kind": "search", "documents": len(sources)}
             sentences.append(
-                Sentence("No clinical context was found in the patient's documents.", "limitation", (searched,))
+                NarrativeSentence(
+                    text="No clinical context was found in the patient's documents.",
+                    kind="limitation",
+                    citations=(SearchCitation(documents=len(sources)),),
+                )
             )
         return sentences + limitation_sentences(facts)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
-
-from reports.content.figures import REGION_NAMES, date_text, dice_text, millilitres, millimetres, percent, resolve
-from reports.narrative.sentences import Kind, Sentence, has_number
+from imaging.brats.regions import Region
+from imaging.longitudinal.rano import SMALL_MM3
+from imaging.schemas.measurement import RegionMeasurement
+from oncoflow_site.foundation.figures import NOT_ASSESSED, date_text, dice_text, millilitres, millimetres, percent
+from oncoflow_site.foundation.schema import plain
+from reports.content.paths import REGION_NAMES, resolve
+from reports.content.schema import FindingCitation, NarrativeKind, NarrativeSentence, ReportFacts
+from reports.narrative.sentences import has_number
 
 __all__ = ["CATEGORY_NAMES", "finding_sentences", "impression", "limitation_sentences"]
 
@@ -17,56 +19,44 @@ CATEGORY_NAMES = {
     "SD": "stable disease",
     "PD": "progressive disease",
 }
-SMALL_MM3 = 100.0
-"""Below 0.1 ml a volume is of the order of what repeated scans differ by."""
-
-Facts = Mapping[str, Any]
+_REGIONS: tuple[Region, ...] = ("ET", "TC", "WT")
 
 
 class _CitedSentence:
     """Collects one sentence's text and the citations of the figures in it."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: ReportFacts) -> None:
         self.facts = facts
-        self.citations: list[dict[str, Any]] = []
+        self.citations: list[FindingCitation] = []
 
-    def _cite(self, path: str, shown: str) -> str:
-        self.citations.append({"kind": "finding", "path": path, "value": resolve(self.facts, path), "shown": shown})
+    def word(self, path: str, shown: str) -> str:
+        """``shown`` for the value at ``path``."""
+        self.citations.append(FindingCitation(path=path, value=plain(resolve(self.facts, path)), shown=shown))
         return shown
 
     def ml(self, path: str) -> str:
-        return self._cite(path, millilitres(resolve(self.facts, path))) + " ml"
+        return self.word(path, millilitres(resolve(self.facts, path))) + " ml"
 
     def mm(self, path: str) -> str:
-        return self._cite(path, millimetres(resolve(self.facts, path))) + " mm"
+        return self.word(path, millimetres(resolve(self.facts, path))) + " mm"
 
     def percent(self, path: str) -> str:
-        return self._cite(path, percent(resolve(self.facts, path))) + " %"
+        return self.word(path, percent(resolve(self.facts, path))) + " %"
 
     def dice(self, path: str) -> str:
-        return self._cite(path, dice_text(resolve(self.facts, path)))
+        return self.word(path, dice_text(resolve(self.facts, path)))
 
     def date(self, path: str) -> str:
-        return self._cite(path, date_text(datetime.fromisoformat(resolve(self.facts, path))))
+        return self.word(path, date_text(resolve(self.facts, path)))
 
-    def word(self, path: str, shown: str) -> str:
-        return self._cite(path, shown)
-
-    def sentence(self, text: str, kind: Kind = "finding") -> Sentence:
-        return Sentence(text, kind, tuple(self.citations))
+    def sentence(self, text: str, kind: NarrativeKind = "finding") -> NarrativeSentence:
+        return NarrativeSentence(text=text, kind=kind, citations=tuple(self.citations))
 
 
-def _get(facts: Facts, path: str) -> Any:
-    try:
-        return resolve(facts, path)
-    except LookupError:
-        return None
-
-
-def finding_sentences(facts: Facts) -> list[Sentence]:
+def finding_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
     """Volumes, diameters, change, lesions, category and agreement, each only where it was computed."""
-    sentences: list[Sentence] = []
-    for region in REGION_NAMES:
+    sentences: list[NarrativeSentence] = []
+    for region in _REGIONS:
         sentences += _region_sentences(facts, region)
     sentences += _lesion_sentences(facts)
     sentences += _response_sentences(facts)
@@ -74,52 +64,53 @@ def finding_sentences(facts: Facts) -> list[Sentence]:
     return sentences
 
 
-def _region_sentences(facts: Facts, region: str) -> list[Sentence]:
-    name = REGION_NAMES[region]
-    base = f"findings.regions.{region}"
-    if _get(facts, base) is None:
+def _region_sentences(facts: ReportFacts, region: Region) -> list[NarrativeSentence]:
+    measured = facts.findings.regions.get(region)
+    if measured is None:
         return []
-    volume = _get(facts, f"{base}.volume_mm3")
+    name, base = REGION_NAMES[region], f"findings.regions.{region}"
     write = _CitedSentence(facts)
-    if volume is None:
-        reason = _get(facts, f"{base}.reason") or "no volume was computed"
+    if measured.volume_mm3 is None:
+        reason = measured.reason or "no volume was computed"
         # The reason may carry digits of its own; it is shown in the table, cited here by its place.
-        write.word(f"{base}.volume_mm3", "not assessed")
-        hint = "" if has_number(str(reason)) else f": {str(reason).rstrip('.')}"
+        write.word(f"{base}.volume_mm3", NOT_ASSESSED)
+        hint = "" if has_number(reason) else f": {reason.rstrip('.')}"
         return [write.sentence(f"The volume of the {name} ({region}) was not assessed{hint}.", "limitation")]
-    if volume == 0:
+    if measured.volume_mm3 == 0:
         write.word(f"{base}.volume_mm3", "No")
-        found = [
-            write.sentence(
-                f"No {name} ({region}) was outlined on this study; disease below what the models can detect is not excluded."
-            )
-        ]
+        text = f"No {name} ({region}) was outlined on this study; disease below what the models can detect is not excluded."
+        found = [write.sentence(text)]
     else:
-        who = "A person's outline" if _get(facts, "findings.segmentation.kind") == "person" else "The models' consensus"
-        text = f"{who} gives an estimated {name} ({region}) volume of {write.ml(f'{base}.volume_mm3')}"
-        low, high = _get(facts, f"{base}.uncertainty_mm3.low"), _get(facts, f"{base}.uncertainty_mm3.high")
-        if low is not None and high is not None:
-            low_text, high_text = write.ml(f"{base}.uncertainty_mm3.low"), write.ml(f"{base}.uncertainty_mm3.high")
-            text += f"; the single models range from {low_text} to {high_text}"
-        long_axis = _get(facts, f"{base}.longest_axial_diameter_mm")
-        if region == "ET" and long_axis:
-            text += f"; its longest axial diameter is about {write.mm(f'{base}.longest_axial_diameter_mm')}"
-            if _get(facts, f"{base}.perpendicular_diameter_mm"):
-                text += f", {write.mm(f'{base}.perpendicular_diameter_mm')} across"
-        found = [write.sentence(f"{text}.")]
+        found = [_volume_sentence(facts, write, region, measured)]
     return found + _change_sentences(facts, region)
 
 
-def _change_sentences(facts: Facts, region: str) -> list[Sentence]:
-    base = f"comparison.regions.{region}"
-    prior_date = _get(facts, "comparison.prior_performed_at")
-    if prior_date is None or _get(facts, base) is None:
+def _volume_sentence(
+    facts: ReportFacts, write: _CitedSentence, region: Region, measured: RegionMeasurement
+) -> NarrativeSentence:
+    base = f"findings.regions.{region}"
+    who = "A person's outline" if facts.findings.segmentation.kind == "person" else "The models' consensus"
+    text = f"{who} gives an estimated {REGION_NAMES[region]} ({region}) volume of {write.ml(f'{base}.volume_mm3')}"
+    if measured.uncertainty_mm3 is not None:
+        low, high = write.ml(f"{base}.uncertainty_mm3.low"), write.ml(f"{base}.uncertainty_mm3.high")
+        text += f"; the single models range from {low} to {high}"
+    if region == "ET" and measured.longest_axial_diameter_mm:
+        text += f"; its longest axial diameter is about {write.mm(f'{base}.longest_axial_diameter_mm')}"
+        if measured.perpendicular_diameter_mm:
+            text += f", {write.mm(f'{base}.perpendicular_diameter_mm')} across"
+    return write.sentence(f"{text}.")
+
+
+def _change_sentences(facts: ReportFacts, region: Region) -> list[NarrativeSentence]:
+    comparison = facts.comparison
+    change = comparison.regions.get(region) if comparison else None
+    if comparison is None or comparison.prior_performed_at is None or change is None:
         return []
-    name = REGION_NAMES[region]
-    change, current, prior = (_get(facts, f"{base}.{key}") for key in ("change_percent", "current_mm3", "prior_mm3"))
+    name, base = REGION_NAMES[region], f"comparison.regions.{region}"
+    current, prior = change.current_mm3, change.prior_mm3
     write = _CitedSentence(facts)
     since = f"Compared with the study of {write.date('comparison.prior_performed_at')}"
-    if change is None:
+    if change.change_percent is None:
         if prior == 0 and current:
             write.word(f"{base}.prior_mm3", "none")
             text = f"{since}, where none was outlined, {name} of {write.ml(f'{base}.current_mm3')} is now outlined"
@@ -131,39 +122,34 @@ def _change_sentences(facts: Facts, region: str) -> list[Sentence]:
     shown = write.percent(f"{base}.change_percent")
     if float(shown.split()[0]) == 0:
         return [write.sentence(f"{since}, the {name} volume is estimated to be unchanged ({shown}).")]
-    verb = "increased" if change > 0 else "decreased"
+    verb = "increased" if change.change_percent > 0 else "decreased"
     text = f"{since}, the {name} volume is estimated to have {verb} by {shown}"
     if prior is not None and current is not None:
         text += f" (from {write.ml(f'{base}.prior_mm3')} to {write.ml(f'{base}.current_mm3')})"
     return [write.sentence(f"{text}.")]
 
 
-def _lesion_sentences(facts: Facts) -> list[Sentence]:
-    sentences = []
-    for index, lesion in enumerate(_get(facts, "comparison.lesions") or []):
+def _lesion_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
+    comparison, sentences = facts.comparison, []
+    for index, lesion in enumerate(comparison.lesions if comparison else ()):
         write = _CitedSentence(facts)
-        label = write.word(f"comparison.lesions.{index}.id", str(lesion["id"]))
-        status = lesion.get("status")
-        write.word(f"comparison.lesions.{index}.status", str(status))
-        if status == "gone":
-            sentences.append(
-                write.sentence(
-                    f"Lesion {label}, seen on the earlier study, is no longer outlined and is taken to be gone."
-                )
-            )
-        elif status == "new" and _get(facts, "comparison.prior_study_id"):
+        label = write.word(f"comparison.lesions.{index}.id", lesion.id)
+        write.word(f"comparison.lesions.{index}.status", lesion.status)
+        if lesion.status == "gone":
+            text = f"Lesion {label}, seen on the earlier study, is no longer outlined and is taken to be gone."
+            sentences.append(write.sentence(text))
+        elif lesion.status == "new" and comparison and comparison.prior_study_id:
             sentences.append(write.sentence(f"Lesion {label} is outlined for the first time; it may be new."))
     return sentences
 
 
-def _response_sentences(facts: Facts) -> list[Sentence]:
-    category = _get(facts, "comparison.response.category")
-    if category is None:
+def _response_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
+    if facts.comparison is None:
         return []
-    write = _CitedSentence(facts)
-    path = "comparison.response.category"
+    write, path = _CitedSentence(facts), "comparison.response.category"
+    category = facts.comparison.response.category
     if category not in CATEGORY_NAMES:
-        write.word(path, "not assessed")
+        write.word(path, NOT_ASSESSED)
         return [write.sentence("A response category (RANO 2.0) was not assessed.", "limitation")]
     shown = write.word(path, CATEGORY_NAMES[category])
     return [
@@ -174,90 +160,80 @@ def _response_sentences(facts: Facts) -> list[Sentence]:
     ]
 
 
-def _agreement_sentences(facts: Facts) -> list[Sentence]:
-    if not isinstance(_get(facts, "panel.agreement.a"), (int, float)):
+def _agreement_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
+    if facts.panel is None or facts.panel.agreement.a is None:
         return []
+    write, region = _CitedSentence(facts), facts.panel.agreement.region
+    where = f" in the region where they agree least ({REGION_NAMES[region]})" if region else ""
+    text = f"The voting models agree with their consensus with a mean Dice coefficient of {write.dice('panel.agreement.a')}"
+    return [write.sentence(f"{text}{where}.")]
+
+
+def _cited_limitation(facts: ReportFacts, path: str, text: str, before: str = "") -> list[NarrativeSentence]:
+    """A sentence that the facts have at ``path``, cited to its place; none where it is empty."""
     write = _CitedSentence(facts)
-    region = _get(facts, "panel.agreement.region")
-    where = f" in the region where they agree least ({REGION_NAMES.get(str(region), region)})" if region else ""
-    return [
-        write.sentence(
-            f"The voting models agree with their consensus with a mean Dice coefficient of "
-            f"{write.dice('panel.agreement.a')}{where}."
-        )
-    ]
+    return [write.sentence(before + write.word(path, text), "limitation")] if text else []
 
 
-def _cited_limitations(facts: Facts, path: str) -> list[Sentence]:
-    """The sentences that the facts have at ``path``, cited to their place; none where there are none."""
-    text = _get(facts, path)
-    if not text:
-        return []
-    write = _CitedSentence(facts)
-    return [write.sentence(write.word(path, str(text)), "limitation")]
-
-
-def limitation_sentences(facts: Facts) -> list[Sentence]:
+def limitation_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
     """What the reader must know that was not done."""
-    sentences = [
-        *_cited_limitations(facts, "study.reduced.reason"),
-        *_cited_limitations(facts, "comparison.sequences.note"),
-    ]
-    for region in REGION_NAMES:
-        sentences += [
-            Sentence(f"{REGION_NAMES[region].capitalize()} ({region}): {one.text}", one.kind, one.citations)
-            for one in _cited_limitations(facts, f"findings.regions.{region}.basis")
-        ]
-    write = _CitedSentence(facts)
-    if _get(facts, "study.spacing_known") is False:
+    comparison = facts.comparison
+    sentences: list[NarrativeSentence] = []
+    if facts.study.reduced is not None:
+        sentences += _cited_limitation(facts, "study.reduced.reason", facts.study.reduced.reason)
+    if comparison is not None and comparison.sequences is not None:
+        sentences += _cited_limitation(facts, "comparison.sequences.note", comparison.sequences.note)
+    for region in _REGIONS:
+        if (measured := facts.findings.regions.get(region)) is not None:
+            before = f"{REGION_NAMES[region].capitalize()} ({region}): "
+            sentences += _cited_limitation(facts, f"findings.regions.{region}.basis", measured.basis, before)
+    if not facts.study.spacing_known:
+        write = _CitedSentence(facts)
         write.word("study.spacing_known", "not known")
-        sentences.append(
-            write.sentence(
-                "The voxel size of this study is not known, so nothing was given in millimetres.", "limitation"
-            )
-        )
-    if _get(facts, "comparison.registration.converged") is False:
+        text = "The voxel size of this study is not known, so nothing was given in millimetres."
+        sentences.append(write.sentence(text, "limitation"))
+    if comparison is not None and comparison.registration is not None and not comparison.registration.converged:
         write = _CitedSentence(facts)
         write.word("comparison.registration.converged", "not")
         text = "The two studies could not be aligned reliably, so lesions were not followed from one to the other."
         sentences.append(write.sentence(text, "limitation"))
-    missing = _get(facts, "comparison.response.missing") or []
-    if missing:
-        write = _CitedSentence(facts)
-        names = []
-        for index, item in enumerate(missing):
-            readable = str(item).replace("_", " ")
-            if not any(char.isdigit() for char in readable):
-                names.append(write.word(f"comparison.response.missing.{index}", readable))
-        if names:
-            sentences.append(write.sentence(f"Not available to the response rules: {', '.join(names)}.", "limitation"))
-    for index, lesion in enumerate(_get(facts, "findings.lesions") or []):
-        volume = (lesion.get("regions") or {}).get("TC")
+    sentences += _missing_sentences(facts)
+    for index, lesion in enumerate(facts.findings.lesions):
+        volume = lesion.regions.get("TC")
         if volume is not None and 0 < volume < SMALL_MM3:
             write = _CitedSentence(facts)
-            label = write.word(f"findings.lesions.{index}.id", str(lesion["id"]))
+            label = write.word(f"findings.lesions.{index}.id", lesion.id)
             size = write.ml(f"findings.lesions.{index}.regions.TC")
             text = f"Lesion {label} is very small ({size}); a change of it may be no more than scan-to-scan variation."
             sentences.append(write.sentence(text, "limitation"))
-    if _get(facts, "demo"):
+    if facts.demo:
         write = _CitedSentence(facts)
         write.word("demo", "demonstration")
-        sentences.append(
-            write.sentence(
-                "The models of this demonstration were trained on simulated patients only; their outlines must not be used "
-                "for care.",
-                "limitation",
-            )
+        text = (
+            "The models of this demonstration were trained on simulated patients only; their outlines must not be used "
+            "for care."
         )
+        sentences.append(write.sentence(text, "limitation"))
     return sentences
 
 
-def impression(facts: Facts) -> str:
+def _missing_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
+    """What the response rules would need and only the clinic knows."""
+    write, names = _CitedSentence(facts), []
+    for index, missing in enumerate(facts.comparison.response.missing if facts.comparison else ()):
+        readable = missing.replace("_", " ")
+        if not any(char.isdigit() for char in readable):
+            names.append(write.word(f"comparison.response.missing.{index}", readable))
+    return [write.sentence(f"Not available to the response rules: {', '.join(names)}.", "limitation")] if names else []
+
+
+def impression(facts: ReportFacts) -> str:
     """Two or three hedged sentences without figures; the figures stand in the table beside them."""
-    parts = [str(reduced)] if (reduced := _get(facts, "study.reduced.reason")) else []
-    volumes = {region: _get(facts, f"findings.regions.{region}.volume_mm3") for region in REGION_NAMES}
-    relative = {region: _get(facts, f"comparison.regions.{region}.change_percent") for region in REGION_NAMES}
-    if all(volume is None for volume in volumes.values()) and all(change is None for change in relative.values()):
+    comparison, measured = facts.comparison, facts.findings.regions
+    parts = [facts.study.reduced.reason] if facts.study.reduced and facts.study.reduced.reason else []
+    volumes = {region: measured[region].volume_mm3 if region in measured else None for region in _REGIONS}
+    changes = comparison.regions.values() if comparison else ()
+    if all(volume is None for volume in volumes.values()) and all(one.change_percent is None for one in changes):
         parts.append("Volumes were not assessed on this study.")
     elif volumes["ET"]:
         parts.append("Enhancing tumour is outlined on this study.")
@@ -271,18 +247,18 @@ def impression(facts: Facts) -> str:
         parts.append("No enhancing tumour is outlined on this study; non-enhancing signal change is.")
     elif volumes["WT"] == 0:
         parts.append("No tumour is outlined on this study; this does not exclude disease.")
-    category = _get(facts, "comparison.response.category")
-    lesions = _get(facts, "comparison.lesions") or []
-    has_prior = bool(_get(facts, "comparison.prior_study_id"))
+    category = comparison.response.category if comparison else None
+    has_prior = bool(comparison and comparison.prior_study_id)
     if category in CATEGORY_NAMES:
         parts.append(f"By volume and on imaging alone: {CATEGORY_NAMES[category]} ({category}, RANO 2.0).")
     elif has_prior:
         parts.append("A response category was not assessed.")
     else:
         parts.append("There is no earlier study to compare with; this is the baseline.")
-    if has_prior and any(lesion.get("status") == "gone" for lesion in lesions):
+    statuses = {lesion.status for lesion in comparison.lesions} if comparison and has_prior else set()
+    if "gone" in statuses:
         parts.append("A lesion of the earlier study is no longer outlined.")
-    if has_prior and any(lesion.get("status") == "new" for lesion in lesions):
+    if "new" in statuses:
         parts.append("A lesion that was not outlined before may be new.")
     parts.append("These are machine measurements for a radiologist to confirm, not a diagnosis.")
     return " ".join(parts)

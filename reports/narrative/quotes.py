@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from reports.content.schema import DocumentCitation
 from reports.narrative.sentences import SourceText
 
 __all__ = ["Quote", "split_sentences"]
@@ -51,20 +51,19 @@ class Quote:
     score: float
     topics: tuple[str, ...]
 
-    def citation(self) -> dict[str, Any]:
-        """The document citation of `reports.narrative.sentences`."""
+    def citation(self) -> DocumentCitation:
+        """Where it stands."""
         authored = self.source.authored
-        return {
-            "kind": "document",
-            "document_id": self.source.document_id,
-            "start": self.start,
-            "end": self.end,
-            "text": self.text,
-            "text_sha256": self.source.text_sha256,
-            "type_text": self.source.type_text,
-            "authored_on": authored.isoformat() if authored else None,
-            "authored_text": authored.text if authored else "",
-        }
+        return DocumentCitation(
+            document_id=self.source.document_id,
+            start=self.start,
+            end=self.end,
+            text=self.text,
+            text_sha256=self.source.text_sha256,
+            type_text=self.source.type_text,
+            authored_on=authored.isoformat() if authored else None,
+            authored_text=authored.text if authored else "",
+        )
 
     def origin(self) -> str:
         """How a sentence names the document, e.g. ``The oncology note of 3 March 2026``."""

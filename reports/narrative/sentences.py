@@ -1,14 +1,6 @@
 """What a narrator is, and the check that no number reaches the reader without a source.
 
-A narrator turns facts and passages into sentences. Each sentence carries its sources:
-
-* a *document* citation: ``{"kind": "document", "document_id", "start", "end", "text", "text_sha256", "type_text",
-  "authored_on"}``. ``start`` and ``end`` are byte offsets into the stored UTF-8 text of the document, ``text`` is exactly
-  those bytes decoded, and ``text_sha256`` is the hash of the whole stored text;
-* a *finding* citation: ``{"kind": "finding", "path", "value", "shown"}``. ``path`` leads to the value in the report's
-  content, and ``shown`` is how the sentence writes it;
-* a *search* citation: ``{"kind": "search", "documents"}``: how many documents were looked through, for a sentence that says
-  that nothing was found.
+A narrator turns facts and passages into sentences; each carries its sources (`reports.content.schema.NarrativeSentence`).
 """
 
 from __future__ import annotations
@@ -17,15 +9,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 from oncoflow_site.foundation.clock import DatedMoment, Precision
 from oncoflow_site.foundation.errors import PermanentError
-from reports.content.figures import resolve
+from oncoflow_site.foundation.schema import plain
+from reports.content.paths import resolve
+from reports.content.schema import DocumentCitation, FindingCitation, NarrativeSentence, ReportFacts
 
-__all__ = ["Narrator", "Sentence", "SourceText", "UnsupportedNumber", "check_sentence", "check_sentences", "has_number"]
-
-Kind = Literal["finding", "context", "limitation"]
+__all__ = ["Narrator", "SourceText", "UnsupportedNumber", "check_sentence", "check_sentences", "has_number"]
 
 QUOTATION_MARKS = ("“", "”")
 # Digits that are part of a name and no quantity: sequences, the criteria's version, the lesions' own names.
@@ -58,19 +50,6 @@ class SourceText:
         return DatedMoment(self.authored_on, self.authored_precision) if self.authored_on else None
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """One sentence of the narrative with its sources (see the module)."""
-
-    text: str
-    kind: Kind
-    citations: tuple[Mapping[str, Any], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the content."""
-        return {"text": self.text, "kind": self.kind, "citations": [dict(one) for one in self.citations]}
-
-
 def has_number(text: str) -> bool:
     """Whether a text holds a digit that is not part of a name (T1, T2, L3)."""
     return bool(_NUMBER.search(_NAMES.sub(" ", text)))
@@ -81,19 +60,19 @@ class Narrator(Protocol):
 
     name: str
 
-    def narrate(self, facts: Mapping[str, Any], sources: Sequence[SourceText]) -> list[Sentence]:
+    def narrate(self, facts: ReportFacts, sources: Sequence[SourceText]) -> list[NarrativeSentence]:
         """Sentences about ``facts`` (the report's content as it stands) and ``sources`` (this patient's documents)."""
         ...
 
 
-def check_sentences(sentences: Sequence[Sentence], facts: Mapping[str, Any], sources: Sequence[SourceText]) -> None:
+def check_sentences(sentences: Sequence[NarrativeSentence], facts: ReportFacts, sources: Sequence[SourceText]) -> None:
     """Check every sentence; raises as `check_sentence` does."""
     texts = {source.document_id: source for source in sources}
     for sentence in sentences:
         check_sentence(sentence, facts, texts)
 
 
-def check_sentence(sentence: Sentence, facts: Mapping[str, Any], texts: Mapping[str, SourceText]) -> None:
+def check_sentence(sentence: NarrativeSentence, facts: ReportFacts, texts: Mapping[str, SourceText]) -> None:
     """Refuse a sentence without a source, with a number of its own, or with a quotation that is not one.
 
     :param texts: the documents that may be cited, by id.
@@ -106,15 +85,15 @@ def check_sentence(sentence: Sentence, facts: Mapping[str, Any], texts: Mapping[
     rest = sentence.text
     quoted = []
     for citation in sentence.citations:
-        if citation["kind"] == "document":
+        if isinstance(citation, DocumentCitation):
             quoted.append(_checked_quotation(citation, texts))
-            if citation.get("authored_text"):
-                rest = rest.replace(str(citation["authored_text"]), " ")
-        elif citation["kind"] == "finding":
-            if resolve(facts, citation["path"]) != citation["value"]:
-                raise PermanentError(f"the finding {citation['path']} is not what the narrative cites")
+            if citation.authored_text:
+                rest = rest.replace(citation.authored_text, " ")
+        elif isinstance(citation, FindingCitation):
+            if plain(resolve(facts, citation.path)) != citation.value:
+                raise PermanentError(f"the finding {citation.path} is not what the narrative cites")
             # Only the whole figure is taken away: "1" must not eat the first digit of "12".
-            rest = re.sub(rf"(?<![\d.,]){re.escape(str(citation['shown']))}(?![\d])", " ", rest, count=1)
+            rest = re.sub(rf"(?<![\d.,]){re.escape(citation.shown)}(?![\d])", " ", rest, count=1)
     opened, closed = QUOTATION_MARKS
     for part in re.findall(f"{opened}(.*?){closed}", sentence.text, flags=re.DOTALL):
         if part not in quoted:
@@ -124,16 +103,16 @@ def check_sentence(sentence: Sentence, facts: Mapping[str, Any], texts: Mapping[
         raise UnsupportedNumber("a number in the narrative is neither in the findings nor in a cited source")
 
 
-def _checked_quotation(citation: Mapping[str, Any], texts: Mapping[str, SourceText]) -> str:
-    source = texts.get(str(citation["document_id"]))
+def _checked_quotation(citation: DocumentCitation, texts: Mapping[str, SourceText]) -> str:
+    source = texts.get(citation.document_id)
     if source is None:
         raise PermanentError("the narrative cites a document that was not retrieved for this patient")
-    start, end = int(citation["start"]), int(citation["end"])
+    start, end = citation.start, citation.end
     stored = source.text[start:end]
-    if not 0 <= start < end <= len(source.text) or stored != str(citation["text"]).encode("utf-8"):
+    if not 0 <= start < end <= len(source.text) or stored != citation.text.encode("utf-8"):
         raise PermanentError("a citation does not equal the stored text of its document")
-    if citation["text_sha256"] != source.text_sha256:
+    if citation.text_sha256 != source.text_sha256:
         raise PermanentError("a citation names another text than the one stored")
     if not any(first <= start and end <= last for first, last, _ in source.passages):
         raise PermanentError("a citation lies outside the passages that may be cited")
-    return str(citation["text"])
+    return citation.text

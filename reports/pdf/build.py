@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from django.conf import settings
 
@@ -17,6 +15,7 @@ from imaging.rendering.slices import VIEW_PLANES, best_slices, render_slice, sli
 from imaging.segmentation.label_maps import load_labels
 from imaging.volumes.load import assessable_of, load_volume
 from oncoflow_site.foundation.errors import UserVisibleError
+from reports.content.schema import ReportContent
 from reports.models import Report
 from reports.pdf import HeaderData, Picture, RenderedPdf, RenderInput, SignatureText, render
 from reports.pdf.style import undrawable_letters
@@ -127,7 +126,7 @@ def pictures_for(measurement: Measurement) -> tuple[list[Picture], str]:
 
 def render_version(
     report: Report,
-    content: Mapping[str, Any],
+    content: ReportContent,
     measurement: Measurement,
     *,
     actor: Actor,
@@ -152,5 +151,5 @@ def render_version(
             replaces=replaces,
         )
     )
-    logger.info("report %s version %s drawn on %d pages", report.pk, content["version"], rendered.pages)
+    logger.info("report %s version %s drawn on %d pages", report.pk, content.version, rendered.pages)
     return rendered

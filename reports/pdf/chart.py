@@ -10,7 +10,8 @@ from typing import Any
 from reportlab.graphics.shapes import Circle, Drawing, Group, Line, Polygon, PolyLine, Rect, String
 from reportlab.lib.colors import Color, HexColor
 
-from reports.content.figures import REGION_NAMES
+from imaging.schemas.comparison import VolumesAt
+from reports.content.paths import REGION_NAMES
 from reports.pdf.style import BOLD, FONT, INK, MUTED, RULE
 
 __all__ = ["volume_chart"]
@@ -52,7 +53,7 @@ def _spread(wanted: list[tuple[float, str]], gap: float) -> dict[str, float]:
     return placed
 
 
-def volume_chart(history: Sequence[Mapping[str, Any]], width: float, height: float = 150) -> Drawing | None:
+def volume_chart(history: Sequence[VolumesAt], width: float, height: float = 150) -> Drawing | None:
     """Volumes (mm3 in ``history``, shown in ml) of ET, TC and WT over the dates; None where nothing can be shown.
 
     :param history: entries of the content's ``history``, oldest first.
@@ -60,10 +61,9 @@ def volume_chart(history: Sequence[Mapping[str, Any]], width: float, height: flo
     points: dict[str, list[tuple[datetime, float]]] = {region: [] for region in ("WT", "TC", "ET")}
     gaps: dict[str, set[int]] = {region: set() for region in points}
     for entry in history:
-        moment = datetime.fromisoformat(entry["performed_at"])
         for region, line in points.items():
-            if entry.get(region) is not None:
-                line.append((moment, entry[region] / 1000.0))
+            if (volume := entry.volume(region)) is not None:
+                line.append((entry.performed_at, volume / 1000.0))
             elif line:
                 gaps[region].add(len(line))  # no line is drawn over a date that was not assessed
     values = [value for line in points.values() for _, value in line]

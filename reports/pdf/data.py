@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+
+from reports.content.schema import ReportContent
 
 __all__ = ["HeaderData", "Picture", "RenderInput", "RenderedPdf", "SignatureText"]
 
@@ -56,7 +57,7 @@ class SignatureText:
 class RenderInput:
     """Everything on the pages."""
 
-    content: Mapping[str, Any]
+    content: ReportContent
     header: HeaderData
     pictures: Sequence[Picture] = ()
     picture_note: str = ""

@@ -55,10 +55,10 @@ class _NumberedCanvas(Canvas):
         self.line(_MARGIN, _BOTTOM - 12, right, _BOTTOM - 12)
         self.setFillColor(MUTED)
         self.setFont(FONT, 6.8)
-        self.drawString(_MARGIN, _BOTTOM - 22, f"Report {content['report_id']}, version {content['version']}")
+        self.drawString(_MARGIN, _BOTTOM - 22, f"Report {content.report_id}, version {content.version}")
         self.drawRightString(right, _BOTTOM - 22, f"Page {number} of {total}")
         self.setFillColor(_COLOURS[colour])
-        demo = "DEMONSTRATION, not for clinical use – " if content.get("demo") else ""
+        demo = "DEMONSTRATION, not for clinical use – " if content.demo else ""
         draw_text(self, _MARGIN, _BOTTOM - 32, demo + status, BOLD, 6.8, 160)
         if number == 1:
             return
@@ -85,12 +85,12 @@ def render(given: RenderInput) -> RenderedPdf:
     document = BaseDocTemplate(
         out,
         pagesize=A4,
-        title=f"Brain tumour MRI report {content['report_id']}, version {content['version']} ({content['status']})",
+        title=f"Brain tumour MRI report {content.report_id}, version {content.version} ({content.status})",
         author=plain(given.header.hospital, 100),
-        subject="Quantitative brain tumour MRI report" + (", demonstration" if content.get("demo") else ""),
+        subject="Quantitative brain tumour MRI report" + (", demonstration" if content.demo else ""),
         creator="OncoFlow",
-        keywords=["radiology report", str(content["status"])],
-        lang=content.get("language", "en"),
+        keywords=["radiology report", content.status],
+        lang=content.language,
         displayDocTitle=True,
         pageCompression=1,
         initialFontName=FONT,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from reportlab.platypus import CondPageBreak, Flowable, Image, KeepTogether, Paragraph, Spacer, Table, TableStyle
 
+from imaging.brats.regions import REGIONS
 from oncoflow_site.foundation.clock import local
-from reports.content.figures import date_text, moment_text
+from oncoflow_site.foundation.figures import date_text, moment_text
+from reports.content.schema import DocumentCitation, ReportComparison, ReportContent
 from reports.pdf.chart import volume_chart
 from reports.pdf.data import RenderInput, SignatureText
 from reports.pdf.signature import SignatureBlock
@@ -20,7 +21,6 @@ from reports.pdf.tables import (
     WIDTH,
     agreement_table,
     findings_table,
-    left_out,
     lesions_table,
     midline_text,
     model_table,
@@ -29,9 +29,9 @@ from reports.pdf.tables import (
 __all__ = ["build_story", "status_line"]
 
 
-def status_line(content: Mapping[str, Any], signature: SignatureText | None, replaces: int | None) -> tuple[str, str]:
+def status_line(content: ReportContent, signature: SignatureText | None, replaces: int | None) -> tuple[str, str]:
     """(text, style) of the status banner."""
-    status = content["status"]
+    status = content.status
     if status in ("final", "amended") and signature is not None and signature.person:
         text = "FINAL" if status == "final" else "AMENDED"
         text += f" – signed by {signature.name}, {date_text(local(signature.signed_at))}"
@@ -77,13 +77,13 @@ def build_story(given: RenderInput) -> list[Flowable]:
         Spacer(1, 5),
         _banner(*status_line(content, given.signature, given.replaces)),
     ]
-    if content.get("demo"):
+    if content.demo:
         story += [
             Spacer(1, 3),
             _banner("DEMONSTRATION – models trained on simulated patients – not for clinical use", "red"),
         ]
-    if reduced := (content["study"].get("reduced") or {}).get("reason"):
-        story += [Spacer(1, 3), _banner(f"REDUCED – {reduced}", "amber")]
+    if content.study.reduced is not None:
+        story += [Spacer(1, 3), _banner(f"REDUCED – {content.study.reduced.reason}", "amber")]
     story += [Spacer(1, 7), _identity(given), *_impression(content), *_findings(content)]
     story += [*_pictures(given), *_history(content), *_narrative(content)]
     story += [*_panel(content), *_remarks(content), *_limits(content)]
@@ -94,8 +94,7 @@ def build_story(given: RenderInput) -> list[Flowable]:
 
 def _identity(given: RenderInput) -> Flowable:
     header, content = given.header, given.content
-    study = content["study"]
-    performed = datetime.fromisoformat(study["performed_at"])
+    study = content.study
     left: list[tuple[str, str, str]]
     if header.pseudonymous:
         left = [("Patient", f"{header.pseudonym} (pseudonymous report)", "valuebold")]
@@ -107,14 +106,14 @@ def _identity(given: RenderInput) -> Flowable:
             ("Pseudonym", header.pseudonym, "value"),
         ]
     right = [
-        ("Study", f"{study.get('modality', 'MR')}, {moment_text(performed)}", "valuebold"),
-        ("Procedure", study.get("procedure") or "not stated", "value"),
+        ("Study", f"{study.modality}, {moment_text(study.performed_at)}", "valuebold"),
+        ("Procedure", study.procedure or "not stated", "value"),
         (
             "Accession, order",
             ", ".join(part for part in (header.accession, header.order_number) if part) or "–",
             "value",
         ),
-        ("Report, version", f"{content['report_id']}, version {content['version']}", "value"),
+        ("Report, version", f"{content.report_id}, version {content.version}", "value"),
     ]
     if header.requested_by:
         right.insert(2, ("Requested by", header.requested_by, "value"))
@@ -159,24 +158,19 @@ def _identity(given: RenderInput) -> Flowable:
     return KeepTogether([table, Spacer(1, 4), indication])
 
 
-def _impression(content: Mapping[str, Any]) -> list[Flowable]:
-    parts: list[Flowable] = [_heading("Impression"), paragraph(safe(content["impression"]), "impression")]
-    reasons = content.get("held_reasons") or ()
-    if reasons:
+def _impression(content: ReportContent) -> list[Flowable]:
+    parts: list[Flowable] = [_heading("Impression"), paragraph(safe(content.impression), "impression")]
+    if content.held_reasons:
         parts.append(Spacer(1, 3))
-        parts.append(paragraph("Held because " + safe("; ".join(str(one) for one in reasons)) + ".", "body"))
+        parts.append(paragraph("Held because " + safe("; ".join(content.held_reasons)) + ".", "body"))
     return parts
 
 
-def _findings(content: Mapping[str, Any]) -> list[Flowable]:
-    comparison = content.get("comparison") or {}
-    prior = comparison.get("prior_performed_at")
-    since = (
-        f"Previous: study of {date_text(datetime.fromisoformat(prior))}. "
-        if prior
-        else "No earlier study to compare with. "
-    )
-    who = "a person's outline" if content["findings"]["segmentation"]["kind"] == "person" else "the panel's consensus"
+def _findings(content: ReportContent) -> list[Flowable]:
+    comparison = content.comparison
+    prior = comparison.prior_performed_at if comparison else None
+    since = f"Previous: study of {date_text(prior)}. " if prior else "No earlier study to compare with. "
+    who = "a person's outline" if content.findings.segmentation.kind == "person" else "the panel's consensus"
     note = (
         f"{since}Regions are nested: ET lies in TC, TC in WT. Volumes of {who}, from the image geometry; the range is the "
         "spread of the single models' volumes, not a confidence interval."
@@ -186,30 +180,24 @@ def _findings(content: Mapping[str, Any]) -> list[Flowable]:
     ]
     if midline := midline_text(content):
         parts += [Spacer(1, 3), paragraph(safe(midline), "small")]
-    if differ := (comparison.get("sequences") or {}).get("note"):
-        parts += [Spacer(1, 3), paragraph(safe(differ), "small")]
+    if comparison is not None and comparison.sequences is not None and comparison.sequences.note:
+        parts += [Spacer(1, 3), paragraph(safe(comparison.sequences.note), "small")]
     lesions = lesions_table(content)
     if lesions is not None:
         parts += [Spacer(1, 6), lesions]
-    response = _response(comparison)
-    return parts + ([Spacer(1, 5), response] if response else [])
+    return parts + ([Spacer(1, 5), _response(comparison)] if comparison is not None else [])
 
 
-def _response(comparison: Mapping[str, Any]) -> Flowable | None:
-    response = comparison.get("response") or {}
-    category = response.get("category")
-    if not category:
-        return None
-    rules = ", ".join(str(rule) for rule in response.get("rule_ids") or ())
-    text = f"<b>Response category:</b> {safe(category)} ({safe(response.get('criteria') or 'RANO 2.0, imaging only')})"
-    if response.get("reason"):
-        text += f". {safe(str(response['reason']).rstrip('.'))}"
-    if rules:
-        text += f'. <font color="#566472">Rules: {safe(rules)}.</font>'
-    quality = comparison.get("registration") or {}
-    if quality.get("method"):
-        found = "converged" if quality.get("converged") else "did not converge"
-        text += f' <font color="#566472">Registration: {safe(quality["method"])}, {found}.</font>'
+def _response(comparison: ReportComparison) -> Flowable:
+    response = comparison.response
+    text = f"<b>Response category:</b> {safe(response.category)} ({safe(response.criteria)})"
+    if response.reason:
+        text += f". {safe(response.reason.rstrip('.'))}"
+    if response.rule_ids:
+        text += f'. <font color="#566472">Rules: {safe(", ".join(response.rule_ids))}.</font>'
+    if (quality := comparison.registration) is not None and quality.method:
+        found = "converged" if quality.converged else "did not converge"
+        text += f' <font color="#566472">Registration: {safe(quality.method)}, {found}.</font>'
     return paragraph(text, "body")
 
 
@@ -241,8 +229,8 @@ def _pictures(given: RenderInput) -> list[Flowable]:
             ]
         )
     )
-    regions = given.content["findings"]["regions"]
-    drawn = [region for region in ("WT", "TC", "ET") if not left_out(regions.get(region) or {})]
+    regions = given.content.findings.regions
+    drawn = [region for region in reversed(REGIONS) if region not in regions or regions[region].outlined]
     key = " ".join(f'<font color="#{SWATCHES[region].hexval()[2:]}">■</font> {region}&nbsp;&nbsp;' for region in drawn)
     legend = paragraph(f"Outlines: {key} {safe(given.picture_note)}", "small")
     return [KeepTogether([_heading("Images"), table, legend])]
@@ -255,14 +243,14 @@ def _image(png: bytes, width: float, height: float) -> Image:
     return image
 
 
-def _history(content: Mapping[str, Any]) -> list[Flowable]:
-    chart = volume_chart(content.get("history") or (), WIDTH)
+def _history(content: ReportContent) -> list[Flowable]:
+    chart = volume_chart(content.history, WIDTH)
     if chart is None:
         return []
     return [KeepTogether([_heading("Volume over time"), chart])]
 
 
-def _narrative(content: Mapping[str, Any]) -> list[Flowable]:
+def _narrative(content: ReportContent) -> list[Flowable]:
     """Sentences with numbered references to documents; figures come from the tables above and need no number."""
     references: dict[tuple[str, int, int], int] = {}
     parts: list[Flowable] = []
@@ -272,42 +260,42 @@ def _narrative(content: Mapping[str, Any]) -> list[Flowable]:
         "limitation": "Not found, or limited",
     }
     for kind, title in titles.items():
-        sentences = [one for one in content["narrative"] if one["kind"] == kind]
+        sentences = [one for one in content.narrative if one.kind == kind]
         if not sentences:
             continue
         parts.append(paragraph(f"<b>{safe(title)}</b>", "body"))
         for sentence in sentences:
             marks = []
-            for citation in sentence["citations"]:
-                if citation["kind"] == "document":
-                    key = (citation["document_id"], citation["start"], citation["end"])
+            for citation in sentence.citations:
+                if isinstance(citation, DocumentCitation):
+                    key = (citation.document_id, citation.start, citation.end)
                     marks.append(f"[{references.setdefault(key, len(references) + 1)}]")
             tail = f' <font color="#0b5c6b">{" ".join(marks)}</font>' if marks else ""
-            parts.append(paragraph(safe(sentence["text"], 4000) + tail, "bullet", bulletText="•"))
+            parts.append(paragraph(safe(sentence.text, 4000) + tail, "bullet", bulletText="•"))
         parts.append(Spacer(1, 3))
     if references:
         parts.append(paragraph("<b>Sources</b>", "body"))
         known = {
-            (one["document_id"], one["start"], one["end"]): one
-            for sentence in content["narrative"]
-            for one in sentence["citations"]
-            if one["kind"] == "document"
+            (one.document_id, one.start, one.end): one
+            for sentence in content.narrative
+            for one in sentence.citations
+            if isinstance(one, DocumentCitation)
         }
         for key, number in references.items():
             citation = known[key]
-            when = citation.get("authored_on")
-            date = citation.get("authored_text") or (date_text(datetime.fromisoformat(when)) if when else "undated")
+            when = citation.authored_on
+            date = citation.authored_text or (date_text(datetime.fromisoformat(when)) if when else "undated")
             text = (
-                f"{citation.get('type_text') or 'Document'}, {date}; document {citation['document_id']}, bytes "
-                f"{citation['start']} to {citation['end']} of its stored text"
+                f"{citation.type_text or 'Document'}, {date}; document {citation.document_id}, bytes "
+                f"{citation.start} to {citation.end} of its stored text"
             )
             parts.append(paragraph(safe(text), "reference", bulletText=f"[{number}]"))
     return [CondPageBreak(70), _heading("Summary"), *parts] if parts else []
 
 
-def _panel(content: Mapping[str, Any]) -> list[Flowable]:
-    panel = content.get("panel")
-    if not panel:
+def _panel(content: ReportContent) -> list[Flowable]:
+    panel = content.panel
+    if panel is None:
         return []
     models = model_table(panel)
     parts: list[Flowable] = [_heading("Models and their agreement")]
@@ -318,10 +306,9 @@ def _panel(content: Mapping[str, Any]) -> list[Flowable]:
     return [KeepTogether(parts)]
 
 
-def _remarks(content: Mapping[str, Any]) -> list[Flowable]:
+def _remarks(content: ReportContent) -> list[Flowable]:
     """What experts of the panel said in words: an adviser's remarks, which nobody has checked."""
-    experts = (content.get("panel") or {}).get("experts") or ()
-    speaking = [one for one in experts if one.get("findings")]
+    speaking = [one for one in (content.panel.experts if content.panel else ()) if one.findings]
     if not speaking:
         return []
     note = (
@@ -330,16 +317,16 @@ def _remarks(content: Mapping[str, Any]) -> list[Flowable]:
     )
     parts: list[Flowable] = [_heading("Unreviewed remarks of an adviser"), paragraph(safe(note), "small")]
     for one in speaking:
-        for finding in one["findings"][:_MOST_REMARKS]:
-            text = f"{finding['text']} (slice {int(finding['slice_z']) + 1}, confidence {float(finding['confidence']):.2f})"
-            mark = f'<font color="#566472">{safe(one["name"])}, unreviewed:</font> {safe(text, 400)}'
+        for finding in one.findings[:_MOST_REMARKS]:
+            text = f"{finding.text} (slice {finding.slice_z + 1}, confidence {finding.confidence:.2f})"
+            mark = f'<font color="#566472">{safe(one.name)}, unreviewed:</font> {safe(text, 400)}'
             parts.append(paragraph(mark, "bullet", bulletText="•"))
     return [KeepTogether(parts)]
 
 
-def _limits(content: Mapping[str, Any]) -> list[Flowable]:
+def _limits(content: ReportContent) -> list[Flowable]:
     parts: list[Flowable] = [_heading("Not assessed, and what this report is")]
-    for item in content.get("not_assessed") or ():
-        parts.append(paragraph(f"{safe(item['what'])}: {safe(item['reason'])}", "bullet", bulletText="•"))
-    parts.append(paragraph(safe(content["disclaimer"]), "body"))
+    for item in content.not_assessed:
+        parts.append(paragraph(f"{safe(item.what)}: {safe(item.reason)}", "bullet", bulletText="•"))
+    parts.append(paragraph(safe(content.disclaimer), "body"))
     return [KeepTogether(parts)]

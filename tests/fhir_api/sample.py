@@ -7,6 +7,7 @@ from typing import Any
 
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from fhir_api.report_out.disclosed_report import DisclosedReport
+from reports.content.schema import ReportContent, canonical_json, parse_content
 
 REPORT_ID = "0192f0e0-0000-7000-8000-000000000001"
 VERSION_IDS = {
@@ -32,14 +33,33 @@ def region(mm3: float | None, prior: float | None = None) -> dict[str, Any]:
     }
 
 
+STUDY = {
+    "id": "44444444-4444-4444-8444-444444444444",
+    "patient_id": "33333333-3333-4333-8333-333333333333",
+    "pseudonym": "OF-AAAA-BBBB-CC",
+    "performed_at": "2026-03-01T10:15:00+00:00",
+    "modality": "MR",
+}
+
+
+def read(values: dict[str, Any]) -> ReportContent:
+    """Content as it was kept, of any schema."""
+    return parse_content(canonical_json(values))
+
+
 def content() -> dict[str, Any]:
-    """Content of a follow-up report; the whole tumour could not be assessed."""
+    """Content of a follow-up report in the first schema; the whole tumour could not be assessed."""
     return {
         "schema": 1,
         "language": "en",
         "demo": True,
-        "study": {"modality": "MR"},
+        "report_id": REPORT_ID,
+        "version": 1,
+        "status": "final",
+        "study": STUDY,
         "findings": {
+            "measurement_id": "55555555-5555-4555-8555-555555555555",
+            "segmentation": {"id": "s", "kind": "consensus", "version": 4, "author": "panel"},
             "regions": {"ET": region(12340.5), "TC": region(15000.0), "WT": region(None)},
             "lesions": [
                 {"id": "L1", "status": "followed", "regions": {"ET": 12340.5, "TC": 15000.0, "WT": None}},
@@ -89,7 +109,7 @@ def facts(
         "version_id": VERSION_IDS[number],
         "number": number,
         "status": status,
-        "content": content(),
+        "content": read(content()),
         "pdf": pdf,
         "issued_at": datetime(2026, 3, 1, 12, number, 5, 123456, tzinfo=UTC),
         "performed_at": datetime(2026, 3, 1, 10, 15, tzinfo=UTC),
@@ -119,4 +139,6 @@ def facts(
         "hospital": "OncoFlow Demo Hospital",
         "authority": "DEMOHOSP",
     }
+    if isinstance(change.get("content"), dict):
+        change["content"] = read(change["content"])
     return DisclosedReport(**(values | change))

@@ -30,7 +30,7 @@ from oncoflow_site.foundation.errors import PermanentError, TransientError
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Delivery
 from oncoflow_site.foundation.outbox import enqueue_delivery, resend, write_payload
-from tests.fhir_api.sample import PDF, REPORT_ID, facts
+from tests.fhir_api.sample import PDF, REPORT_ID, STUDY, facts
 
 VERSIONS = [(1, "preliminary"), (2, "final"), (3, "amended")]
 NASTY = IdentityData("O'Neill|^&~\\x", "Zoë <b>\n", None, "U", (Identifier("DEMO HOSP/x", "M|R^N"),))
@@ -101,8 +101,17 @@ def test_fhir_validator_finds_no_error(fhir_validator, number, status):
 def test_fhir_validator_finds_no_error_in_the_sparse_and_the_nasty(fhir_validator):
     bare = {
         "schema": 1,
+        "report_id": REPORT_ID,
+        "version": 1,
+        "status": "final",
         "demo": False,
-        "findings": {"regions": {}},
+        "study": STUDY,
+        "findings": {
+            "measurement_id": "m",
+            "segmentation": {"id": "s", "kind": "consensus", "version": 1, "author": "panel"},
+            "regions": {},
+        },
+        "disclaimer": "",
         "comparison": None,
         "panel": None,
         "impression": "",

@@ -118,7 +118,7 @@ def make_measurement() -> Callable[..., Measurement]:
     ) -> Measurement:
         volume_set = study.volume_sets.get()
         _, labels = phantom()
-        facts = samples.facts()
+        facts = samples.rows()
         with transaction.atomic():
             segmentation = save_segmentation(study, volume_set, labels, kind=kind, author="panel")
         measurement = Measurement.objects.create(

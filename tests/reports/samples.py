@@ -6,6 +6,8 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
+from reports.content.schema import ReportFacts
+from reports.content.upgrades import facts_of_v1
 from reports.narrative.sentences import SourceText
 
 
@@ -31,8 +33,18 @@ def _change(current: float, prior: float) -> dict[str, Any]:
     }
 
 
-def facts(**changes: Any) -> dict[str, Any]:
-    """A patient with two studies: growth, one lesion gone, one new."""
+def read(rows: dict[str, Any]) -> ReportFacts:
+    """The facts of a report as it was kept before there were schemas."""
+    return ReportFacts.model_validate(facts_of_v1(rows))
+
+
+def facts(**changes: Any) -> ReportFacts:
+    """`rows` as facts."""
+    return read(rows(**changes))
+
+
+def rows(**changes: Any) -> dict[str, Any]:
+    """A patient with two studies: growth, one lesion gone, one new; as kept before there were schemas."""
     made: dict[str, Any] = {
         "study": {
             "id": "01900000-0000-7000-8000-000000000001",
@@ -86,7 +98,11 @@ def facts(**changes: Any) -> dict[str, Any]:
                 {"id": "L2", "status": "gone", "current_mm3": 0.0, "prior_mm3": 400.0},
                 {"id": "L3", "status": "new", "current_mm3": 90.0, "prior_mm3": None},
             ],
-            "registration": {"method": "rigid, Mattes mutual information", "quality": 0.91, "converged": True},
+            "registration": {
+                "method": "rigid, Mattes mutual information",
+                "quality": {"mutual_information": 0.91},
+                "converged": True,
+            },
             "response": {
                 "category": "PD",
                 "criteria": "RANO 2.0 imaging-only, volumetric",

@@ -104,8 +104,8 @@ def test_content_names_no_patient(issued: ReportVersion) -> None:
     text = str(content)
     assert "ukasiewicz" not in text.lower()
     assert "R0000" not in text
-    assert content["report_id"] == str(issued.report_id)
-    assert (content["version"], content["status"], content["signature"]["kind"]) == (1, "preliminary", "seal")
+    assert content.report_id == str(issued.report_id)
+    assert (content.version, content.status, content.signature.kind) == (1, "preliminary", "seal")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_other_bands_hold(make_study, make_measurement, signing, band, kind, rea
     version = release(draft(make_measurement(make_study(), band=band, kind=kind)))
     assert (version.status, version.signature_kind, version.issued_at) == ("held", "none", None)
     assert reason in version.report.state_reason
-    assert reason in " ".join(load_content(version)["held_reasons"])
+    assert reason in " ".join(load_content(version).held_reasons)
     assert "HELD FOR REVIEW" in text_of(load_pdf(version))
     assert not verify(load_pdf(version), trust_pem()).valid
     assert Event.objects.filter(kind="report.held").count() == 1
@@ -173,8 +173,8 @@ def test_comparison_made_anew_makes_a_new_draft(make_study, make_measurement, si
     comparison.save()
     version = draft(measurement)
     assert version.number == 2
-    history = load_content(version)["history"]
-    assert [entry["study_id"] for entry in history] == [str(older.study_id), str(measurement.study_id)]
+    history = load_content(version).history
+    assert [entry.study_id for entry in history] == [str(older.study_id), str(measurement.study_id)]
 
 
 def test_draft_overtaken_before_release_is_not_issued(make_study, make_measurement, signing) -> None:
@@ -233,7 +233,7 @@ def test_sign_off_makes_a_new_final_version(issued: ReportVersion, radiologist: 
     assert "version 2" in text
     issued.refresh_from_db()
     assert (issued.status, load_pdf(issued)) == ("preliminary", kept)
-    assert load_content(signed)["signature"]["name"] == "Rahel Sommer"
+    assert load_content(signed).signature.name == "Rahel Sommer"
     assert Event.objects.filter(kind="report.issued").count() == 2
     report.order.refresh_from_db()
     assert report.order.status == "completed"
@@ -246,7 +246,7 @@ def test_held_report_is_signed_too(make_study, make_measurement, radiologist: Us
     signed = sign_off(held, radiologist, PASSWORD)
     held.refresh_from_db()
     assert (signed.status, held.status) == ("final", "superseded")
-    assert load_content(signed)["held_reasons"] == []
+    assert load_content(signed).held_reasons == ()
 
 
 def test_manual_band_cannot_be_signed_until_a_person_has_outlined(
@@ -353,18 +353,18 @@ def test_context_is_cited_byte_for_byte(make_study, make_measurement, patient, s
 
     document = read(patient, ONCOLOGY_NOTE)
     content = load_content(release(draft(make_measurement(make_study()))))
-    context = [item for item in content["narrative"] if item["kind"] == "context"]
+    context = [item for item in content.narrative if item.kind == "context"]
     assert len(context) >= 4
     stored = read_text(document)
-    for item in content["narrative"]:
-        assert item["citations"]
-        for citation in item["citations"]:
-            if citation["kind"] == "document":
-                assert citation["document_id"] == str(document.id)
-                assert stored[citation["start"] : citation["end"]] == citation["text"].encode("utf-8")
-                assert citation["text"] in item["text"]
-                assert citation["text_sha256"] == document.text_sha256
-    assert any("60 Gy" in item["text"] for item in context)
+    for item in content.narrative:
+        assert item.citations
+        for citation in item.citations:
+            if citation.kind == "document":
+                assert citation.document_id == str(document.id)
+                assert stored[citation.start : citation.end] == citation.text.encode("utf-8")
+                assert citation.text in item.text
+                assert citation.text_sha256 == document.text_sha256
+    assert any("60 Gy" in item.text for item in context)
 
 
 def test_document_redrafts_what_is_open_only(make_study, make_measurement, patient, signing) -> None:
@@ -374,7 +374,7 @@ def test_document_redrafts_what_is_open_only(make_study, make_measurement, patie
     newest = release(current_version(held.report))
     held.refresh_from_db()
     assert (held.status, newest.number, newest.status) == ("superseded", 2, "held")
-    assert any(item["kind"] == "context" for item in load_content(newest)["narrative"])
+    assert any(item.kind == "context" for item in load_content(newest).narrative)
     assert run("reports.redraft_open", document_id=document.id).state == "done"
     assert ReportVersion.objects.count() == 2
 

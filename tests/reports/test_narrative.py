@@ -5,25 +5,35 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oncoflow_site.foundation.errors import PermanentError
-from reports.content.figures import dice_text, millilitres, percent, round_half_up
-from reports.content.schema import canonical_json, draft_key, parse_content, with_status
+from oncoflow_site.foundation.figures import dice_text, millilitres, percent, round_half_up
+from oncoflow_site.foundation.schema import plain
+from reports.content.schema import (
+    DocumentCitation,
+    FindingCitation,
+    NarrativeSentence,
+    canonical_json,
+    draft_key,
+    parse_content,
+    with_status,
+)
 from reports.lifecycle.assemble import build_content
 from reports.narrative.extractive import ExtractiveNarrator
 from reports.narrative.findings_text import impression
 from reports.narrative.quotes import split_sentences
-from reports.narrative.sentences import Sentence, UnsupportedNumber, check_sentence, check_sentences
-from tests.reports.samples import facts, source
+from reports.narrative.sentences import UnsupportedNumber, check_sentence, check_sentences
+from tests.reports.samples import facts, read, rows, source
 
 NARRATOR = ExtractiveNarrator()
 
 
-def texts(sentences: list[Sentence]) -> str:
+def texts(sentences: list[NarrativeSentence]) -> str:
     return "\n".join(sentence.text for sentence in sentences)
 
 
@@ -48,9 +58,9 @@ def test_citations_equal_the_stored_bytes() -> None:
     document = source()
     for sentence in NARRATOR.narrate(facts(), [document]):
         for citation in sentence.citations:
-            if citation["kind"] == "document":
-                assert document.text[citation["start"] : citation["end"]].decode() == citation["text"]
-                assert f"“{citation['text']}”" in sentence.text
+            if isinstance(citation, DocumentCitation):
+                assert document.text[citation.start : citation.end].decode() == citation.text
+                assert f"“{citation.text}”" in sentence.text
 
 
 def test_what_lies_outside_the_passages_is_not_cited() -> None:
@@ -58,15 +68,15 @@ def test_what_lies_outside_the_passages_is_not_cited() -> None:
     start = document.text.index(b"Dexamethasone")
     end = start + len(b"Dexamethasone was reduced to 2 mg daily.")
     narrow = replace(document, passages=((start, end, 1.0),))
-    cited = [c for s in NARRATOR.narrate(facts(), [narrow]) for c in s.citations if c["kind"] == "document"]
-    assert [(c["start"], c["end"]) for c in cited] == [(start, end)]
+    cited = [c for s in NARRATOR.narrate(facts(), [narrow]) for c in s.citations if c.kind == "document"]
+    assert [(c.start, c.end) for c in cited] == [(start, end)]
 
 
 def test_contradiction_is_stated_neutrally_with_both_sources() -> None:
     found = [s for s in NARRATOR.narrate(facts(), [source()]) if "two differ" in s.text]
     assert len(found) == 1
     assert "showed stable disease" in found[0].text
-    assert {citation["kind"] for citation in found[0].citations} == {"document", "finding"}
+    assert {citation.kind for citation in found[0].citations} == {"document", "finding"}
     assert "have not been reconciled" in found[0].text
 
 
@@ -84,9 +94,9 @@ def test_contradiction_is_stated_neutrally_with_both_sources() -> None:
     ],
 )
 def test_contradictions(text: str, category: str, contradicts: bool) -> None:
-    made = facts()
+    made = rows()
     made["comparison"]["response"]["category"] = category
-    sentences = NARRATOR.narrate(made, [source(f"{text} Seen in clinic.", datetime(2026, 8, 10, tzinfo=UTC))])
+    sentences = NARRATOR.narrate(read(made), [source(f"{text} Seen in clinic.", datetime(2026, 8, 10, tzinfo=UTC))])
     assert any("two differ" in sentence.text for sentence in sentences) is contradicts
 
 
@@ -97,8 +107,12 @@ def test_an_old_document_contradicts_nothing() -> None:
         assert "two differ" not in texts(NARRATOR.narrate(facts(), [one]))
 
 
-def cite(path: str, value: object, shown: str) -> dict:
-    return {"kind": "finding", "path": path, "value": value, "shown": shown}
+def cite(path: str, value: Any, shown: str) -> FindingCitation:
+    return FindingCitation(path=path, value=value, shown=shown)
+
+
+def sentence_of(text: str, kind: Any, citations: tuple[Any, ...]) -> NarrativeSentence:
+    return NarrativeSentence(text=text, kind=kind, citations=citations)
 
 
 ET = "findings.regions.ET.volume_mm3"
@@ -115,17 +129,17 @@ ET = "findings.regions.ET.volume_mm3"
 )
 def test_a_number_without_source_is_refused(text: str, citations: tuple) -> None:
     with pytest.raises(UnsupportedNumber):
-        check_sentence(Sentence(text, "finding", citations), facts(), {})
+        check_sentence(sentence_of(text, "finding", citations), facts(), {})
 
 
 def test_a_sentence_without_source_is_refused() -> None:
     with pytest.raises(PermanentError, match="cites no source"):
-        check_sentence(Sentence("All is well.", "finding", ()), facts(), {})
+        check_sentence(sentence_of("All is well.", "finding", ()), facts(), {})
 
 
 def test_a_finding_that_is_not_there_is_refused() -> None:
     with pytest.raises(PermanentError, match="not what the narrative cites"):
-        check_sentence(Sentence("It measures 9.9 ml.", "finding", (cite(ET, 9900.0, "9.9"),)), facts(), {})
+        check_sentence(sentence_of("It measures 9.9 ml.", "finding", (cite(ET, 9900.0, "9.9"),)), facts(), {})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +148,7 @@ def test_a_finding_that_is_not_there_is_refused() -> None:
 def test_a_false_quotation_is_refused(change: dict) -> None:
     document = source()
     sentence = next(s for s in NARRATOR.narrate(facts(), [document]) if s.kind == "context")
-    bad = Sentence(sentence.text, "context", ({**sentence.citations[0], **change},))
+    bad = sentence_of(sentence.text, "context", (sentence.citations[0].model_copy(update=change),))
     with pytest.raises(PermanentError):
         check_sentence(bad, facts(), {document.document_id: document})
 
@@ -142,7 +156,7 @@ def test_a_false_quotation_is_refused(change: dict) -> None:
 def test_words_in_quotation_marks_must_be_cited() -> None:
     document = source()
     sentence = next(s for s in NARRATOR.narrate(facts(), [document]) if s.kind == "context")
-    bad = Sentence(sentence.text + " Also “no tumour”.", "context", sentence.citations)
+    bad = sentence_of(sentence.text + " Also “no tumour”.", "context", sentence.citations)
     with pytest.raises(PermanentError, match="quotes words"):
         check_sentence(bad, facts(), {document.document_id: document})
 
@@ -159,18 +173,18 @@ def test_sentences_are_slices_of_the_bytes(text: str) -> None:
 
 
 def test_not_assessed_is_said_and_never_a_number() -> None:
-    made = facts()
+    made = rows()
     for region in ("ET", "TC", "WT"):
         made["findings"]["regions"][region].update(volume_mm3=None, longest_axial_diameter_mm=None, uncertainty_mm3={})
         made["findings"]["regions"][region]["reason"] = "the voxel size is not known"
     made["findings"]["lesions"], made["comparison"] = [], None
     made["study"]["spacing_known"] = False
-    content = build_content(made, [], NARRATOR)
-    text = json.dumps(content["narrative"])
+    content = build_content(read(made), [], NARRATOR)
+    text = json.dumps(plain(content.narrative))
     assert "not assessed" in text
     assert "-1" not in text
-    assert {"ET volume", "TC volume", "WT volume"} <= {item["what"] for item in content["not_assessed"]}
-    assert "Volumes were not assessed" in content["impression"]
+    assert {"ET volume", "TC volume", "WT volume"} <= {item.what for item in content.not_assessed}
+    assert "Volumes were not assessed" in content.impression
 
 
 def test_baseline_and_gone() -> None:
@@ -179,14 +193,14 @@ def test_baseline_and_gone() -> None:
     )
     assert "this is the baseline" in impression(baseline)
     build_content(baseline, [], NARRATOR)
-    gone = facts()
+    gone = rows()
     for part, key in (
         (gone["findings"]["regions"]["ET"], "volume_mm3"),
         (gone["comparison"]["regions"]["ET"], "current_mm3"),
     ):
         part[key] = 0.0
     gone["comparison"]["regions"]["ET"]["change_percent"] = -100.0
-    text = texts(NARRATOR.narrate(gone, []))
+    text = texts(NARRATOR.narrate(read(gone), []))
     assert "the enhancing tumour (8.63 ml then) is no longer outlined" in text
     assert "No enhancing tumour (ET) was outlined" in text
 
@@ -199,8 +213,8 @@ def test_canonical_json_round_trip_and_key() -> None:
     key = draft_key(facts(), [("a", "1"), ("b", "2")], "extractive")
     assert key == draft_key(facts(), [("b", "2"), ("a", "1")], "extractive")
     assert key != draft_key(facts(), [("a", "1")], "extractive")
-    with pytest.raises(KeyError):
-        with_status(content, stauts="final")
+    with pytest.raises(TypeError):
+        with_status(content, stauts="final")  # type: ignore[call-arg]
     with pytest.raises(PermanentError):
         parse_content(b'{"schema": 99}')
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
+from imaging.schemas.comparison import VolumesAt
 from reports.content.schema import with_status
 from reports.lifecycle.assemble import build_content
 from reports.narrative.extractive import ExtractiveNarrator
@@ -160,21 +161,21 @@ def test_no_demo_banner_without_demo() -> None:
     assert "DEMONSTRATION" not in words(draw(demo=False).pdf)
 
 
+def volumes_at(when: datetime, enhancing: float | None, core: float | None, whole: float | None) -> VolumesAt:
+    return VolumesAt(study_id="x", performed_at=when, ET=enhancing, TC=core, WT=whole)
+
+
 def test_chart() -> None:
     assert volume_chart([], 400) is None
-    assert volume_chart([{"performed_at": MOMENT.isoformat(), "ET": None, "TC": None, "WT": None}], 400) is None
-    one = [{"performed_at": MOMENT.isoformat(), "ET": 0.0, "TC": 0.0, "WT": 0.0}]
-    assert volume_chart(one, 400) is not None
-    many = [
-        {"performed_at": (MOMENT + timedelta(days=7 * n)).isoformat(), "ET": 1000.0 * n, "TC": None, "WT": 90000.0}
-        for n in range(40)
-    ]
+    assert volume_chart([volumes_at(MOMENT, None, None, None)], 400) is None
+    assert volume_chart([volumes_at(MOMENT, 0.0, 0.0, 0.0)], 400) is not None
+    many = [volumes_at(MOMENT + timedelta(days=7 * n), 1000.0 * n, None, 90000.0) for n in range(40)]
     assert volume_chart(many, 400) is not None
 
 
 def test_a_long_narrative_breaks_over_pages() -> None:
     lines = "\n".join(f"Note {n}: the tumour was discussed and temozolomide continued. " * 3 for n in range(60))
     content = build_content(facts(), [source(lines)], ExtractiveNarrator())
-    content["narrative"] = content["narrative"] * 12
+    content = content.model_copy(update={"narrative": content.narrative * 12})
     content = with_status(content, status="preliminary", version=1, report_id="x")
     assert render(RenderInput(content, HeaderData("Hospital", "OF-1"))).pages > 4

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from datetime import UTC, datetime
 from typing import Any
 
 from reportlab.graphics.shapes import PolyLine
 
+from imaging.schemas.comparison import VolumesAt
+from reports.content.schema import ReportFacts
 from reports.lifecycle.assemble import build_content
 from reports.narrative.extractive import ExtractiveNarrator
 from reports.narrative.findings_text import impression
 from reports.narrative.sentences import check_sentences
 from reports.pdf.chart import volume_chart
-from tests.reports.samples import facts
+from tests.reports.samples import read, rows
 from tests.reports.test_pdf import draw, words
 
 WHY = "Without a FLAIR or T2 series the extent of the whole tumour cannot be told."
@@ -30,9 +33,9 @@ def left_out(reason: str = WHY) -> dict[str, Any]:
     return {"volume_mm3": None, "voxels": None, "assessed": False, "reason": reason, "uncertainty_mm3": None}
 
 
-def reduced(**regions: Any) -> dict[str, Any]:
+def reduced_rows(**regions: Any) -> dict[str, Any]:
     """The sample's study with T1c alone, its earlier one whole."""
-    made = deepcopy(facts())
+    made = deepcopy(rows())
     made["study"]["reduced"] = {"sequences": ["T1c"], "missing": ["T1", "T2", "FLAIR"], "reason": REASON}
     made["findings"]["regions"].update(regions or {"WT": left_out()})
     for lesion in made["findings"]["lesions"]:
@@ -48,6 +51,10 @@ def reduced(**regions: Any) -> dict[str, Any]:
     return made
 
 
+def reduced(**regions: Any) -> ReportFacts:
+    return read(reduced_rows(**regions))
+
+
 def test_the_narrative_says_what_is_missing_and_gives_no_number_for_it() -> None:
     given = reduced()
     sentences = ExtractiveNarrator().narrate(given, [])
@@ -59,7 +66,7 @@ def test_the_narrative_says_what_is_missing_and_gives_no_number_for_it() -> None
     assert "66.9" not in text
     assert impression(given).startswith(REASON)
     content = build_content(given, [], ExtractiveNarrator())
-    said = {one["what"]: one["reason"] for one in content["not_assessed"]}
+    said = {one.what: one.reason for one in content.not_assessed}
     assert said["WT volume"] == WHY
     assert said["WT change"].startswith("Not assessed on this study, so not compared.")
 
@@ -92,7 +99,7 @@ def test_a_persons_outline_of_what_the_models_could_not_assess_is_said_to_be_tha
 
 
 def test_the_pdf_says_it_on_top_and_names_what_did_not_run() -> None:
-    given = reduced()
+    given = reduced_rows()
     given["panel"]["experts"][2] |= {"state": "not_run", "error": "needs FLAIR"}
     given["panel"]["experts"][0]["sequences"] = ["T1c"]
     text = " ".join(words(draw(**given).pdf).split())
@@ -105,7 +112,7 @@ def test_the_pdf_says_it_on_top_and_names_what_did_not_run() -> None:
 
 def test_no_line_is_drawn_over_a_date_that_was_not_assessed() -> None:
     history = [
-        {"performed_at": f"2026-0{month}-01T09:00:00+00:00", "ET": 5000.0, "TC": 6000.0, "WT": whole}
+        VolumesAt(study_id="x", performed_at=datetime(2026, month, 1, 9, tzinfo=UTC), ET=5000.0, TC=6000.0, WT=whole)
         for month, whole in ((1, 9000.0), (2, 9500.0), (3, None), (4, 9900.0), (5, 9700.0))
     ]
     drawn = volume_chart(history, 400)
@@ -115,7 +122,7 @@ def test_no_line_is_drawn_over_a_date_that_was_not_assessed() -> None:
 
 
 def test_an_advisers_remarks_are_printed_as_unreviewed() -> None:
-    given = facts()
+    given = rows()
     assert "remarks" not in words(draw(**given).pdf)
     given["panel"]["experts"][1]["findings"] = [
         {"text": "Ring-enhancing mass <b>in</b> the right frontal lobe", "confidence": 0.625, "slice_z": 41}

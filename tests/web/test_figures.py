@@ -23,11 +23,13 @@ def test_what_was_not_assessed_says_so(empty: Any) -> None:
         assert shown(empty) == "not assessed"
 
 
-def test_numbers_carry_their_unit() -> None:
-    assert figures.ml(15200.4) == "15.20\u00a0ml"
-    assert figures.mm(0.0) == "0.0\u00a0mm"
-    assert figures.percent(-22.58) == "−22.6\u00a0%"
+def test_numbers_carry_their_unit_and_are_rounded_as_in_the_report() -> None:
+    assert figures.ml(15200.4) == "15.2\u00a0ml"
+    assert figures.ml(1520.4) == "1.52\u00a0ml"
+    assert figures.mm(0.0) == "0\u00a0mm"
+    assert figures.percent(-22.58) == "−23\u00a0%"
     assert figures.percent(3) == "+3.0\u00a0%"
+    assert figures.dice(0.967) == "0.96"
     assert figures.response("SD") == "SD (stable disease)"
     assert figures.response("not assessed") == "not assessed"
 

@@ -140,5 +140,5 @@ def test_with_sequences_missing_a_person_assesses_what_they_outline_or_say_they_
     measured = study.measurements.order_by("-created_at").first()
     assert measured is not None
     assert measured.regions["WT"].voxels is None
-    reasons = load_content(drafted.versions.order_by("-number").first())["held_reasons"]
+    reasons = load_content(drafted.versions.order_by("-number").first()).held_reasons
     assert any("a reduced result is always held" in reason for reason in reasons)

@@ -16,7 +16,6 @@ import html
 import json
 import re
 import uuid
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -109,8 +108,8 @@ class _TransactionBuilder:
         return {"resourceType": "Bundle", "type": "transaction", "entry": self.entries}
 
     def _device(self, organization: str) -> str:
-        experts = (self.facts.content.get("panel") or {}).get("experts") or []
-        versions = sorted({f"{one.get('name', '')} {one.get('version', '')}".strip() for one in experts})
+        panel = self.facts.content.panel
+        versions = sorted({f"{one.name} {one.version or ''}".strip() for one in (panel.experts if panel else ())})
         if not versions:
             return ""
         logical_id = str(uuid.uuid5(_NAMESPACE, json.dumps(["panel", self.facts.hospital, versions])))
@@ -130,7 +129,7 @@ class _TransactionBuilder:
         pdf = self.facts.pdf
         return {
             "contentType": "application/pdf",
-            "language": str(self.facts.content.get("language") or "en"),
+            "language": self.facts.content.language,
             "url": binary,
             "size": len(pdf),
             "hash": base64.b64encode(hashlib.sha1(pdf, usedforsecurity=False).digest()).decode(),
@@ -192,7 +191,7 @@ class _TransactionBuilder:
             "resultsInterpreter": [{"reference": practitioner}] if practitioner else [],
             "result": [{"reference": one} for one in results],
             "imagingStudy": [links.study],
-            "conclusion": str(facts.content.get("impression") or ""),
+            "conclusion": facts.content.impression,
             "presentedForm": [self._attachment(binary)],
         }
         return {key: value for key, value in resource.items() if value not in ([], "", None)}
@@ -312,12 +311,11 @@ def _imaging_study(facts: DisclosedReport, patient: str) -> Resource:
                 "value": order.accession,
             }
         )
-    study: Mapping[str, Any] = facts.content.get("study") or {}
     return {
         "resourceType": "ImagingStudy",
         "identifier": identifiers,
         "status": "available",
-        "modality": [codes.coding(codes.DCM, str(study.get("modality") or "MR"))],
+        "modality": [codes.coding(codes.DCM, facts.content.study.modality)],
         "subject": {"reference": patient},
         "started": facts.performed_at.isoformat(),
     }
@@ -337,8 +335,8 @@ def _narrative(facts: DisclosedReport) -> Resource:
     parts = [_STATUS_WORDS.get(facts.status, facts.status)]
     if facts.demo:
         parts.append("DEMO: simulated patient, models trained on simulated patients.")
-    parts.append(str(facts.content.get("impression") or ""))
-    parts += [str(one.get("text", "")) for one in facts.content.get("narrative") or ()]
-    parts.append(str(facts.content.get("disclaimer") or ""))
+    parts.append(facts.content.impression)
+    parts += [one.text for one in facts.content.narrative]
+    parts.append(facts.content.disclaimer)
     paragraphs = "".join(f"<p>{html.escape(one)}</p>" for one in parts if one)
     return {"status": "generated", "div": f'<div xmlns="http://www.w3.org/1999/xhtml">{paragraphs}</div>'}

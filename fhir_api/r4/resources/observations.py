@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from fhir_api.r4.resources import codes
 from fhir_api.r4.resources.naming_systems import own
 from fhir_api.report_out import observations_common
 from fhir_api.report_out.disclosed_report import DisclosedReport
-from fhir_api.report_out.observations_common import reason_not_assessed, volume_ml
+from fhir_api.report_out.observations_common import reason_not_assessed
+from imaging.brats.regions import Region
+from imaging.schemas.comparison import RegionChange, Response
+from imaging.schemas.measurement import LesionMeasurement, RegionMeasurement
+from oncoflow_site.foundation.figures import ml_value, mm_value, percent_value, share_value
 
 __all__ = ["ReportReferences", "observation_id", "observations"]
 
@@ -43,24 +46,21 @@ def _absent(reason: str) -> Resource:
 
 def observations(facts: DisclosedReport, links: ReportReferences) -> list[Resource]:
     """Volumes, diameters, change and response, in a fixed order."""
-    findings: Mapping[str, Any] = facts.content.get("findings") or {}
-    comparison: Mapping[str, Any] = facts.content.get("comparison") or {}
-    regions: Mapping[str, Any] = findings.get("regions") or {}
+    findings, comparison, panel = facts.content.findings, facts.content.comparison, facts.content.panel
     made: list[Resource] = []
     for region in observations_common.REGION_DISPLAY:
-        values = regions.get(region) or {}
-        made.append(_volume(facts, links, region, values))
-        if region == "ET" or values.get("longest_axial_diameter_mm") is not None:
-            made.append(_diameters(facts, links, region, values))
-    if comparison.get("prior_study_id"):
+        measured = findings.regions.get(region)
+        made.append(_volume(facts, links, region, measured))
+        if region == "ET" or (measured is not None and measured.longest_axial_diameter_mm is not None):
+            made.append(_diameters(facts, links, region, measured))
+    if comparison is not None and comparison.prior_study_id:
         for region in observations_common.REGION_DISPLAY:
-            made.append(_change(facts, links, region, (comparison.get("regions") or {}).get(region) or {}))
-    for lesion in findings.get("lesions") or ():
-        made.append(_lesion(facts, links, lesion, regions))
-    made.append(_response(facts, links, comparison.get("response") or {}))
-    agreement = ((facts.content.get("panel") or {}).get("agreement")) or {}
-    if agreement.get("a") is not None:
-        made.append(_agreement(facts, links, agreement))
+            made.append(_change(facts, links, region, comparison.regions.get(region)))
+    for lesion in findings.lesions:
+        made.append(_lesion(facts, links, lesion))
+    made.append(_response(facts, links, comparison.response if comparison else None))
+    if panel is not None and panel.agreement.a is not None:
+        made.append(_agreement(facts, links, panel.agreement.a))
     return made
 
 
@@ -87,64 +87,78 @@ def _local(code: str, display: str) -> dict[str, str]:
     return codes.coding(own("code"), code, display)
 
 
-def _volume(facts: DisclosedReport, links: ReportReferences, region: str, values: Mapping[str, Any]) -> Resource:
+def _volume(
+    facts: DisclosedReport, links: ReportReferences, region: Region, measured: RegionMeasurement | None
+) -> Resource:
     name = f"{observations_common.REGION_DISPLAY[region]} volume"
     code = codes.concept(
         _local(f"{region}-volume", name), codes.coding(codes.SNOMED, "118565006", "Volume (property)"), text=name
     )
     resource = _base(facts, links, f"{region}-volume", code)
-    volume = volume_ml(values.get("volume_mm3"))
-    if volume is None:
-        return resource | _absent(str(values.get("reason") or ""))
+    volume = ml_value(measured.volume_mm3) if measured else None
+    if measured is None or volume is None:
+        return resource | _absent(measured.reason if measured else "")
     resource["valueQuantity"] = codes.quantity(volume, "mL")
-    if values.get("basis"):
-        resource["note"] = [{"text": str(values["basis"])}]
-    spread = values.get("uncertainty_mm3") or {}
-    if spread.get("low") is not None and spread.get("high") is not None:
+    if measured.basis:
+        resource["note"] = [{"text": measured.basis}]
+    if (spread := measured.uncertainty_mm3) is not None:
         resource["component"] = [
             {
-                "code": codes.concept(_local(f"volume-{end}", text), text=f"{text} ({spread.get('method', '')})"),
-                "valueQuantity": codes.quantity(volume_ml(spread[end]) or 0.0, "mL"),
+                "code": codes.concept(_local(f"volume-{end}", text), text=f"{text} ({spread.method})"),
+                "valueQuantity": codes.quantity(ml_value(mm3) or 0.0, "mL"),
             }
-            for end, text in (("low", "Lowest volume"), ("high", "Highest volume"))
+            for end, text, mm3 in (("low", "Lowest volume", spread.low), ("high", "Highest volume", spread.high))
         ]
     return resource
 
 
-def _diameters(facts: DisclosedReport, links: ReportReferences, region: str, values: Mapping[str, Any]) -> Resource:
+def _diameters(
+    facts: DisclosedReport, links: ReportReferences, region: Region, measured: RegionMeasurement | None
+) -> Resource:
     name = f"{observations_common.REGION_DISPLAY[region]} axial diameters"
     code = codes.concept(
         codes.coding(codes.LOINC, "21889-1", "Size Tumor"), _local(f"{region}-diameters", name), text=name
     )
     resource = _base(facts, links, f"{region}-diameters", code)
-    if values.get("longest_axial_diameter_mm") is None:
-        return resource | _absent(str(values.get("reason") or ""))
+    if measured is None or measured.longest_axial_diameter_mm is None:
+        return resource | _absent(measured.reason if measured else "")
     resource["component"] = [
         {
             "code": codes.concept(codes.coding(codes.LOINC, loinc, display), text=text),
-            "valueQuantity": codes.quantity(round(float(values[key]), 1), "mm"),
+            "valueQuantity": codes.quantity(length, "mm"),
         }
-        for key, loinc, display, text in (
-            ("longest_axial_diameter_mm", "33728-7", "Size.maximum dimension in Tumor", "Longest axial diameter"),
-            ("perpendicular_diameter_mm", "33729-5", "Size additional dimension in Tumor", "Perpendicular diameter"),
+        for mm, loinc, display, text in (
+            (
+                measured.longest_axial_diameter_mm,
+                "33728-7",
+                "Size.maximum dimension in Tumor",
+                "Longest axial diameter",
+            ),
+            (
+                measured.perpendicular_diameter_mm,
+                "33729-5",
+                "Size additional dimension in Tumor",
+                "Perpendicular diameter",
+            ),
         )
-        if values.get(key) is not None
+        if (length := mm_value(mm)) is not None
     ]
     return resource
 
 
-def _change(facts: DisclosedReport, links: ReportReferences, region: str, values: Mapping[str, Any]) -> Resource:
+def _change(facts: DisclosedReport, links: ReportReferences, region: Region, change: RegionChange | None) -> Resource:
     name = f"{observations_common.REGION_DISPLAY[region]} change of volume since the prior study"
     resource = _base(facts, links, f"{region}-change", codes.concept(_local(f"{region}-change", name), text=name))
-    if values.get("change_percent") is None:
-        resource |= _absent(str(values.get("reason") or ""))
+    per_cent = percent_value(change.change_percent) if change else None
+    if per_cent is None:
+        resource |= _absent(change.reason if change else "")
     else:
-        resource["valueQuantity"] = codes.quantity(round(float(values["change_percent"]), 1), "%")
+        resource["valueQuantity"] = codes.quantity(per_cent, "%")
     resource["derivedFrom"] = [
         links.study,
         {"reference": f"urn:uuid:{observation_id(facts, f'{region}-volume')}"},
     ]
-    prior = volume_ml(values.get("prior_mm3"))
+    prior = ml_value(change.prior_mm3) if change else None
     if prior is not None:
         text = "Volume in the prior study"
         resource["component"] = [
@@ -156,13 +170,10 @@ def _change(facts: DisclosedReport, links: ReportReferences, region: str, values
     return resource
 
 
-def _lesion(
-    facts: DisclosedReport, links: ReportReferences, lesion: Mapping[str, Any], regions: Mapping[str, Any]
-) -> Resource:
-    label = str(lesion.get("id", ""))
-    name = f"Lesion {label}"
-    resource = _base(facts, links, f"lesion-{label}", codes.concept(_local("lesion", "Followed lesion"), text=name))
-    status = str(lesion.get("status", ""))
+def _lesion(facts: DisclosedReport, links: ReportReferences, lesion: LesionMeasurement) -> Resource:
+    name = f"Lesion {lesion.id}"
+    resource = _base(facts, links, f"lesion-{lesion.id}", codes.concept(_local("lesion", "Followed lesion"), text=name))
+    status = lesion.status
     components: list[Resource] = [
         {
             "code": codes.concept(_local("lesion-status", "Status of the lesion"), text="Status of the lesion"),
@@ -170,38 +181,38 @@ def _lesion(
         }
     ]
     for region in observations_common.REGION_DISPLAY:
-        volume = volume_ml((lesion.get("regions") or {}).get(region))
+        volume = ml_value(lesion.regions.get(region))
         text = f"{observations_common.REGION_DISPLAY[region]} volume of the lesion"
         code = codes.concept(_local(f"{region}-volume", text), text=text)
         if volume is not None:
             components.append({"code": code, "valueQuantity": codes.quantity(volume, "mL")})
-        elif reason := reason_not_assessed(regions.get(region) or {}):
+        elif reason := reason_not_assessed(facts.content.findings.regions.get(region)):
             components.append({"code": code, **_absent(reason)})
     resource["component"] = components
     return resource
 
 
-def _response(facts: DisclosedReport, links: ReportReferences, response: Mapping[str, Any]) -> Resource:
+def _response(facts: DisclosedReport, links: ReportReferences, response: Response | None) -> Resource:
     code = codes.concept(
         codes.coding(codes.LOINC, "97509-4", "Cancer disease progression"),
         text="Response on images alone (RANO 2.0, volumetric)",
     )
     resource = _base(facts, links, "response", code)
-    category = str(response.get("category") or "")
-    if category not in observations_common.RESPONSE_ANSWERS:
-        return resource | _absent(str(response.get("reason") or "not assessed"))
+    if response is None or not response.assessed:
+        return resource | _absent(response.reason if response else "")
+    category = response.category
     snomed, display = observations_common.RESPONSE_ANSWERS[category]
     resource["valueCodeableConcept"] = codes.concept(
         codes.coding(codes.SNOMED, snomed, display),
         _local(f"RANO-{category}", observations_common.RESPONSE_DISPLAY[category]),
-        text=f"{observations_common.RESPONSE_DISPLAY[category]} (imaging only, {response.get('criteria', 'RANO 2.0')})",
+        text=f"{observations_common.RESPONSE_DISPLAY[category]} (imaging only, {response.criteria})",
     )
-    resource["method"] = codes.concept(text=str(response.get("criteria") or "RANO 2.0 imaging-only, volumetric"))
+    resource["method"] = codes.concept(text=response.criteria)
     return resource
 
 
-def _agreement(facts: DisclosedReport, links: ReportReferences, agreement: Mapping[str, Any]) -> Resource:
+def _agreement(facts: DisclosedReport, links: ReportReferences, agreement: float) -> Resource:
     name = "Agreement of the panel (mean Dice against the consensus, worst region)"
     resource = _base(facts, links, "agreement", codes.concept(_local("panel-agreement", name), text=name))
-    resource["valueQuantity"] = codes.quantity(round(float(agreement["a"]), 3), "1", "1")
+    resource["valueQuantity"] = codes.quantity(share_value(agreement), "1", "1")
     return resource

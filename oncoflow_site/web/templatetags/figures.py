@@ -5,15 +5,17 @@ A template gives the empty text for what a structure does not hold: the same as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from oncoflow_site.foundation import figures
+
 register = template.Library()
 
-NOT_ASSESSED = "not assessed"
 _SPACE = "\u00a0"  # a number and its unit stay on one line
 BADGES = {
     "ready": "good",
@@ -46,31 +48,36 @@ WORDS = {
 }
 
 
+def _figure(value: float | str | None, show: Callable[[float], str]) -> str:
+    """As `oncoflow_site.foundation.figures` shows it; a number and its unit stay on one line."""
+    return figures.NOT_ASSESSED if value in (None, "") else show(float(value)).replace(" ", _SPACE)
+
+
 @register.filter
 def ml(mm3: float | str | None) -> str:
-    """Cubic millimetres as millilitres, two decimals."""
-    return NOT_ASSESSED if mm3 in (None, "") else f"{float(mm3) / 1000:.2f}{_SPACE}ml"
+    """Cubic millimetres as millilitres."""
+    return _figure(mm3, lambda value: f"{figures.millilitres(value)} ml")
 
 
 @register.filter
 def mm(value: float | str | None) -> str:
-    return NOT_ASSESSED if value in (None, "") else f"{float(value):.1f}{_SPACE}mm"
+    return _figure(value, lambda length: f"{figures.millimetres(length)} mm")
 
 
 @register.filter
 def percent(value: float | str | None) -> str:
-    """A change with its sign (a minus sign, not a hyphen)."""
-    return NOT_ASSESSED if value in (None, "") else f"{float(value):+.1f}{_SPACE}%".replace("-", "−")
+    """A change with its sign."""
+    return _figure(value, figures.change_percent)
 
 
 @register.filter
 def dice(value: float | str | None) -> str:
-    return NOT_ASSESSED if value in (None, "") else f"{float(value):.3f}"
+    return _figure(value, figures.dice_text)
 
 
 @register.filter
 def seconds(value: float | str | None) -> str:
-    return NOT_ASSESSED if value in (None, "") else f"{float(value):.1f}{_SPACE}s"
+    return _figure(value, figures.seconds)
 
 
 @register.filter
@@ -83,7 +90,7 @@ def sex(value: str | None) -> str:
 def response(category: str | None) -> str:
     """A RANO category with what it stands for."""
     words = {"CR": "complete response", "PR": "partial response", "SD": "stable disease", "PD": "progressive disease"}
-    return f"{category} ({words[category]})" if category in words else category or NOT_ASSESSED
+    return f"{category} ({words[category]})" if category in words else category or figures.NOT_ASSESSED
 
 
 @register.filter
