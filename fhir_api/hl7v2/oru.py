@@ -275,8 +275,14 @@ def _rows(facts: DisclosedReport) -> Iterator[_ObxRow]:
         yield _number(f"{region}-volume^{name} volume^L", region, volume, "mL^mL^UCUM", reason)
         if region == "ET" or (measured is not None and measured.longest_axial_diameter_mm is not None):
             for mm, code in (
-                (measured and measured.longest_axial_diameter_mm, "33728-7^Size.maximum dimension in Tumor^LN"),
-                (measured and measured.perpendicular_diameter_mm, "33729-5^Size additional dimension in Tumor^LN"),
+                (
+                    measured.longest_axial_diameter_mm if measured else None,
+                    "33728-7^Size.maximum dimension in Tumor^LN",
+                ),
+                (
+                    measured.perpendicular_diameter_mm if measured else None,
+                    "33729-5^Size additional dimension in Tumor^LN",
+                ),
             ):
                 yield _number(code, region, mm_value(mm), "mm^mm^UCUM", reason)
     if comparison is not None and comparison.prior_study_id:

@@ -51,7 +51,7 @@ def apply_corrections(
         its core leaves it too: nobody has said that there is oedema.
     :raises UserVisibleError: a part that does not lie on the grid.
     """
-    masks = {region: region_mask(labels, region) for region in REGIONS}
+    masks: dict[str, NDArray[np.bool_]] = {region: region_mask(labels, region) for region in REGIONS}
     for one in corrections:
         ends = tuple(start + length for start, length in zip(one.origin, one.mask.shape, strict=True))
         if min(one.origin) < 0 or any(end > length for end, length in zip(ends, labels.shape, strict=True)):

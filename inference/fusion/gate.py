@@ -60,8 +60,8 @@ def decide(
         # The consensus holds only regions that every voter answered for.
         scores = {r: float(np.mean([agreement.vs_consensus[v][r].dice for v in answered_voters])) for r in filled}
         if scores:
-            region = min(scores, key=lambda r: scores[r])
-            a = scores[region]
+            lowest = min(scores, key=lambda r: scores[r])
+            region, a = lowest, scores[lowest]
             reasons.append(f"agreement {dice_text(a)}, lowest in {region}")
         else:
             a = 1.0

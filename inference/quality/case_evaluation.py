@@ -18,6 +18,7 @@ from inference.fusion.agreement import overlap
 from inference.models import CaseEvaluation, ExpertRun, ExpertState, PanelRun, PanelState, ReferenceKind
 from inference.panel.choose_fusion import compare_methods
 from inference.quality.drift import propose_demotion
+from inference.schemas.agreement import NOTHING
 
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
@@ -42,8 +43,8 @@ def evaluate_panel(ctx: JobContext, panel: PanelRun) -> None:
         if not panel.methods:
             PanelRun.objects.filter(pk=panel.pk).update(methods=methods)
         for run in runs:
-            own = agreement.of(run.expert) if agreement else None
-            for region in REGIONS if own else ():
+            own = agreement.of(run.expert) if agreement else NOTHING
+            for region in REGIONS:
                 dice, iou = own.dice_vs_consensus.get(region), own.iou_vs_consensus.get(region)
                 if dice is None or iou is None:
                     continue  # this expert did not answer for the region

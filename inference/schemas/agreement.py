@@ -15,6 +15,7 @@ from oncoflow_site.foundation.schema import Document, Schema, with_defaults
 __all__ = [
     "AGREEMENT",
     "METHODS",
+    "NOTHING",
     "ByRegion",
     "ExpertAgreement",
     "FusionMethodResult",
@@ -34,6 +35,10 @@ class ExpertAgreement(Schema):
     iou_vs_consensus: ByRegion
     hd95_mm: ByRegion
     volume_mm3: ByRegion
+
+
+NOTHING = ExpertAgreement(dice_vs_consensus={}, iou_vs_consensus={}, hd95_mm={}, volume_mm3={})
+"""Of an expert that did not answer."""
 
 
 class PairAgreement(Schema):
@@ -61,9 +66,8 @@ class PanelAgreement(Schema):
     staple: Mapping[Region, Mapping[str, Mapping[str, float]]]
 
     def of(self, expert: str) -> ExpertAgreement:
-        """Of one expert; empty where it did not answer."""
-        nothing = ExpertAgreement(dice_vs_consensus={}, iou_vs_consensus={}, hd95_mm={}, volume_mm3={})
-        return self.experts.get(expert, nothing)
+        """Of one expert; `NOTHING` where it did not answer."""
+        return self.experts.get(expert, NOTHING)
 
 
 class FusionMethodResult(Schema):

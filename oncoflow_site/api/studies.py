@@ -357,7 +357,7 @@ class ReportPdf(Base):
         )
 
 
-class ReportContent(Base):
+class ReportVersionContent(Base):
     """The content of one version of a report as JSON: findings, comparison, panel, narrative with its citations."""
 
     @extend_schema(responses={200: OpenApiTypes.OBJECT})

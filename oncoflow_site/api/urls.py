@@ -33,7 +33,11 @@ urlpatterns = [
     path("studies/<uuid:study_id>/panel/again", panels.PanelAgain.as_view(), name="panel-again"),
     path("studies/<uuid:study_id>/events", jobs.study_events, name="study-events"),
     path("reports/<uuid:report_id>/versions/<int:number>.pdf", studies.ReportPdf.as_view(), name="report-pdf"),
-    path("reports/<uuid:report_id>/versions/<int:number>.json", studies.ReportContent.as_view(), name="report-content"),
+    path(
+        "reports/<uuid:report_id>/versions/<int:number>.json",
+        studies.ReportVersionContent.as_view(),
+        name="report-content",
+    ),
     path("documents/<uuid:document_id>/text", studies.DocumentText.as_view(), name="document-text"),
     path("identities/", identities.Identities.as_view(), name="identities"),
     path("identities/conflicts/<uuid:conflict_id>", identities.Conflict.as_view(), name="identity-conflict"),
