@@ -11,7 +11,6 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,9 +18,11 @@ from rest_framework.response import Response
 from audit.services import Actor, record_view
 from clinical.roles import can
 from imaging.models import Study, Upload
+from oncoflow_site.api.answers import JobStatus
 from oncoflow_site.api.steps import current_steps
 from oncoflow_site.api.studies import Base, visible_study
 from oncoflow_site.foundation.models import Job
+from oncoflow_site.foundation.schema import plain
 from reports.models import Report
 
 POLL_S = 0.7
@@ -60,34 +61,34 @@ def visible_job(user: Any, job_id: uuid.UUID) -> Job:
     return job
 
 
-def job_state(job: Job) -> dict[str, Any]:
+def job_status(job: Job) -> JobStatus:
     """What a caller may know of a job."""
-    return {
-        "id": str(job.id),
-        "kind": job.kind,
-        "state": job.state,
-        "progress": job.progress,
-        "text": job.progress_text,
-        "attempts": job.attempts,
-        "error": job.error,
-        "finished": job.finished,
-    }
+    return JobStatus(
+        id=str(job.id),
+        kind=job.kind,
+        state=job.state,
+        progress=job.progress,
+        text=job.progress_text,
+        attempts=job.attempts,
+        error=job.error,
+        finished=job.finished,
+    )
 
 
 class JobDetail(Base):
     """State and progress of one job."""
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(responses={200: JobStatus})
     def get(self, request: Request, job_id: uuid.UUID) -> Response:
         job = visible_job(request.user, job_id)
         record_view("job.view", resource=f"job:{job.id}", actor=Actor.user(request.user))
-        return Response(job_state(job))
+        return Response(plain(job_status(job)))
 
 
-async def _stream(read: Callable[[], tuple[dict[str, Any], bool]]) -> AsyncIterator[bytes]:
+async def _stream(read: Callable[[], tuple[object, bool]]) -> AsyncIterator[bytes]:
     """Events whenever what ``read`` returns has changed; ends when it says so. A comment keeps proxies awake."""
 
-    def fresh() -> tuple[dict[str, Any], bool]:
+    def fresh() -> tuple[object, bool]:
         close_old_connections()
         return read()
 
@@ -95,7 +96,7 @@ async def _stream(read: Callable[[], tuple[dict[str, Any], bool]]) -> AsyncItera
     silent = elapsed = 0.0
     while elapsed < LONGEST_S:
         state, finished = await sync_to_async(fresh)()
-        text = json.dumps(state, separators=(",", ":"))
+        text = json.dumps(plain(state), separators=(",", ":"))
         if text != last:
             last, silent = text, 0.0
             yield f"event: progress\ndata: {text}\n\n".encode()
@@ -110,7 +111,7 @@ async def _stream(read: Callable[[], tuple[dict[str, Any], bool]]) -> AsyncItera
         elapsed += POLL_S
 
 
-def _event_stream(read: Callable[[], tuple[dict[str, Any], bool]]) -> StreamingHttpResponse:
+def _event_stream(read: Callable[[], tuple[object, bool]]) -> StreamingHttpResponse:
     return StreamingHttpResponse(
         _stream(read),
         content_type="text/event-stream",
@@ -125,9 +126,9 @@ async def job_events(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse | 
         return JsonResponse({"title": "Unauthorized", "status": 401}, status=401)
     await sync_to_async(visible_job)(user, job_id)
 
-    def read() -> tuple[dict[str, Any], bool]:
+    def read() -> tuple[object, bool]:
         job = Job.objects.get(pk=job_id)
-        return job_state(job), job.finished
+        return job_status(job), job.finished
 
     return _event_stream(read)
 
@@ -144,12 +145,12 @@ async def study_events(request: HttpRequest, study_id: uuid.UUID) -> HttpRespons
 
     await sync_to_async(admit)()
 
-    def read() -> tuple[dict[str, Any], bool]:
+    def read() -> tuple[object, bool]:
         study = Study.objects.get(pk=study_id)
         report = Report.objects.filter(study=study).first()
         steps = current_steps(study)
         done = report is not None and report.state in {"preliminary", "held", "final", "amended"}
-        resting = all(step["state"] not in {"waiting", "running"} for step in steps)
+        resting = all(step.state not in {"waiting", "running"} for step in steps)
         state = {"state": study.state, "report": report.state if report else None, "steps": steps}
         return state, (done or study.state in {"flagged", "failed"}) and resting
 

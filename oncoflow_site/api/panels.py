@@ -8,7 +8,6 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import Http404, HttpRequest
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions
 from rest_framework.request import Request
@@ -22,6 +21,8 @@ from inference.models import FusionChoice, PanelRun
 from inference.panel.cancel import cancel_panel, run_again
 from inference.panel.choose_fusion import choose_fusion
 from inference.panel.queries import latest_panel, newest_panel, panel_summary
+from inference.schemas.panel import PanelSummary
+from oncoflow_site.api.answers import ConsensusChoice, FusionQueued, JobQueued, PanelAnswer, PanelStatus
 from oncoflow_site.api.studies import Base
 from oncoflow_site.foundation.schema import plain
 
@@ -50,22 +51,22 @@ def panel_to_steer(request: Request | HttpRequest, study: Study, event: str, pan
     return panel
 
 
-def choice_row(choice: FusionChoice) -> dict[str, Any]:
+def consensus_choice(choice: FusionChoice) -> ConsensusChoice:
     """One consensus of a panel, automatic or chosen."""
-    return {
-        "id": str(choice.pk),
-        "automatic": choice.automatic,
-        "experts": choice.experts,
-        "method": choice.method,
-        "who": choice.who,
-        "why": choice.why,
-        "state": choice.state,
-        "error": choice.error,
-        "segmentation": str(choice.segmentation_id) if choice.segmentation_id else None,
-        "band": choice.band,
-        "a": choice.gate.a if choice.gate else None,
-        "at": choice.at.isoformat(),
-    }
+    return ConsensusChoice(
+        id=str(choice.pk),
+        automatic=choice.automatic,
+        experts=choice.experts,
+        method=choice.method,
+        who=choice.who,
+        why=choice.why,
+        state=choice.state,
+        error=choice.error,
+        segmentation=str(choice.segmentation_id) if choice.segmentation_id else None,
+        band=choice.band,
+        a=choice.gate.a if choice.gate else None,
+        at=choice.at,
+    )
 
 
 def _why(request: Request) -> str:
@@ -78,18 +79,20 @@ def _why(request: Request) -> str:
 class Panel(Base):
     """The newest panel with its experts, agreement and gate, all fusion methods side by side, and every choice made."""
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(responses={200: PanelAnswer})
     def get(self, request: Request, study_id: uuid.UUID) -> Response:
         study = self.study(request, study_id, "panel.view")
         panel = newest_panel(study)
         if panel is None:
             raise Http404
         with transaction.atomic():
-            body = plain(panel_summary(panel)) | {
-                "methods": plain(panel.methods),
-                "choices": [choice_row(one) for one in panel.fusion_choices.order_by("at", "id")],
-                "consensus": str(panel.consensus_id) if panel.consensus_id else None,
-            }
+            summary = panel_summary(panel)
+            body = PanelAnswer(
+                **{name: getattr(summary, name) for name in PanelSummary.model_fields},
+                methods=panel.methods,
+                choices=tuple(consensus_choice(one) for one in panel.fusion_choices.order_by("at", "id")),
+                consensus=str(panel.consensus_id) if panel.consensus_id else None,
+            )
             record(
                 "panel.view",
                 action="R",
@@ -97,7 +100,7 @@ class Panel(Base):
                 patient_id=study.patient_id,
                 actor=Actor.user(request.user),
             )
-        return Response(body)
+        return Response(plain(body))
 
 
 class PanelFuse(Base):
@@ -115,7 +118,7 @@ class PanelFuse(Base):
                 },
             }
         },
-        responses={202: OpenApiTypes.OBJECT},
+        responses={202: FusionQueued},
     )
     def post(self, request: Request, study_id: uuid.UUID) -> Response:
         study = self.study(request, study_id, "panel.fuse")
@@ -127,7 +130,7 @@ class PanelFuse(Base):
             raise exceptions.ParseError("Send 'experts' (a list of names) and 'method'.")
         with acting_as(Actor.user(request.user), source="api"):
             choice, job = choose_fusion(panel, experts=experts, method=method, who=request.user.get_username(), why=why)
-        return Response({"choice": choice_row(choice), "job": str(job.pk)}, status=202)
+        return Response(plain(FusionQueued(choice=consensus_choice(choice), job=str(job.pk))), status=202)
 
 
 class PanelCancel(Base):
@@ -135,23 +138,23 @@ class PanelCancel(Base):
 
     @extend_schema(
         request={"application/json": {"type": "object", "required": ["why"], "properties": _REASON}},
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: PanelStatus},
     )
     def post(self, request: Request, study_id: uuid.UUID) -> Response:
         study = self.study(request, study_id, "panel.cancel")
         panel = panel_to_steer(request, study, "panel.cancel", newest_panel(study))
         with acting_as(Actor.user(request.user), source="api"):
             panel = cancel_panel(panel, who=request.user.get_username(), why=_why(request))
-        return Response({"panel_run_id": str(panel.pk), "state": panel.state})
+        return Response(plain(PanelStatus(panel_run_id=str(panel.pk), state=panel.state)))
 
 
 class PanelAgain(Base):
     """Run a stopped or failed panel again."""
 
-    @extend_schema(request=None, responses={202: OpenApiTypes.OBJECT})
+    @extend_schema(request=None, responses={202: JobQueued})
     def post(self, request: Request, study_id: uuid.UUID) -> Response:
         study = self.study(request, study_id, "panel.again")
         panel = panel_to_steer(request, study, "panel.again", newest_panel(study))
         with acting_as(Actor.user(request.user), source="api"):
             job = run_again(study, panel)
-        return Response({"job": str(job.pk)}, status=202)
+        return Response(plain(JobQueued(job=str(job.pk))), status=202)

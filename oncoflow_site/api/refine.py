@@ -6,7 +6,6 @@ import uuid
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions
 from rest_framework.parsers import JSONParser, MultiPartParser
@@ -22,9 +21,11 @@ from imaging.volumes.load import grid_of, latest_volume_set
 from inference.experts.errors import ExpertError, InvalidVolumes, MissingSequence
 from inference.interactive import refine
 from inference.supervisor.client import ExpertTimeout, ExpertUnavailable
+from oncoflow_site.api.answers import OutlineStored
 from oncoflow_site.api.refine_forms import CorrectionsForm, PromptForm, RefinedForm, first_error
 from oncoflow_site.api.studies import Base, bring_in_outline
 from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.schema import plain
 
 __all__ = ["Refine", "Segmentations"]
 
@@ -128,16 +129,21 @@ class Segmentations(Base):
             },
             "application/json": CorrectionsForm,
         },
-        responses={201: OpenApiTypes.OBJECT},
+        responses={201: OutlineStored},
     )
     def post(self, request: Request, study_id: uuid.UUID) -> Response:
         study = self.study(request, study_id, "segmentation.person")
         with acting_as(Actor.user(request.user), source="api"):
             by_json = request.content_type.startswith("application/json")
             made = save_from_form(request, study) if by_json else bring_in_outline(request, study)
-        parent = str(made.parent_id) if made.parent_id else None
-        body = {"id": str(made.id), "version": made.version, "kind": made.kind, "parent": parent}
-        return Response(body | {"not_assessed": made.not_assessed}, status=201)
+        stored = OutlineStored(
+            id=str(made.id),
+            version=made.version,
+            kind=made.kind,
+            parent=str(made.parent_id) if made.parent_id else None,
+            not_assessed=made.not_assessed,
+        )
+        return Response(plain(stored), status=201)
 
 
 def save_from_form(request: Request, study: Study) -> Segmentation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.contrib import pydantic  # noqa: F401  (schemas of `answers` in the document)
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
 __all__ = ["BearerScheme"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from imaging.models import Study
+from oncoflow_site.api.answers import Step
 from oncoflow_site.api.studies import study_steps
 
 __all__ = ["current_steps"]
@@ -14,17 +13,17 @@ _SIDE_BY_SIDE = "inference.run_expert"
 _BEGINS_ANEW = "imaging.prepare_study"
 
 
-def current_steps(study: Study) -> list[dict[str, Any]]:
+def current_steps(study: Study) -> list[Step]:
     """`study_steps`, without what belongs to an earlier preparation, and only the newest job of a kind.
 
     A job that only stands guard (the panel's deadline) gives way to the one that did the work, so that a study that is
     done does not look as if something were still waiting.
     """
-    shown: dict[str, dict[str, Any]] = {}
+    shown: dict[str, Step] = {}
     for step in study_steps(study):
-        if step["kind"] == _BEGINS_ANEW:
-            shown = {key: one for key, one in shown.items() if one["kind"] == "imaging.complete_study"}
-        key = step["id"] if step["kind"] == _SIDE_BY_SIDE else step["kind"]
+        if step.kind == _BEGINS_ANEW:
+            shown = {key: one for key, one in shown.items() if one.kind == "imaging.complete_study"}
+        key = step.id if step.kind == _SIDE_BY_SIDE else step.kind
         shown.pop(key, None)
         shown[key] = step
     return list(shown.values())

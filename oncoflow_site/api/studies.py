@@ -11,10 +11,12 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
+from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import exceptions
+from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -23,17 +25,32 @@ from audit.services import Actor, record, record_refusal, record_view
 from clinical.access import patients_for, require_patient
 from clinical.models import ClinicalDocument
 from clinical.roles import can
-from imaging.models import Comparison, Measurement, MrSequence, Segmentation, Study
+from imaging.models import Comparison, Measurement, MrSequence, Segmentation, Study, VolumeSet
 from imaging.rendering.slices import VIEW_PLANES, best_slices, render_slice, slice_count
 from imaging.segmentation.label_maps import current_segmentation, load_labels
 from imaging.segmentation.manual_import import MAX_BYTES, accept_label_map
 from imaging.volumes.load import assessable_of, grid_of, latest_volume_set, load_volume
 from inference.panel.queries import latest_panel, panel_summary
+from oncoflow_site.api.answers import (
+    MeasurementAnswer,
+    OutlineAnswer,
+    PatientPointer,
+    ReportPointer,
+    ReportVersionAnswer,
+    ReportVersionRow,
+    SequenceQuality,
+    SeriesRow,
+    Step,
+    StudyAnswer,
+    StudyFlag,
+    StudyPage,
+    StudyRow,
+    VolumesAnswer,
+)
 from oncoflow_site.api.problems import ProblemRenderer, handle
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.models import Job
 from oncoflow_site.foundation.schema import plain
-from reports.content.schema import content_json
 from reports.models import Report
 from reports.services import load_content, load_pdf
 
@@ -112,55 +129,65 @@ def bring_in_outline(request: HttpRequest, study: Study) -> Segmentation:
     )
 
 
-def study_row(study: Study) -> dict[str, Any]:
+def study_row(study: Study) -> StudyRow:
     """A study in a list: pseudonym and state, no identity."""
     report = getattr(study, "report", None)
-    return {
-        "id": str(study.id),
-        "patient": {"id": str(study.patient_id), "pseudonym": study.patient.pseudonym},
-        "order": str(study.order_id) if study.order_id else None,
-        "modality": study.modality,
-        "state": study.state,
-        "flag": {"code": study.flag_code, "message": study.flag_message} if study.flag_code else None,
-        "performed_at": study.performed_at.isoformat(),
-        "unsolicited": study.unsolicited,
-        "report": {"id": str(report.id), "state": report.state} if report else None,
-    }
+    return StudyRow(
+        id=str(study.id),
+        patient=PatientPointer(id=str(study.patient_id), pseudonym=study.patient.pseudonym),
+        order=str(study.order_id) if study.order_id else None,
+        modality=study.modality,
+        state=study.state,
+        flag=StudyFlag(code=study.flag_code, message=study.flag_message) if study.flag_code else None,
+        performed_at=study.performed_at,
+        unsolicited=study.unsolicited,
+        report=ReportPointer(id=str(report.id), state=report.state) if report else None,
+    )
 
 
-def study_steps(study: Study) -> list[dict[str, Any]]:
+def study_steps(study: Study) -> tuple[Step, ...]:
     """The jobs of a study in the order they began, for a progress display."""
     subjects = [study.subject]
     report = Report.objects.filter(study=study).first()
     if report:
         subjects.append(report.subject)
-    rows = Job.objects.filter(subject__in=subjects).exclude(state="cancelled").order_by("created_at", "id")
-    return [
-        {
-            "id": str(row.id),
-            "kind": row.kind,
-            "title": STEPS.get(row.kind, row.kind),
-            "state": row.state,
-            "progress": row.progress,
-            "text": row.progress_text,
-            "started_at": row.started_at.isoformat() if row.started_at else None,
-            "finished_at": row.finished_at.isoformat() if row.finished_at else None,
-            "seconds": (row.finished_at - row.started_at).total_seconds()
-            if row.finished_at and row.started_at
-            else None,
-            "error": row.error,
-        }
-        for row in rows
-        if row.kind in STEPS
-    ]
+    rows = Job.objects.filter(subject__in=subjects, kind__in=STEPS).exclude(state="cancelled")
+    return tuple(
+        Step(
+            id=str(row.id),
+            kind=row.kind,
+            title=STEPS[row.kind],
+            state=row.state,
+            progress=row.progress,
+            text=row.progress_text,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            seconds=Step.duration(row.started_at, row.finished_at),
+            error=row.error,
+        )
+        for row in rows.order_by("created_at", "id")
+    )
+
+
+class StudyCursor(CursorPagination):
+    """Pages by a place in the order, so that a study that arrives meanwhile moves nothing."""
+
+    page_size, max_page_size = 100, 500
+    page_size_query_param = "limit"
+    ordering = ("-performed_at", "-id")
 
 
 class StudyList(Base):
     """Studies of the caller's patients, newest first."""
 
     @extend_schema(
-        responses={200: OpenApiTypes.OBJECT},
-        parameters=[OpenApiParameter("patient", OpenApiTypes.UUID), OpenApiParameter("state", OpenApiTypes.STR)],
+        responses={200: StudyPage},
+        parameters=[
+            OpenApiParameter("patient", OpenApiTypes.UUID),
+            OpenApiParameter("state", OpenApiTypes.STR),
+            OpenApiParameter("limit", OpenApiTypes.INT, description="Studies on a page, at most 500."),
+            OpenApiParameter("cursor", OpenApiTypes.STR, description="Of a page's `next`."),
+        ],
     )
     def get(self, request: Request) -> Response:
         studies = Study.objects.filter(patient__in=patients_for(request.user)).select_related("patient", "report")
@@ -172,80 +199,23 @@ class StudyList(Base):
                 raise exceptions.ParseError("'patient' must be a UUID.") from error
         if state := request.query_params.get("state"):
             studies = studies.filter(state=state)
+        cursor = StudyCursor()
         with transaction.atomic():
-            rows = [study_row(study) for study in studies[:500]]
+            rows = [study_row(study) for study in cursor.paginate_queryset(studies, request, view=self) or ()]
             record(
                 "study.list", action="R", resource="study", detail={"count": len(rows)}, actor=Actor.user(request.user)
             )
-        return Response({"studies": rows})
+        return Response(plain(StudyPage(studies=tuple(rows), next=cursor.get_next_link())))
 
 
 class StudyDetail(Base):
     """All that is known of one study, without identity."""
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(responses={200: StudyAnswer})
     def get(self, request: Request, study_id: uuid.UUID) -> Response:
         study = self.study(request, study_id, "study.view")
         with transaction.atomic():
-            panel = latest_panel(study)
-            measurement = Measurement.objects.filter(study=study).order_by("-created_at", "-id").first()
-            comparisons = (
-                Comparison.objects.filter(measurement=measurement) if measurement else Comparison.objects.none()
-            )
-            volume_set = latest_volume_set(study)
-            body = study_row(study) | {
-                "series": [
-                    {
-                        "sequence": one.sequence,
-                        "confidence": one.sequence_confidence,
-                        "reason": one.sequence_reason,
-                        "description": one.description,
-                        "instances": one.instances.count(),
-                    }
-                    for one in study.series.all()
-                ],
-                "volumes": volume_set
-                and {
-                    "version": volume_set.version,
-                    "shape": volume_set.shape,
-                    "spacing_mm": volume_set.spacing,
-                    "sequences": {one.sequence: {"quality": one.quality} for one in volume_set.volumes.all()},
-                    "not_assessed": assessable_of(volume_set).not_assessed,
-                },
-                "segmentations": [
-                    {
-                        "id": str(one.id),
-                        "kind": one.kind,
-                        "version": one.version,
-                        "author": one.author,
-                        "model": plain(one.model),
-                        "not_assessed": one.not_assessed,
-                        "created_at": one.created_at.isoformat(),
-                    }
-                    for one in study.segmentations.order_by("version")
-                ],
-                "panel": plain(panel_summary(panel)) if panel else None,
-                "measurement": measurement
-                and {
-                    "id": str(measurement.id),
-                    "segmentation": str(measurement.segmentation_id),
-                    "regions": plain(measurement.regions),
-                    "lesions": plain(measurement.lesions),
-                    "anatomy": plain(measurement.anatomy),
-                },
-                "comparisons": [plain(one.result) for one in comparisons],
-                "report_versions": [
-                    {
-                        "number": one.number,
-                        "status": one.status,
-                        "signature_kind": one.signature_kind,
-                        "pdf_sha256": one.pdf_sha256,
-                        "band": one.band,
-                    }
-                    for one in (study.report.versions.order_by("number") if hasattr(study, "report") else ())
-                ],
-                "steps": study_steps(study),
-            }
+            body = _study_answer(study)
             record(
                 "study.view",
                 action="R",
@@ -253,7 +223,73 @@ class StudyDetail(Base):
                 patient_id=study.patient_id,
                 actor=Actor.user(request.user),
             )
-        return Response(body)
+        return Response(plain(body))
+
+
+def _study_answer(study: Study) -> StudyAnswer:
+    panel = latest_panel(study)
+    measurement = Measurement.objects.filter(study=study).order_by("-created_at", "-id").first()
+    compared = Comparison.objects.filter(measurement=measurement) if measurement else Comparison.objects.none()
+    volume_set = latest_volume_set(study)
+    row = study_row(study)
+    return StudyAnswer(
+        **{name: getattr(row, name) for name in StudyRow.model_fields},
+        series=tuple(
+            SeriesRow(
+                sequence=one.sequence,
+                confidence=one.sequence_confidence,
+                reason=one.sequence_reason,
+                description=one.description,
+                instances=one.count,
+            )
+            for one in study.series.annotate(count=Count("instances"))
+        ),
+        volumes=_volumes_answer(volume_set) if volume_set else None,
+        segmentations=tuple(
+            OutlineAnswer(
+                id=str(one.id),
+                kind=one.kind,
+                version=one.version,
+                author=one.author,
+                model=one.model,
+                not_assessed=one.not_assessed,
+                created_at=one.created_at,
+            )
+            for one in study.segmentations.order_by("version")
+        ),
+        panel=panel_summary(panel) if panel else None,
+        measurement=MeasurementAnswer(
+            id=str(measurement.id),
+            segmentation=str(measurement.segmentation_id),
+            regions=measurement.regions,
+            lesions=measurement.lesions,
+            anatomy=measurement.anatomy,
+        )
+        if measurement
+        else None,
+        comparisons=tuple(one.result for one in compared),
+        report_versions=tuple(
+            ReportVersionRow(
+                number=one.number,
+                status=one.status,
+                signature_kind=one.signature_kind,
+                pdf_sha256=one.pdf_sha256,
+                band=one.band,
+            )
+            for one in (study.report.versions.order_by("number") if hasattr(study, "report") else ())
+        ),
+        steps=study_steps(study),
+    )
+
+
+def _volumes_answer(volume_set: VolumeSet) -> VolumesAnswer:
+    return VolumesAnswer(
+        version=volume_set.version,
+        shape=volume_set.shape,
+        spacing_mm=volume_set.spacing,
+        sequences={one.sequence: SequenceQuality(quality=one.quality) for one in volume_set.volumes.all()},
+        not_assessed=assessable_of(volume_set).not_assessed,
+    )
 
 
 class VolumeFile(Base):
@@ -360,7 +396,7 @@ class ReportPdf(Base):
 class ReportVersionContent(Base):
     """The content of one version of a report as JSON: findings, comparison, panel, narrative with its citations."""
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(responses={200: ReportVersionAnswer})
     def get(self, request: Request, report_id: uuid.UUID, number: int) -> Response:
         report = Report.objects.select_related("study").filter(pk=report_id).first()
         if report is None:
@@ -379,7 +415,7 @@ class ReportVersionContent(Base):
                 actor=Actor.user(request.user),
                 detail={"version": number},
             )
-        return Response(content_json(content))
+        return Response(plain(ReportVersionAnswer.of(content)))
 
 
 class DocumentText(Base):

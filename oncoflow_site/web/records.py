@@ -190,7 +190,7 @@ def study_page(request: HttpRequest, study_id: uuid.UUID) -> HttpResponse:
                 "faces": faces_of(study),
             },
             "steps": steps,
-            "under_way": any(step["state"] in {"waiting", "running"} for step in steps)
+            "under_way": any(step.state in {"waiting", "running"} for step in steps)
             or study.state in {"receiving", "complete", "preparing"},
             "report": getattr(study, "report", None),
             "may_outline": volume_set is not None and can(request.user, "edit_segmentation"),

@@ -23,6 +23,7 @@ from clinical.services import (
     register_patient,
 )
 from imaging.identifiers import accession_index
+from imaging.longitudinal.history import history_entry
 from imaging.models import Comparison, Study, StudyPurpose
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
@@ -169,7 +170,10 @@ def test_comparison_made_anew_makes_a_new_draft(make_study, make_measurement, si
     release(draft(measurement))
     comparison = Comparison.objects.get(measurement=measurement)
     comparison.prior_study, comparison.prior_measurement = older.study, older
-    comparison.result = {**comparison.result, "interval_days": 94}
+    dates = (older.study, older), (measurement.study, measurement)
+    comparison.result = comparison.result.model_copy(
+        update={"interval_days": 94, "history": tuple(history_entry(*date) for date in dates)}
+    )
     comparison.save()
     version = draft(measurement)
     assert version.number == 2

@@ -80,7 +80,7 @@ def test_a_study_that_is_done_waits_for_nothing(make_study: Any) -> None:
     )
     for number, (kind, state) in enumerate(told):
         make_job(study, kind, state, number)
-    assert [(step["kind"].split(".")[1], step["state"]) for step in current_steps(study)] == [
+    assert [(step.kind.split(".")[1], step.state) for step in current_steps(study)] == [
         ("complete_study", "done"), ("prepare_study", "done"), ("run_expert", "done"), ("run_expert", "done"),
         ("conclude_panel", "done"),
     ]  # fmt: skip

@@ -46,7 +46,7 @@ def test_nobody_but_the_care_team_sees_a_patient(
         before = AuditRow.objects.filter(outcome__gt=0).count()
         assert client.get(address).status_code == 404, name
         assert AuditRow.objects.filter(outcome__gt=0).count() > before, f"the refusal of {name} is not recorded"
-    assert client.get("/api/studies/").json() == {"studies": []}
+    assert client.get("/api/studies/").json() == {"studies": [], "next": None}
 
 
 def test_a_visitor_is_asked_to_sign_in(drafted: Report, client_of: Callable[[Any], Client]) -> None:
