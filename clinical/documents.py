@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -10,7 +11,7 @@ from django.db import IntegrityError, transaction
 from audit.services import record
 from clinical.events import DOCUMENT_ARRIVED
 from clinical.models import ClinicalDocument, Patient
-from clinical.registry import current_patient
+from clinical.registry import current_patient, merged_records
 from clinical.vault import blind_index
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import DatedMoment, Precision
@@ -66,8 +67,17 @@ def add_document(
     """
     patient = current_patient(patient)
     authored = DatedMoment(authored_on) if isinstance(authored_on, datetime) else authored_on
-    index = blind_index("document.source", str(patient.pk), source_id.strip(), hashlib.sha256(content).hexdigest())
-    known = ClinicalDocument.objects.filter(source_index=index).first()
+    digest = hashlib.sha256(content).hexdigest()
+
+    def index_of(record_id: uuid.UUID) -> str:
+        return blind_index("document.source", str(record_id), source_id.strip(), digest)
+
+    index = index_of(patient.pk)
+    # It may have come under a record that was merged into this one since.
+    records = [patient.pk, *(one.pk for one in merged_records(patient))]
+    known = ClinicalDocument.objects.filter(
+        source_index__in=[index_of(one) for one in records], patient=patient
+    ).first()
     if known is not None:
         return known
     original = original or write_original(patient, content, content_type)

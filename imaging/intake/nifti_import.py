@@ -44,7 +44,11 @@ def declared_patient(declaration: Declaration, door: Door) -> Patient:
         sex=declaration.sex,
         identifiers=(Identifier(declared_authority(declaration), declaration.mrn),),
     )
-    return clinical.register_patient(identity, source=door.audit_source, provisional=True)
+    try:
+        return clinical.register_patient(identity, source=door.audit_source, provisional=True)
+    except clinical.IdentityContradiction as error:
+        clinical.note_conflict(error, source=door.audit_source, sender=door.peer)
+        raise
 
 
 def declare_nifti(

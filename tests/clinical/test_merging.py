@@ -81,6 +81,7 @@ def test_a_merge_moves_everything_and_both_numbers_find_the_survivor(two, regist
     document.refresh_from_db()
     assert (order.patient, document.patient) == (survivor, survivor)
     assert reveal_order(order, purpose="test").placer_number == "P1", "still under the key it was encrypted with"
+    assert add_document(survivor, content=b"Adler", content_type="text/plain", source_id="d1") == document, "sent again"
     assert user_can_see(reader, survivor)
     assert list(patients_for(reader)) == [survivor]
     both = IdentityData(
