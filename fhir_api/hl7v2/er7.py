@@ -17,6 +17,7 @@ __all__ = [
     "Er7Error",
     "Er7Message",
     "Segment",
+    "batch_messages",
     "charset_codec",
     "declared_charset",
     "escape",
@@ -291,6 +292,29 @@ def _delimiters(data: bytes) -> Delimiters:
 def without_preamble(data: bytes) -> bytes:
     """``data`` without the byte order mark and the blank lines that files and editors put before MSH."""
     return data.lstrip().removeprefix(_BOM).lstrip() if data[:3] != b"MSH" else data
+
+
+_BATCH_SEGMENT = re.compile(rb"[FB][HT]S")
+MAX_BATCH = 1_000
+
+
+def batch_messages(data: bytes) -> list[bytes] | None:
+    """The messages of a batch file (FHS, BHS, ..., BTS, FTS; HL7 v2.5.1 section 2.10.3); None where ``data`` is no batch.
+
+    Raises `Er7Error` for more than `MAX_BATCH` messages.
+    """
+    data = without_preamble(data)
+    if data[:3] not in (b"FHS", b"BHS"):
+        return None
+    messages: list[list[bytes]] = []
+    for line in re.split(rb"\r\n|\r|\n", data):
+        if line.startswith(b"MSH"):
+            messages.append([line])
+        elif messages and line.strip() and not _BATCH_SEGMENT.match(line[:3]):
+            messages[-1].append(line)
+    if len(messages) > MAX_BATCH:
+        raise Er7Error("The batch has too many messages.", condition="104", location="BHS^1")
+    return [b"\r".join(lines) + b"\r" for lines in messages]
 
 
 _LINE_END = re.compile(r"(\r\n|\r|\n)")

@@ -9,11 +9,12 @@ from django.db import IntegrityError, close_old_connections, connection, transac
 
 from audit.services import Actor, acting_as, record, record_refusal
 from fhir_api.hl7v2.ack import Fault, accept_mode, build_ack
-from fhir_api.hl7v2.er7 import Er7Error, Er7Message, Segment, parse, read_header
+from fhir_api.hl7v2.er7 import Er7Error, Er7Message, Segment, batch_messages, parse, read_header
 from fhir_api.hl7v2.peers import find_peer, note_unlisted, reading_of
 from fhir_api.hl7v2.structure import MessageDisposition, examine
 from fhir_api.models import Hl7Message, Hl7MessageState, Peer
 from oncoflow_site.foundation import objects
+from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import safe_error_text
 from oncoflow_site.foundation.failpoints import hit
 from oncoflow_site.foundation.jobs import enqueue
@@ -38,13 +39,21 @@ def receive(data: bytes, remote: str) -> bytes:
         try:
             if not connection.in_atomic_block:
                 close_old_connections()
-            return _receive(data, remote)
+            batch = batch_messages(data)
+            return _receive(data, remote) if batch is None else _receive_batch(batch, remote)
         except Exception as error:  # whatever it is, the sender must not take silence or AA for an answer
             logger.error("mllp: message of %d bytes not stored: %s", len(data), safe_error_text(error))
             return _answer(_header(data), (Fault("207", "MSH^1", "The message could not be stored."),), transient=True)
         finally:
             if not connection.in_atomic_block:
                 close_old_connections()
+
+
+def _receive_batch(messages: list[bytes], remote: str) -> bytes:
+    """Take each message of a batch file as if it had come alone; the answer is a batch of their acknowledgements, in order."""
+    answers = [answer for one in messages if (answer := _receive(one, remote))]
+    moment = now().strftime("%Y%m%d%H%M%S+0000").encode()
+    return b"BHS|^~\\&|||||" + moment + b"\r" + b"".join(answers) + b"BTS|%d\r" % len(answers)
 
 
 def refuse_too_large(head: bytes) -> bytes:
