@@ -1,5 +1,5 @@
 """House rules that no linter knows: size of files, nothing that should not be in the repository, one meaning for a class name,
-no circle of imports.
+no circle of imports, no test that leans on another test.
 
 python -m tests.rules
 """
@@ -107,11 +107,33 @@ def import_circle(trees: Mapping[str, ast.Module]) -> Iterator[str]:
         yield f"a circle of imports: {' <- '.join(error.args[1])}"
 
 
+def imports_of_test_modules() -> Iterator[str]:
+    """Helpers belong into `tests/factories` or beside the tests under a name of their own: a test module is not imported."""
+    for path in tracked():
+        name = path.relative_to(ROOT)
+        if path.suffix != ".py" or name.parts[0] != "tests":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests."):
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names if alias.name.startswith("tests.")]
+            else:
+                continue
+            for module in modules:
+                last = module.rpartition(".")[2]
+                if (
+                    last.startswith("test_") and (ROOT / f"{module.replace('.', '/')}.py").is_file()
+                ) or last == "conftest":
+                    yield f"{name}: imports {module}, which holds tests or fixtures"
+
+
 def broken_rules() -> list[str]:
     """One sentence for every rule that a file breaks."""
     found = [
         *ambiguous_class_names(syntax_trees(), SAME_NAME),
         *import_circle(syntax_trees()),
+        *imports_of_test_modules(),
     ]
     for path in tracked():
         name = path.relative_to(ROOT)

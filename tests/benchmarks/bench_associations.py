@@ -17,7 +17,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage, Verification
 
 from tests.benchmarks.listener import CALLED, CALLING, our_listener
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.dicom_files import as_file, dataset
 
 WARM_UP = 50
 

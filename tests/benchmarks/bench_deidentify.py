@@ -34,7 +34,7 @@ from pydicom.dataset import Dataset  # noqa: E402
 
 from imaging.deidentification.engine import Deidentifier, PatientProfile  # noqa: E402
 from imaging.identifiers import STANDARD_ROOT  # noqa: E402
-from tests.imaging.dicomfiles import as_file, dataset  # noqa: E402
+from tests.factories.dicom_files import as_file, dataset  # noqa: E402
 
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 MOST_OF_DEID = 10

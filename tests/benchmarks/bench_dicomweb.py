@@ -56,8 +56,8 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from fhir_api.access.tokens import create_token
     from imaging.models import PublishedInstance
     from oncoflow_site.foundation import objects
-    from tests.imaging.dicomfiles import as_file, dataset
-    from tests.imaging.dicomweb.conftest import bring
+    from tests.factories.dicom_files import as_file, dataset
+    from tests.factories.published_studies import bring
     from tests.peers import served_site
 
     count, size = arguments.instances, arguments.size

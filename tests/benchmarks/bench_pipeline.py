@@ -177,8 +177,8 @@ def _correction(earlier: int) -> dict[str, Any]:
     from imaging.models import Comparison
     from imaging.segmentation.corrections import Correction, save_corrections
     from imaging.segmentation.label_maps import current_segmentation, load_labels
-    from tests.imaging import studies
-    from tests.imaging.phantoms import rigid
+    from tests.factories import studies
+    from tests.factories.phantoms import rigid
 
     _count_registrations()
     images, labels = _case()
@@ -241,7 +241,7 @@ def _ready(person: Any, images: dict[str, Any], grid: Any, when: datetime) -> tu
     from imaging.geometry.nifti import write_nifti
     from imaging.models import StudyState, Volume, VolumeSet
     from oncoflow_site.foundation import objects
-    from tests.imaging import studies
+    from tests.factories import studies
 
     study = studies.study_row(person, performed_at=when, state=StudyState.READY)
     volume_set = VolumeSet.objects.create(study=study, parameters={"reference": "T1c"}, **grid.to_json())

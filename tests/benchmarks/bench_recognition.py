@@ -23,7 +23,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "oncoflow_site.settings")
     django.setup()
     from imaging.recognition.rules import recognise
-    from tests.imaging.protocols import real, simulated
+    from tests.factories.protocols import real, simulated
 
     data = Path(os.environ.get("ONCOFLOW_TEST_DATA", "/nowhere"), "dicom")
     sets = {

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from imaging.dicom.elements import ElementWriter
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.dicom_files import as_file, dataset
 
 __all__ = ["Case", "Person", "build", "person_of"]
 

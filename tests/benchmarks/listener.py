@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.dicom_files import as_file, dataset
 from tests.peers import free_port
 
 __all__ = ["CALLED", "CALLING", "OurListener", "our_listener", "send", "write_studies"]

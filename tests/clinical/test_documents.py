@@ -18,7 +18,7 @@ from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.jobs import enqueue, run_job, run_pending
 from oncoflow_site.foundation.models import Event, Job
-from tests.clinical.pdfs import bomb, pdf
+from tests.factories.pdf_files import bomb, pdf
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.durability import helper  # sets Django up
+from tests.durability import helper
 
 # isort: split
 from django.conf import settings
@@ -46,7 +46,7 @@ from oncoflow_site.foundation.models import Delivery, Event, Job, StoredObject, 
 from reports.models import Report, ReportVersion
 from reports.signing.keyring import trust_pem
 from reports.signing.verify import verify
-from tests.durability import painted_study
+from tests.factories import painted_files as painted_study
 
 OPEN = ("waiting", "running")
 # What the jobs import when they run: here before workers are forked, so that not each of them has to.

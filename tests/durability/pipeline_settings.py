@@ -13,7 +13,7 @@ ONCOFLOW_PANEL = [
         "name": name,
         "kind": "good",
         "weights_dir": str(ONCOFLOW_DATA_DIR / "weights" / name),
-        "factory": "tests.inference.panel_experts:make",
+        "factory": "tests.factories.panel_experts:make",
     }
     for name in ("one", "two")
 ]

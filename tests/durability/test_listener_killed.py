@@ -16,7 +16,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage
 
 from tests.benchmarks.listener import CALLED, CALLING, ROOT, OurListener, our_listener
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.dicom_files import as_file, dataset
 
 pytestmark = pytest.mark.slow
 KILLS = 2

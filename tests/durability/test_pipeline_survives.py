@@ -26,9 +26,9 @@ from typing import Any
 
 import pytest
 
-from tests.durability.painted_study import SLICES
 from tests.durability.receivers import Receivers
-from tests.durability.test_kill import ROOT, Process, Site
+from tests.durability.site import ROOT, Process, Site
+from tests.factories.painted_files import SLICES
 from tests.peers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

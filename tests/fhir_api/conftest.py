@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,35 +11,7 @@ import pytest
 from fhir_api.hl7v2.intake import receive, refuse_too_large
 from fhir_api.hl7v2.mllp import MllpLimits, MllpServer
 from fhir_api.models import Peer
-
-
-def adt(control: str = "C1", *, event: str = "A04", mrn: str = "MRN1", family: str = "Beispiel", **more: str) -> bytes:
-    """An ADT message of the peer EMR/HOSP."""
-    fields = {"charset": "UNICODE UTF-8", "version": "2.5.1", "processing": "P", "mode": "|", "sep": "\r"} | more
-    msh = f"MSH|^~\\&|EMR|HOSP|ONCOFLOW|RAD|20260301101500||ADT^{event}|{control}"
-    msh += f"|{fields['processing']}|{fields['version']}"
-    msh += f"||{fields['mode']}|||{fields['charset']}" if fields["mode"] != "|" else f"||||||{fields['charset']}"
-    pid = f"PID|1||{mrn}^^^DEMOHOSP^MR||{family}^Anna^Maria^^^^L||19610430|F"
-    codec = {"8859/1": "latin-1"}.get(fields["charset"], "utf-8")
-    return fields["sep"].join([msh, f"EVN|{event}|20260301101500", pid, "PV1|1|O", ""]).encode(codec)
-
-
-def omi(
-    control: str = "O1", *, order: str = "P1", accession: str = "ACC1", code: str = "NW", mrn: str = "MRN1"
-) -> bytes:
-    """An OMI^O23 imaging order of the peer EMR/HOSP."""
-    lines = [
-        f"MSH|^~\\&|EMR|HOSP|ONCOFLOW|RAD|20260301101500||OMI^O23^OMI_O23|{control}|P|2.5.1||||||UNICODE UTF-8",
-        f"PID|1||{mrn}^^^DEMOHOSP&1.2.3&ISO^MR||Beispiel^Anna||19610430|F",
-        "PV1|1|O",
-        f"ORC|{code}|{order}^EMR^1.2.9^ISO||||||||||D1^Muster^Eva",
-        "TQ1|1||||||20260302||S^Stat^HL70485",
-        f"OBR|1|{order}^EMR^1.2.9^ISO||MRBRAIN^MR Schädel^L^24587-8^MR Brain WO and W contrast IV^LN|||||||||||||"
-        "||||||||||||||^Follow-up \\T\\ staging",
-        f"IPC|{accession}|RP1|1.2.840.99.{order[1:]}|SPS1|MR",
-        "",
-    ]
-    return "\r".join(lines).encode()
+from tests.factories.hl7_messages import Wire
 
 
 @pytest.fixture
@@ -62,34 +33,6 @@ def mllp_port(transactional_db: None) -> Iterator[int]:
     asyncio.run_coroutine_threadsafe(server.stop(3), loop).result(10)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
-
-
-class Wire:
-    """A raw client connection."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self.buffer = b""
-
-    def send(self, data: bytes) -> None:
-        """Bytes as they are."""
-        self.socket.sendall(data)
-
-    def answer(self) -> bytes:
-        """The next frame's content; empty when the peer closed."""
-        while b"\x1c\r" not in self.buffer:
-            chunk = self.socket.recv(65536)
-            if not chunk:
-                return b""
-            self.buffer += chunk
-        message, _, self.buffer = self.buffer.partition(b"\x1c\r")
-        assert message[:1] == b"\x0b"
-        return message[1:]
-
-    def ask(self, message: bytes) -> bytes:
-        """Send framed, return the answer."""
-        self.send(b"\x0b" + message + b"\x1c\r")
-        return self.answer()
 
 
 @pytest.fixture

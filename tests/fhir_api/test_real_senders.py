@@ -9,8 +9,7 @@ from clinical.models import Order
 from fhir_api.hl7v2.er7 import Er7Error, charset_codec, parse
 from fhir_api.models import Hl7Message, Peer
 from oncoflow_site.foundation.jobs import run_pending
-from tests.fhir_api.conftest import adt, omi
-from tests.fhir_api.test_mllp_door import conditions, msa
+from tests.factories.hl7_messages import adt, conditions, msa, omi
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("hl7_peer")]
 

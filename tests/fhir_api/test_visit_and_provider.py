@@ -12,7 +12,7 @@ from fhir_api.hl7v2.er7 import parse
 from fhir_api.hl7v2.oru import build_oru
 from fhir_api.models import Endpoint
 from fhir_api.r4.resources.bundle import build_transaction
-from tests.fhir_api.sample import facts
+from tests.factories.outgoing_reports import facts
 
 ECHO = {
     "PID-3": "MRN-1^^^DEMOHOSP&1.2.3&ISO^MR",

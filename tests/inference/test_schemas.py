@@ -11,7 +11,7 @@ from inference.schemas.agreement import AGREEMENT, METHODS
 from inference.schemas.gate import GATE, REASONS, THRESHOLDS, GateDecision
 from inference.schemas.panel import ENVIRONMENT, NAMES, REMARKS, PanelSummary, panel_of_v1
 from oncoflow_site.foundation.schema import Document
-from tests.imaging.test_schemas import keeps
+from tests.factories.old_rows import keeps
 
 # Rows as they were written before there were schemas.
 OLD_AGREEMENT: dict[str, Any] = {

@@ -22,9 +22,9 @@ from reports.content.schema import (
 from reports.models import ReportVersion
 from reports.pdf import HeaderData, RenderInput, render
 from reports.services import load_content
-from tests.imaging.test_schemas import keeps
-from tests.reports import samples
-from tests.reports.test_flow import draft, release, text_of
+from tests.factories import report_content as samples
+from tests.factories.old_rows import keeps
+from tests.factories.reports import draft, release, text_of
 
 DOCUMENT = "01900000-0000-7000-8000-00000000000a"
 

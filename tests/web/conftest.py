@@ -10,7 +10,7 @@ from django.test import Client
 
 from oncoflow_site.foundation.jobs import run_pending
 from reports.models import Report
-from tests.reports import conftest as of_reports
+from tests.factories import report_studies as of_reports
 
 # The fixtures of the reports' tests, under their own names here.
 make_measurement = of_reports.make_measurement

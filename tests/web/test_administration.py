@@ -13,7 +13,7 @@ from clinical.models import User
 from imaging.models import DeidentificationReport
 from oncoflow_site.foundation.jobs import enqueue
 from oncoflow_site.foundation.models import Delivery, Job, JobState
-from tests.imaging.studies import patient, study_row
+from tests.factories.studies import patient, study_row
 
 pytestmark = pytest.mark.django_db
 

@@ -13,14 +13,14 @@ from clinical.models import User
 from clinical.services import register_patient
 from imaging.models import Series, Study, Upload, UploadFile
 from oncoflow_site.foundation.jobs import run_pending
-from tests.imaging.dicomfiles import study_files
-from tests.web import test_browser
-from tests.web.test_browser import faults, one, texts, until
+from tests.factories.dicom_files import study_files
+from tests.web import browsing
+from tests.web.browsing import faults, one, texts, until
 from tests.web.uploading import nifti
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.xdist_group("browser")]
-signed_in = test_browser.signed_in
-site = test_browser.site
+signed_in = browsing.signed_in
+site = browsing.site
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_many_files_and_the_result(chromium: Any, site: str, signed_in: Any, tec
     (tmp_path / "readme.txt").write_text("no image")
     signed_in(technician)
     assert faults(chromium, f"{site}/bring-in/") == []
-    test_browser.show(chromium)
+    browsing.show(chromium)
     assert not one(chromium, "#go").is_enabled()
     one(chromium, "#files").send_keys("\n".join(map(str, [*paths, tmp_path / "readme.txt"])))
     until(lambda: "9 files" in one(chromium, "#chosen").text)

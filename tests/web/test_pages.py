@@ -16,7 +16,7 @@ from clinical.models import Patient, User
 from clinical.roles import Role
 from imaging.models import DeidentificationReport, FaceRemoval, Series
 from reports.models import Report
-from tests.reports.conftest import PASSWORD
+from tests.factories.report_studies import PASSWORD
 
 
 def addresses(report: Report) -> dict[str, str]:

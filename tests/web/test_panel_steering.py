@@ -18,9 +18,8 @@ from imaging.models import Study
 from inference.models import CaseEvaluation, FusionChoice, FusionWeights, PanelState, StandingProposal
 from inference.quality import learned_weights
 from oncoflow_site.foundation.jobs import run_pending
-from tests.imaging import studies
-from tests.inference.test_choosing import Settle, model_with_reviews, review, settle
-from tests.inference.test_panel import GOOD, LESION, convene, painted, weights
+from tests.factories import studies
+from tests.factories.panels import GOOD, LESION, Settle, convene, model_with_reviews, painted, review, settle, weights
 
 __all__ = ["settle"]
 

@@ -12,8 +12,8 @@ from imaging.archive.store_instance import store_instance
 from imaging.deidentification import pixel_inspection
 from imaging.deidentification.deidentify_study import deidentify_study
 from imaging.models import Instance, InstanceState, Study
-from tests.imaging.deidentification.test_engine import context
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.dicom_files import as_file, dataset
+from tests.factories.job_contexts import context
 
 pytestmark = pytest.mark.django_db
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

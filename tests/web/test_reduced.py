@@ -25,11 +25,10 @@ from imaging.segmentation.label_maps import current_segmentation, load_labels
 from oncoflow_site.foundation.jobs import run_pending
 from reports.models import Report
 from reports.services import load_content, load_pdf
-from tests.durability import painted_study
-from tests.fhir_api.sample import facts
-from tests.inference.test_panel import GOOD, Panel, panel_of
-from tests.inference.test_reduced import evaluation
-from tests.reports.test_pdf import words
+from tests.factories import painted_files as painted_study
+from tests.factories.outgoing_reports import facts
+from tests.factories.panels import GOOD, Panel, evaluation, panel_of
+from tests.factories.reports import words
 
 __all__ = ["panel_of"]
 

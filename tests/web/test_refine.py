@@ -24,11 +24,11 @@ from inference.supervisor.server import Supervisor, SupervisorConfig
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.jobs import run_pending
 from reports.models import Report
-from tests.web import test_browser
+from tests.web import browsing
 
 pytestmark = pytest.mark.django_db
-site, signed_in = test_browser.site, test_browser.signed_in
-until, one = test_browser.until, test_browser.one
+site, signed_in = browsing.site, browsing.signed_in
+until, one = browsing.until, browsing.one
 GRID = (24, 28, 26)
 
 
@@ -37,7 +37,7 @@ def clicker(tmp_path: Path, settings: Any) -> Iterator[Supervisor]:
     """The supervisor with an expert that answers clicks with a ball."""
     settings.ONCOFLOW_PANEL = [{"name": "clicker", "kind": "sam", "weights_dir": str(tmp_path)}]
     settings.ONCOFLOW_SUPERVISOR_KEY = tmp_path / "key"
-    spec = ExpertSpec("clicker", "sam", str(tmp_path), factory="tests.inference.fake_experts:make")
+    spec = ExpertSpec("clicker", "sam", str(tmp_path), factory="tests.factories.fake_experts:make")
     supervisor = Supervisor(SupervisorConfig((spec,), "127.0.0.1:0", tmp_path / "key", load_timeout_s=60))
     supervisor.start()
     settings.ONCOFLOW_SUPERVISOR_ADDRESS = supervisor.address
@@ -213,7 +213,7 @@ def test_refining_in_the_browser(
     chromium = signed_in(radiologist)
     address = f"{site}/studies/{drafted.study_id}/"
     chromium.get(address)
-    until(lambda: chromium.execute_script(test_browser.COLOURED, "figure[data-plane=axial] img") > 20)
+    until(lambda: chromium.execute_script(browsing.COLOURED, "figure[data-plane=axial] img") > 20)
     one(chromium, "form.refine button[aria-controls]").click()
     said = lambda: one(chromium, "form.refine [role=status]").text  # noqa: E731
     until(lambda: "Ready" in said())
@@ -249,7 +249,7 @@ def test_refining_in_the_browser(
         60, 50
     ).release().perform()
     until(lambda: "voxels of ET" in said())
-    assert test_browser.faults(chromium, address) == []
+    assert browsing.faults(chromium, address) == []
 
     # Those looks loaded the page again: mark once more, and save.
     chromium.get(address)

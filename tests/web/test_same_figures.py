@@ -17,8 +17,8 @@ from oncoflow_site.foundation.jobs import run_pending
 from reports.lifecycle.versions import current_version
 from reports.models import Report, ReportVersion
 from reports.services import load_content, load_pdf
-from tests.fhir_api.sample import facts
-from tests.reports.test_flow import text_of
+from tests.factories.outgoing_reports import facts
+from tests.factories.reports import text_of
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from imaging.models import Instance, Series, Study, Upload, UploadFile, UploadPa
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Job, StoredObject
-from tests.imaging.dicomfiles import as_file, dataset, study_files
+from tests.factories.dicom_files import as_file, dataset, study_files
 from tests.web.uploading import STREAM, Sender, archive, nifti, sha
 
 pytestmark = pytest.mark.django_db

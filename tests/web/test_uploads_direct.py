@@ -21,7 +21,7 @@ from oncoflow_site.foundation import stores
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import StoredObject
-from tests.imaging.dicomfiles import study_files
+from tests.factories.dicom_files import study_files
 from tests.peers import buckets, served_site
 from tests.web.uploading import STREAM, Sender, archive, pairs, sha
 

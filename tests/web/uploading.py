@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from django.test import Client
 
-from tests.imaging.dicomfiles import study_files
+from tests.factories.dicom_files import study_files
 
 STREAM = "application/offset+octet-stream"
 

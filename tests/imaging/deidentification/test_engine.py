@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import string
 import time
-import zlib
 from io import BytesIO
 
 import numpy as np
@@ -17,27 +16,19 @@ from pydicom.tag import Tag
 
 from imaging.archive.store_instance import store_instance
 from imaging.deidentification.deidentify_study import deidentify_study, profile_of
-from imaging.deidentification.engine import DeidentificationRefused, Deidentified, PatientProfile, deidentify
+from imaging.deidentification.engine import DeidentificationRefused, deidentify
 from imaging.deidentification.profile import RULES
 from imaging.deidentification.value_cleaning import _verhoeff, clean_age, clean_words, shift_date
 from imaging.dicom.elements import ElementWriter
 from imaging.models import Instance, InstanceState, Study
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError
-from oncoflow_site.foundation.jobs import JobContext, JobKind, enqueue
-from oncoflow_site.foundation.models import Job
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.deidentification_files import PROFILE, run, with_elements
+from tests.factories.dicom_files import as_file, dataset
+from tests.factories.job_contexts import context
 
 SECRET = "QUASTENFLOSSER"
 DIGITS = "471199815"
-PROFILE = PatientProfile(
-    "OF-TEST-0000-00", -123, lambda uid: uid if uid.startswith("1.2.840.10008.") else f"2.25.{zlib.crc32(uid.encode())}"
-)
-
-
-def run(one: Dataset, **options) -> tuple[Deidentified, Dataset]:
-    result = deidentify(as_file(one, **options), PROFILE)
-    return result, dcmread(BytesIO(result.data))
 
 
 LETTERS = SECRET.encode() + b"AB"  # 16 bytes: whole numbers of every binary VR
@@ -54,16 +45,6 @@ KEPT_AS_THEY_ARE = {
     # what geometry and pixels need: refused by name where it is not what it should be, see test_values.py
     *(rule.keyword for rule in RULES.by_tag.values() if rule.needed), "ModalityLUTSequence",
 }  # fmt: skip
-
-
-def with_elements(one: Dataset, elements: dict[int, bytes], *, implicit: bool = False) -> bytes:
-    """The file of ``one`` with serialised elements put in front of its pixels."""
-    for tag in elements:
-        if tag in one:
-            del one[tag]
-    data = as_file(one, implicit=implicit)
-    pixels = data.index(b"\xe0\x7f\x10\x00" if implicit else b"\xe0\x7f\x10\x00OW")
-    return data[:pixels] + b"".join(elements[tag] for tag in sorted(elements)) + data[pixels:]
 
 
 def clean(data: bytes) -> None:
@@ -331,16 +312,6 @@ def test_enhanced_images_stay_volumes(test_data):
 
 
 # --- studies
-
-
-def context(study: Study) -> JobContext:
-    row = enqueue(
-        "imaging.complete_study", subject=study.subject, key=f"test:{study.pk}", kwargs={"study_id": study.pk}
-    )
-    token = __import__("uuid").uuid4()
-    Job.objects.filter(pk=row.pk).update(state="running", lease_token=token, fence=1)
-    kind = JobKind("test", lambda ctx: None, "default", 1, 60.0, 600.0, frozenset(), frozenset())
-    return JobContext(Job.objects.get(pk=row.pk), kind)
 
 
 @pytest.mark.django_db

@@ -16,7 +16,7 @@ from pydicom.encaps import encapsulate, generate_fragments
 from imaging.archive.filing_header import BadInstance, read_header
 from imaging.deidentification.engine import DeidentificationRefused, PatientProfile, deidentify
 from imaging.identifiers import map_uid
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.dicom_files import as_file, dataset
 
 PROFILE = PatientProfile("P-1", -100, lambda uid: "2.25.7")
 JPEG, JPEG_LOSSLESS_2000 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"

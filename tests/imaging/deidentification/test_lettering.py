@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from imaging.deidentification import lettering_network
 from oncoflow_site.demo import lettering
-from tests.imaging.deidentification.test_pixels import head, written
+from tests.factories.deidentification_files import head, written
 
 FONTS = lettering.font_files(lettering.HELD_OUT_FONTS)
 

@@ -7,9 +7,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from django.core.exceptions import PermissionDenied
-from PIL import Image, ImageDraw, ImageFont
 from pydicom import dcmread
-from scipy import ndimage
 
 from audit.models import AuditRow
 from clinical.access import assign
@@ -23,32 +21,12 @@ from imaging.models import DeidentificationReport, Instance, InstanceState, Stud
 from imaging.states import StudyState
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
-from tests.imaging.deidentification.test_engine import context
-from tests.imaging.dicomfiles import MR_CLASS, as_file, dataset
+from tests.factories.deidentification_files import head, written
+from tests.factories.dicom_files import MR_CLASS, as_file, dataset
+from tests.factories.job_contexts import context
 
 SC = "1.2.840.10008.5.1.4.1.1.7"
 DERIVED = ["DERIVED", "SECONDARY", "MPR"]
-
-
-def head(size: int = 192) -> np.ndarray:
-    """Something like an axial MR slice, 0 to 1: a bright ring, soft tissue, noise."""
-    rng = np.random.default_rng(4)
-    y, x = np.mgrid[:size, :size] / size - 0.5
-    radius = np.hypot(x / 0.38, y / 0.45)
-    tissue = 0.45 + 0.12 * ndimage.gaussian_filter(rng.normal(size=(size, size)), 4) * 4
-    image = np.where(radius < 0.9, tissue, np.where(radius < 1, 0.8, 0.02))
-    return np.clip(image + rng.normal(0, 0.02, image.shape), 0, 1)
-
-
-def written(
-    words: str, *, ink: float = 1.0, turns: int = 0, at: tuple[int, int] = (6, 4), height: int = 14
-) -> np.ndarray:
-    """`head` with words drawn into it, turned by quarters."""
-    image = head()
-    paper = Image.new("L", image.shape[::-1])
-    ImageDraw.Draw(paper).text(at, words, fill=255, font=ImageFont.load_default(height))
-    mask = np.rot90(np.asarray(paper) / 255.0, turns)
-    return image * (1 - mask) + ink * mask
 
 
 def instance_with(pixels: np.ndarray, **changes) -> bytes:

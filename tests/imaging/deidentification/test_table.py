@@ -13,8 +13,8 @@ from imaging.deidentification.engine import PatientProfile, deidentify
 from imaging.deidentification.profile import RULES
 from imaging.deidentification.table_e1_1 import EDITION, REPEATING, TABLE, Row, resolve
 from imaging.dicom.elements import ElementWriter
-from tests.imaging.deidentification.test_engine import with_elements
-from tests.imaging.dicomfiles import dataset
+from tests.factories.deidentification_files import with_elements
+from tests.factories.dicom_files import dataset
 
 PROFILE = PatientProfile("OF-TEST-0000-00", -10, lambda uid: uid if uid.startswith("1.2.840.10008.") else "2.25.4711")
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"

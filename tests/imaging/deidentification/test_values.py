@@ -19,8 +19,8 @@ from imaging.deidentification.known_identity import KnownIdentity
 from imaging.deidentification.profile import RULES
 from imaging.deidentification.value_cleaning import clean_age, clean_code, shift_date, value_allowed
 from imaging.dicom.elements import ElementWriter
-from tests.imaging.deidentification.test_engine import PROFILE, run, with_elements
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.deidentification_files import PROFILE, run, with_elements
+from tests.factories.dicom_files import as_file, dataset
 
 DATA = Path(os.environ.get("ONCOFLOW_TEST_DATA", "/nonexistent")) / "dicom"
 BRAVO = KnownIdentity.of(["Bravo^Vida^Maria"], ["B4711", "MRN-0081123", "19610423"])

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from imaging.dicom import elements as walker
 from imaging.dicom.elements import ElementReader, ElementWriter, MalformedDataSet
 from imaging.dicom.file_meta import Implementation, content_start, file_meta, meta_values
-from tests.imaging.dicomfiles import MR_CLASS, as_file, dataset
+from tests.factories.dicom_files import MR_CLASS, as_file, dataset
 
 PATIENT_ID, PIXELS = 0x00100020, 0x7FE00010
 EXPLICIT = ElementWriter(implicit=False, little=True)

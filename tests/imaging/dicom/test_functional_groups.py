@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from imaging.defacing.deface_study import _thickness
 from imaging.dicom.functional_groups import FunctionalGroups
 from imaging.dicom.image_plane import image_planes
-from tests.imaging.dicomfiles import dataset
+from tests.factories.dicom_files import dataset
 
 
 def item(**values) -> Dataset:

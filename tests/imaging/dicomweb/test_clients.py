@@ -16,8 +16,8 @@ from clinical.models import User
 from fhir_api.access.tokens import create_token
 from imaging.models import Instance, InstanceState, PublishedInstance, Study
 from oncoflow_site.foundation import objects
-from tests.imaging.dicomfiles import as_file, dataset, study_files
-from tests.imaging.dicomweb.conftest import bring
+from tests.factories.dicom_files import as_file, dataset, study_files
+from tests.factories.published_studies import bring
 from tests.peers.orthanc import Orthanc
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]

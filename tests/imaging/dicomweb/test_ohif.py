@@ -15,10 +15,10 @@ from django.test import Client
 from clinical.access import assign
 from clinical.models import User
 from imaging.models import PublishedInstance, Study
-from tests.imaging.dicomfiles import as_file
-from tests.imaging.dicomweb.conftest import account, bring
-from tests.imaging.studies import run
-from tests.imaging.test_dicomseg import COLUMNS, LESIONS, ROWS, outlined, slices
+from tests.factories.dicom_files import as_file
+from tests.factories.outlined_studies import COLUMNS, LESIONS, ROWS, outlined, slices
+from tests.factories.published_studies import account, bring
+from tests.factories.studies import run
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.xdist_group("browser")]
 

@@ -22,8 +22,8 @@ from imaging.dicomweb.frame_decoding import bit_frame, pack_bits
 from imaging.models import PublishedInstance, Study
 from imaging.rendering.window import apply_window
 from oncoflow_site.foundation import objects
-from tests.imaging.dicomfiles import as_file, dataset, study_files
-from tests.imaging.dicomweb.conftest import bring
+from tests.factories.dicom_files import as_file, dataset, study_files
+from tests.factories.published_studies import bring
 
 Ask = Callable[..., Any]
 DICOM = 'multipart/related; type="application/dicom"'

@@ -18,8 +18,8 @@ from imaging.models import Instance, InstanceState, PublishedInstance, Study
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.models import StoredObject
-from tests.imaging.dicomfiles import study_files
-from tests.imaging.dicomweb.conftest import STUDY, account, bring
+from tests.factories.dicom_files import study_files
+from tests.factories.published_studies import STUDY, account, bring
 
 Ask = Callable[..., Any]
 
@@ -213,7 +213,7 @@ def test_the_audit_row_holds_the_keys_and_no_value(study: Study, ask: Ask) -> No
 
 
 def test_publishing_again_changes_nothing(study: Study) -> None:
-    from tests.imaging.studies import run
+    from tests.factories.studies import run
 
     before = set(PublishedInstance.objects.values_list("id", "object_id"))
     run("imaging.publish_study", study)

@@ -15,8 +15,8 @@ from fhir_api.access.tokens import create_token
 from imaging.dicomweb import stow_rs
 from imaging.dicomweb.multipart import MultipartError, MultipartWriter, read_parts
 from imaging.models import Instance, InstanceState, Study
-from tests.imaging.dicomfiles import as_file, dataset, study_files
-from tests.imaging.dicomweb.conftest import account
+from tests.factories.dicom_files import as_file, dataset, study_files
+from tests.factories.published_studies import account
 
 BOUNDARY = "b0undary"
 TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
