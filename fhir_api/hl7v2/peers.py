@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from django.conf import settings
 from django.db.models import F
@@ -65,7 +66,7 @@ def note_unlisted(msh: Segment, remote: str) -> None:
         address = str(ipaddress.ip_address(remote))
     except ValueError:
         return
-    key = {
+    key: dict[str, Any] = {
         "address": address,
         "sending_application": _plain(msh.get(3)),
         "sending_facility": _plain(msh.get(4)),
