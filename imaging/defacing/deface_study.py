@@ -50,7 +50,8 @@ class StudyFace:
     """
 
     def __init__(self, study: Study, volume_set: VolumeSet) -> None:
-        if not (volume_set.parameters.get("brain") or {}).get("plausible", False) or volume_set.brain_mask is None:
+        brain = volume_set.parameters.brain
+        if brain is None or not brain.plausible or volume_set.brain_mask is None:
             raise CannotDeface("its brain mask is doubtful, so its face cannot be taken off for certain")
         array, _ = read_nifti(objects.get(volume_set.brain_mask), as_float=False)
         self.volume_set = volume_set
@@ -58,11 +59,11 @@ class StudyFace:
         self.face: Face = find_face(self.brain, grid_of(volume_set), keep=_outlined(study, volume_set))
         self._ways: dict[Any, NDArray[np.float64]] = {}
         self._frames: set[str] = set()
-        reference = volume_set.parameters.get("reference")
+        reference = volume_set.parameters.reference
         for volume in volume_set.volumes.select_related("source_series"):
             if volume.source_series is None or volume.source_series.nifti_id is not None:
                 continue
-            matrix = (volume.transform or {}).get("matrix_ras", np.eye(4))
+            matrix = volume.transform.matrix_ras if volume.transform else np.eye(4)
             self._ways[volume.source_series_id] = np.asarray(matrix, dtype=np.float64)
             if volume.sequence == reference:
                 self._frames = _frames_of_reference(volume.source_series)

@@ -67,7 +67,7 @@ def reference_volume(segmentation: Segmentation) -> Volume:
     :raises NotEncodable: made from NIfTI files, which have no instances to refer to.
     """
     volume_set = segmentation.volume_set
-    name = str(volume_set.parameters.get("reference") or "T1c")
+    name = volume_set.parameters.reference or "T1c"
     volume = volume_set.volumes.filter(sequence=name).select_related("source_series", "volume_set").first()
     if volume is None or volume.source_series is None or volume.source_series.nifti_id is not None:
         raise NotEncodable("This study has no DICOM images that a segmentation could refer to.", code="no-source")

@@ -53,4 +53,4 @@ class Aligner:
 
 
 def _reference_volume(volume_set: VolumeSet) -> tuple[NDArray[np.float32], Grid]:
-    return load_volume(volume_set.study, volume_set.parameters.get("reference", "T1c"), volume_set=volume_set)
+    return load_volume(volume_set.study, volume_set.parameters.reference or "T1c", volume_set=volume_set)

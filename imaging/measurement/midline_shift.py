@@ -8,8 +8,8 @@ the brain's edge give the plane, those about the septum the shift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from scipy import ndimage
 from imaging.geometry.grid import Grid
 from imaging.geometry.resample import resample
 from imaging.preprocessing.mni152 import AtlasFit, atlas_template, fit_atlas
+from imaging.schemas.volumes import MidlineRecord
 
 __all__ = ["Midline", "find_midline"]
 
@@ -65,27 +66,27 @@ class Midline:
         reason = "the tumour lies over the septum"
         return replace(self, shift_mm=None, uncertainty_mm=None, reason=reason, quality=quality)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able and whole: `from_json` gives the same numbers again."""
-        normal = None if self.normal is None else [float(value) for value in self.normal]
-        atlas = {
-            "matrix": self.atlas.matrix.tolist(),
-            "correlation": self.atlas.correlation,
-            "reason": self.atlas.reason,
-        }
-        return {**asdict(self), "normal": normal, "atlas": atlas, "septum": [list(place) for place in self.septum]}
+    def record(self) -> MidlineRecord:
+        """Whole: `of` gives the same numbers again."""
+        atlas = {**vars(self.atlas), "matrix": self.atlas.matrix.tolist()}
+        normal = None if self.normal is None else self.normal.tolist()
+        return MidlineRecord.model_validate({**vars(self), "normal": normal, "atlas": atlas})
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> Midline:
-        """Inverse of `to_json`."""
-        atlas = record["atlas"]
-        fields: dict[str, Any] = {
-            **record,
-            "normal": None if record["normal"] is None else np.asarray(record["normal"], np.float64),
-            "atlas": AtlasFit(np.asarray(atlas["matrix"], np.float64), atlas["correlation"], atlas["reason"]),
-            "septum": tuple((float(x), float(y), float(z)) for x, y, z in record["septum"]),
-        }
-        return Midline(**fields)
+    def of(record: MidlineRecord) -> Midline:
+        """Inverse of `record`."""
+        atlas = record.atlas
+        return Midline(
+            normal=None if record.normal is None else np.asarray(record.normal, np.float64),
+            offset=record.offset,
+            shift_mm=record.shift_mm,
+            uncertainty_mm=record.uncertainty_mm,
+            reason=record.reason,
+            plane_reason=record.plane_reason,
+            atlas=AtlasFit(np.asarray(atlas.matrix, np.float64), atlas.correlation, atlas.reason),
+            quality=dict(record.quality),
+            septum=record.septum,
+        )
 
     def distance(self, world: NDArray[np.float64]) -> NDArray[np.float64]:
         """Signed distance of points (..., 3), RAS mm, from the plane; positive to the patient's right."""

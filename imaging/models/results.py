@@ -10,6 +10,7 @@ from imaging.schemas.assessed import REGIONS_NOT_ASSESSED
 from imaging.schemas.comparison import COMPARISON
 from imaging.schemas.measurement import ANATOMY, LESIONS, REGIONS
 from imaging.schemas.outline import MADE_BY
+from imaging.schemas.volumes import MATRIX, QUALITY, SHAPE, SPACING, TRANSFORM, VOLUME_PARAMETERS
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.schema_field import schema_field
@@ -32,10 +33,10 @@ class VolumeSet(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="volume_sets")
     version = models.PositiveIntegerField(default=1)
-    affine = models.JSONField(help_text="4 x 4, voxel index (x, y, z) to RAS mm.")
-    shape = models.JSONField(help_text="[x, y, z] voxels.")
-    spacing = models.JSONField(help_text="[x, y, z] mm.")
-    parameters = models.JSONField(default=dict, blank=True)
+    affine = schema_field(MATRIX, help_text="4 x 4, voxel index (x, y, z) to RAS mm.")
+    shape = schema_field(SHAPE, help_text="[x, y, z] voxels.")
+    spacing = schema_field(SPACING, help_text="[x, y, z] mm.")
+    parameters = schema_field(VOLUME_PARAMETERS, default=dict, blank=True)
     brain_mask = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(default=now)
 
@@ -56,8 +57,8 @@ class Volume(models.Model):
     object = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
     sha256 = models.CharField(max_length=64)
     source_series = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="volumes")
-    transform = models.JSONField(null=True, blank=True, help_text="Rigid transform found, and how.")
-    quality = models.JSONField(default=dict, blank=True)
+    transform = schema_field(TRANSFORM, null=True, blank=True, help_text="Rigid transform found, and how.")
+    quality = schema_field(QUALITY, default=dict, blank=True)
 
     class Meta:
         ordering = ["volume_set", "sequence"]

@@ -10,6 +10,7 @@ from django.db import models
 
 from imaging.models.results import Segmentation, VolumeSet
 from imaging.schemas.measurement import MIDLINE_SHIFT, REGIONS
+from imaging.schemas.volumes import MATRIX, MIDLINE, QUALITY
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.schema_field import schema_field
@@ -24,11 +25,11 @@ class Alignment(models.Model):
     fixed = models.ForeignKey(VolumeSet, on_delete=models.CASCADE, related_name="alignments")
     moving = models.ForeignKey(VolumeSet, on_delete=models.CASCADE, related_name="+")
     version = models.PositiveSmallIntegerField(help_text="Of the registration.")
-    matrix = models.JSONField(help_text="4 x 4, RAS mm of the fixed images to RAS mm of the moving ones.")
+    matrix = schema_field(MATRIX, help_text="4 x 4, RAS mm of the fixed images to RAS mm of the moving ones.")
     converged = models.BooleanField()
     reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it did not converge.")
     method = models.CharField(max_length=100)
-    quality = models.JSONField(default=dict, blank=True)
+    quality = schema_field(QUALITY, default=dict, blank=True)
     created_at = models.DateTimeField(default=now)
 
     class Meta:
@@ -45,7 +46,7 @@ class Anatomy(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     volume_set = models.ForeignKey(VolumeSet, on_delete=models.CASCADE, related_name="anatomies")
     version = models.PositiveSmallIntegerField(help_text="Of the search.")
-    midline = models.JSONField()
+    midline = schema_field(MIDLINE)
     created_at = models.DateTimeField(default=now)
 
     class Meta:

@@ -8,17 +8,19 @@ one skull-stripped outline are taken as they are. Intensities are not changed: e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from imaging.brats.sequences import REFERENCE_ORDER
 from imaging.geometry.grid import Grid, crop_box, crop_to_box, to_ras
 from imaging.geometry.resample import resample
 from imaging.preprocessing.brain_extraction import BrainFinder, find_brain, skull_stripped_mask
 from imaging.preprocessing.rigid import Registration, register_rigid
+from imaging.schemas.volumes import BrainRecord, GridRecord, VolumeParameters
 
 __all__ = [
     "Coregistered",
@@ -57,8 +59,7 @@ class Coregistered:
     :param brain: bool (z, y, x).
     :param registrations: sequence -> how it came onto the grid.
     :param scanner_grids: sequence -> the grid it was given on, before any turning.
-    :param parameters: what was done, JSON-able; ``warnings`` in it are sentences for a person, ``steps`` the steps in
-        order, ``full_grid`` and ``box`` ([[z0, z1], [y0, y1], [x0, x1]]) the grid before it was cut to the brain.
+    :param parameters: what was done; without the inputs, which are the caller's.
     """
 
     grid: Grid
@@ -67,7 +68,7 @@ class Coregistered:
     reference: str
     registrations: Mapping[str, Registration]
     scanner_grids: Mapping[str, Grid]
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: VolumeParameters
 
 
 def reference_grid(own: Grid, *, spacing_known: bool = True) -> Grid:
@@ -123,7 +124,7 @@ def coregister_study(
         registrations[name] = found
         images[name] = on_grid(array, its_grid, grid, found.matrix)
     progress(0.6, "Finding the brain")
-    brain, brain_parameters, warnings = _brain(images, grid, own, stripped, spacing_known, brain_finder, threads)
+    brain, brain_record, warnings = _brain(images, grid, own, stripped, spacing_known, brain_finder, threads)
     margin = [int(np.ceil(MARGIN_MM / s)) for s in grid.spacing_zyx()]
     box = crop_box(brain, margin)
     brain = np.ascontiguousarray(brain[box])
@@ -133,16 +134,16 @@ def coregister_study(
         if covered < 0.9:
             warnings.append(f"The {name} series covers only {covered:.0%} of the brain.")
     progress(1.0, "Volumes are on one grid")
-    parameters = {
-        "reference": reference,
-        "reference_grid": own.to_json(),
-        "full_grid": grid.to_json(),
-        "box": [[one.start, one.stop] for one in box],
-        "interpolation": "linear",
-        "brain": brain_parameters,
-        "steps": _steps(reference, registrations, brain_parameters),
-        "warnings": warnings,
-    }
+    parameters = VolumeParameters(
+        reference=reference,
+        reference_grid=GridRecord.model_validate(own.to_json()),
+        full_grid=GridRecord.model_validate(grid.to_json()),
+        box=((box[0].start, box[0].stop), (box[1].start, box[1].stop), (box[2].start, box[2].stop)),
+        interpolation="linear",
+        brain=brain_record,
+        steps=_steps(reference, registrations, brain_record),
+        warnings=tuple(warnings),
+    )
     return Coregistered(crop_to_box(grid, box), masked, brain, reference, registrations, given, parameters)
 
 
@@ -161,20 +162,22 @@ def within(brain: NDArray[np.bool_], image: NDArray[np.float32]) -> NDArray[np.f
     return np.where(brain, image, np.float32(0)).astype(np.float32, copy=False)
 
 
-def _steps(reference: str, registrations: Mapping[str, Registration], brain: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _steps(
+    reference: str, registrations: Mapping[str, Registration], brain: BrainRecord
+) -> tuple[dict[str, JsonValue], ...]:
     """What was done, in order. What each step used is in the parameters, the transforms with each volume."""
-    return [
+    return (
         {"step": "read", "values": "modality values, float32"},
         {"step": "reorient", "to": "RAS+", "interpolation": "none: axes permuted and flipped"},
         {"step": "register", "to": reference, "methods": {name: one.method for name, one in registrations.items()}},
         {"step": "resample", "onto": "full_grid", "interpolation": "linear", "outside": 0},
         {"step": "bias", "done": False, "reason": "each expert is given the scanner's intensities"},
         {"step": "intensity", "done": False, "reason": "each expert normalises within the brain for itself"},
-        {"step": "brain", "method": brain.get("method", "")},
+        {"step": "brain", "method": brain.method},
         {"step": "crop", "to": "box", "margin_mm": MARGIN_MM},
         {"step": "mask", "outside": 0},
         {"step": "write", "format": "NIfTI-1, int16 with slope, gzip"},
-    ]
+    )
 
 
 def _brain(
@@ -185,12 +188,13 @@ def _brain(
     spacing_known: bool,
     brain_finder: BrainFinder,
     threads: int,
-) -> tuple[NDArray[np.bool_], dict[str, Any], list[str]]:
+) -> tuple[NDArray[np.bool_], BrainRecord, list[str]]:
     if stripped is not None:
         mask = stripped
         if grid is not own:
             mask = resample(stripped.astype(np.float32), own, grid) >= 0.5
-        return mask, {"method": "the images are skull-stripped already", "plausible": True}, []
+        method = "the images are skull-stripped already"
+        return mask, BrainRecord(method=method, plausible=True, reason="", quality={}), []
     if not spacing_known:
         # The atlas is measured in millimetres: without a true spacing it cannot be fitted.
         raise NoBrain("The images show the whole head, and without a true spacing the brain cannot be found in them.")
@@ -199,6 +203,6 @@ def _brain(
     found = brain_finder(images, grid, threads=threads)
     if not found.mask.any():
         raise NoBrain(f"No brain was found: {found.reason}.")
-    parameters = {"method": found.method, "plausible": found.plausible, "reason": found.reason, **found.quality}
+    record = BrainRecord(method=found.method, plausible=found.plausible, reason=found.reason, quality=found.quality)
     warnings = [] if found.plausible else [f"The brain mask is doubtful: {found.reason}."]
-    return found.mask, parameters, warnings
+    return found.mask, record, warnings

@@ -7,6 +7,7 @@ different starts: how far their answers lie apart is the quality number, and an 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from imaging.geometry.grid import Grid
 from imaging.geometry.resample import centroid_ras
 from imaging.geometry.sitk import LPS_FROM_RAS, to_sitk
 from imaging.preprocessing.itk_descent import Descent, descend
+from imaging.schemas.volumes import TransformRecord
 
 __all__ = ["Registration", "register_rigid"]
 
@@ -55,17 +57,20 @@ class Registration:
     converged: bool
     reason: str = ""
     method: str = "rigid"
-    quality: dict[str, float] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """For `Volume.transform` and the comparison. The matrix is whole: read back, it makes the same bytes again."""
-        return {
-            "method": self.method,
-            "matrix_ras": [[float(v) for v in row] for row in self.matrix],
-            "inverse_ras": [[float(v) for v in row] for row in np.linalg.inv(self.matrix)],
-            "converged": self.converged,
-            "reason": self.reason,
-        }
+    def record(self, scanner_grid: Grid | None = None) -> TransformRecord:
+        """For `Volume.transform`. The matrix is whole: read back, it makes the same bytes again."""
+        return TransformRecord.model_validate(
+            {
+                "method": self.method,
+                "matrix_ras": self.matrix.tolist(),
+                "inverse_ras": np.linalg.inv(self.matrix).tolist(),
+                "converged": self.converged,
+                "reason": self.reason,
+                "scanner_grid": scanner_grid.to_json() if scanner_grid is not None else None,
+            }
+        )
 
     @staticmethod
     def identity(method: str = "identity: same grid") -> Registration:

@@ -32,11 +32,11 @@ def anatomy_of(ctx: JobContext, volume_set: VolumeSet) -> Midline:
     """
     kept = Anatomy.objects.filter(volume_set=volume_set, version=VERSION).first()
     if kept is not None:
-        return Midline.from_json(kept.midline)
+        return Midline.of(kept.midline)
     volumes = load_volumes(volume_set.study, volume_set=volume_set)
-    brain = volume_set.parameters.get("brain") or {}
-    doubt = "" if brain.get("plausible", True) else str(brain.get("reason") or "no reason was kept")
+    brain = volume_set.parameters.brain
+    doubt = (brain.reason or "no reason was kept") if brain is not None and brain.plausible is False else ""
     midline = find_midline(volumes.images["T1"], volumes.brain_mask, volumes.grid, doubtful=doubt)
     with ctx.commit():
-        Anatomy.objects.get_or_create(volume_set=volume_set, version=VERSION, defaults={"midline": midline.to_json()})
+        Anatomy.objects.get_or_create(volume_set=volume_set, version=VERSION, defaults={"midline": midline.record()})
     return midline

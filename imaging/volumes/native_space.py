@@ -29,9 +29,9 @@ def native_grid(volume: Volume) -> Grid:
 
     :raises ValueError: the volume has no source series.
     """
-    recorded = (volume.transform or {}).get("scanner_grid")
+    recorded = volume.transform.scanner_grid if volume.transform else None
     if recorded is not None:
-        return Grid.from_json(recorded)
+        return Grid(np.asarray(recorded.affine, dtype=np.float64), recorded.shape)
     if volume.source_series is None:
         raise ValueError("the volume has no source series")
     array, affine, _ = read_source(volume.source_series)
@@ -73,7 +73,7 @@ def from_native_grid(mask: NDArray[Any], volume: Volume) -> NDArray[Any]:
 
 def _matrix(volume: Volume) -> NDArray[np.float64]:
     """RAS mm of the study's grid -> RAS mm of the scanner's."""
-    return np.asarray((volume.transform or {}).get("matrix_ras", np.eye(4)), dtype=np.float64)
+    return np.asarray(volume.transform.matrix_ras if volume.transform else np.eye(4), dtype=np.float64)
 
 
 def _nearest(mask: NDArray[Any], its_grid: Grid, onto: Grid, matrix: NDArray[np.float64]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,7 +127,8 @@ def prepare(ctx: JobContext, study: Study) -> None:
         return
     failpoints.hit("imaging.prepare_normalised")
     ctx.progress(_NORMALISED, "Storing the volumes")
-    normalised.parameters["warnings"] = [*notes, *normalised.parameters["warnings"]]
+    warnings = (*notes, *normalised.parameters.warnings)
+    normalised = replace(normalised, parameters=normalised.parameters.model_copy(update={"warnings": warnings}))
     _store(ctx, study, start, chosen, normalised)
 
 
@@ -184,7 +185,7 @@ def _inputs(chosen: Mapping[str, Series]) -> str:
 
 def _done(study: Study, inputs: str) -> bool:
     latest = study.volume_sets.order_by("-version").first()
-    return latest is not None and latest.parameters.get("inputs") == inputs
+    return latest is not None and latest.parameters.inputs == inputs
 
 
 def _superseded(ctx: JobContext, study: Study, start: _Start) -> bool:
@@ -259,12 +260,13 @@ def _store(
                 affine=placed["affine"],
                 shape=placed["shape"],
                 spacing=placed["spacing"],
-                parameters={
-                    **normalised.parameters,
-                    "inputs": start.inputs,
-                    "pipeline": PIPELINE_VERSION,
-                    "versions": library_versions(),
-                },
+                parameters=normalised.parameters.model_copy(
+                    update={
+                        "inputs": start.inputs,
+                        "pipeline": PIPELINE_VERSION,
+                        "versions": library_versions(),
+                    }
+                ),
                 brain_mask=mask,
             )
             for name, volume in stored.items():
@@ -275,10 +277,7 @@ def _store(
                     object=volume,
                     sha256=volume.sha256,
                     source_series=chosen[name],
-                    transform={
-                        **registration.to_json(),
-                        "scanner_grid": normalised.scanner_grids[name].to_json(),
-                    },
+                    transform=registration.record(normalised.scanner_grids[name]),
                     quality=registration.quality,
                 )
         audit.record(

@@ -59,16 +59,16 @@ def remake(volume: Volume) -> bytes:
     :raises CannotRemake: prepared before these facts were recorded, or without a source series.
     :raises VolumeRefused, GeometryError: the series is no longer what it was.
     """
-    parameters, transform = volume.volume_set.parameters, volume.transform or {}
-    mask = volume.volume_set.brain_mask
-    if volume.source_series is None or mask is None or not {"full_grid", "box"} <= set(parameters):
+    parameters, transform = volume.volume_set.parameters, volume.transform
+    mask, full_grid, box = volume.volume_set.brain_mask, parameters.full_grid, parameters.box
+    if volume.source_series is None or mask is None or full_grid is None or box is None or transform is None:
         raise CannotRemake(
             "This volume was prepared before its steps were recorded.", what_to_do="Prepare the study again."
         )
     array, affine, _ = read_source(volume.source_series)
     turned, its_grid = to_ras(np.asarray(array, dtype=np.float32), affine)
-    grid = Grid.from_json(parameters["full_grid"])
-    image = on_grid(turned, its_grid, grid, np.asarray(transform["matrix_ras"], dtype=np.float64))
-    z, y, x = (slice(int(first), int(last)) for first, last in parameters["box"])
+    grid = Grid(np.asarray(full_grid.affine, dtype=np.float64), full_grid.shape)
+    image = on_grid(turned, its_grid, grid, np.asarray(transform.matrix_ras, dtype=np.float64))
+    z, y, x = (slice(first, last) for first, last in box)
     brain, _ = read_nifti(objects.get(mask), as_float=False)
     return write_nifti(within(brain > 0, image[z, y, x]), crop_to_box(grid, (z, y, x)))

@@ -7,10 +7,11 @@ A flag keeps a panel from being issued without a person; it never rejects a stud
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from imaging.schemas.volumes import VolumeParameters
 
 __all__ = ["study_flags"]
 
@@ -26,7 +27,7 @@ def study_flags(
     spacing_zyx: tuple[float, float, float],
     *,
     spacing_known: bool,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: VolumeParameters | None = None,
 ) -> tuple[str, ...]:
     """What speaks against trusting the panel on this study, one sentence each; empty when nothing does.
 
@@ -37,9 +38,9 @@ def study_flags(
     inside = int(np.count_nonzero(brain_mask))
     if inside == 0:
         return ("The brain mask is empty.",)
-    brain = (parameters or {}).get("brain", {})
-    if brain.get("plausible") is False:
-        flags.append(f"The brain mask is doubtful: {brain.get('reason') or 'no reason recorded'}.")
+    brain = parameters.brain if parameters else None
+    if brain is not None and brain.plausible is False:
+        flags.append(f"The brain mask is doubtful: {brain.reason or 'no reason recorded'}.")
     if not spacing_known:
         flags.append("The spacing of the voxels is not known; the models expect millimetres.")
     else:

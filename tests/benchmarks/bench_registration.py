@@ -109,7 +109,7 @@ def _patient(seed: int, scenario: str, spacing: int, look: str) -> Iterator[dict
             else:
                 row["refused"] += 1
         shift, true = None, patient.midline(visit).shift_mm
-        if made.parameters["brain"]["plausible"]:
+        if made.parameters.brain.plausible:
             shift = find_midline(made.images["T1"], made.brain, made.grid, threads=1).shift_mm
         if shift is not None:
             row["shift"].append(abs(shift - true))

@@ -71,4 +71,4 @@ class Command(BaseCommand):
             return "different"
         if again == volume.sha256:
             return "the same"
-        return "different" if volume.volume_set.parameters.get("versions") == here else "other libraries"
+        return "different" if volume.volume_set.parameters.versions == here else "other libraries"

@@ -13,6 +13,7 @@ from imaging.models import Comparison, Measurement, Segmentation
 from imaging.schemas.comparison import COMPARISON, Response
 from imaging.schemas.measurement import ANATOMY, LESIONS, REGIONS
 from imaging.schemas.outline import MADE_BY, FusedOutline, ModelOutline
+from imaging.schemas.volumes import MIDLINE, TRANSFORM, VOLUME_PARAMETERS
 from oncoflow_site.foundation.schema import Document, Schema, UnknownSchema
 from tests.factories import studies
 from tests.factories.old_rows import keeps
@@ -160,6 +161,50 @@ OLD_BASELINE: dict[str, Any] = {
 }
 
 
+EYE = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+GRID = {"affine": EYE, "shape": [26, 28, 24], "spacing": [1.0, 1.0, 1.0]}
+OLD_TRANSFORM: dict[str, Any] = {
+    "method": "rigid",
+    "matrix_ras": EYE,
+    "inverse_ras": EYE,
+    "converged": True,
+    "reason": "",
+    "scanner_grid": GRID,
+}
+OLD_PARAMETERS: dict[str, Any] = {
+    "reference": "T1c",
+    "reference_grid": GRID,
+    "full_grid": GRID,
+    "box": [[0, 24], [1, 27], [2, 26]],
+    "interpolation": "linear",
+    "brain": {"method": "MNI152 B-spline", "plausible": True, "reason": "", "volume_ml": 1312.4, "atlas_dice": 0.95},
+    "steps": [{"step": "read", "values": "modality values, float32"}, {"step": "bias", "done": False}],
+    "warnings": ["The T2 series covers only 84% of the brain."],
+    "inputs": "ab" * 32,
+    "pipeline": "2",
+    "versions": {"numpy": "2.4.6"},
+}
+OLD_MIDLINE: dict[str, Any] = {
+    "normal": [1.0, 0.0, 0.0],
+    "offset": 0.25,
+    "shift_mm": -6.21,
+    "uncertainty_mm": 1.52,
+    "reason": "",
+    "plane_reason": "",
+    "atlas": {"matrix": EYE, "correlation": 0.71, "reason": ""},
+    "quality": {"plane_rms_mm": 1.1},
+    "septum": [[1.0, 2.0, 3.0], [1.5, 2.5, 3.5]],
+}
+
+
+def test_the_quality_of_a_brain_mask_has_a_place_of_its_own() -> None:
+    brain = VOLUME_PARAMETERS.read(OLD_PARAMETERS).brain
+    assert brain is not None
+    assert (brain.method, brain.plausible) == ("MNI152 B-spline", True)
+    assert brain.quality == {"volume_ml": 1312.4, "atlas_dice": 0.95}
+    assert VOLUME_PARAMETERS.read({"brain": {}}).brain is None
+
+
 @pytest.mark.parametrize(
     ("document", "old"),
     [
@@ -175,6 +220,11 @@ OLD_BASELINE: dict[str, Any] = {
             {"fusion": "majority", "experts": [{"name": "one", "role": "voter", "segmentation": "s1"}]},
         ),
         (MADE_BY, {"fusion": "staple", "chosen_by": "dr", "experts": []}),
+        (TRANSFORM, OLD_TRANSFORM),
+        (TRANSFORM, {key: OLD_TRANSFORM[key] for key in ("method", "matrix_ras", "converged", "reason")}),
+        (VOLUME_PARAMETERS, {name: value for name, value in OLD_PARAMETERS.items() if name != "brain"}),
+        (VOLUME_PARAMETERS, {}),
+        (MIDLINE, OLD_MIDLINE),
     ],
 )
 def test_a_row_from_before_the_schemas_is_read_and_nothing_of_it_is_lost(document: Document[Any], old: Any) -> None:

@@ -48,9 +48,9 @@ def test_the_classical_tool_is_the_default(settings):
 
 def test_a_function_that_the_setting_names_finds_the_brain(settings):
     made = coregister_study(head_of_nothing(), threads=1, brain_finder=named(settings, "bright"))
-    assert made.parameters["brain"]["method"] == "what is bright"
-    assert made.parameters["brain"]["volume_ml"] == pytest.approx(4 / 3 * np.pi * 62**3 / 1000, rel=0.03)
-    assert made.parameters["warnings"] == []
+    assert made.parameters.brain.method == "what is bright"
+    assert made.parameters.brain.quality["volume_ml"] == pytest.approx(4 / 3 * np.pi * 62**3 / 1000, rel=0.03)
+    assert made.parameters.warnings == ()
     assert np.all(made.images["T1"][made.brain] > 50)
     assert np.all(made.images["T1"][~made.brain] == 0)
 

@@ -57,9 +57,9 @@ def test_a_volume_is_made_again_byte_for_byte_and_masks_come_back_to_the_scanner
     volumes = {one.sequence: one for one in Volume.objects.select_related("volume_set").all()}
     assert set(volumes) == set(given)
     for volume in volumes.values():
-        assert volume.transform["converged"], volume.transform
+        assert volume.transform.converged, volume.transform
         assert hashlib.sha256(remake(volume)).hexdigest() == volume.sha256
-        assert np.allclose(np.array(volume.transform["matrix_ras"]) @ volume.transform["inverse_ras"], np.eye(4))
+        assert np.allclose(np.array(volume.transform.matrix_ras) @ np.array(volume.transform.inverse_ras), np.eye(4))
     out = StringIO()
     call_command("verify_volumes", stdout=out)
     assert out.getvalue().strip() == "3 the same"
@@ -80,20 +80,24 @@ def test_a_volume_is_made_again_byte_for_byte_and_masks_come_back_to_the_scanner
         assert dice > (0.9 if own.spacing_xyz()[2] > 3 else 0.95), (name, dice)
         # and it lies on what it was drawn on: the tumour of this scan, where this scan has it
         truth = resample(sphere(grid, (-35, 0, 30), 17).astype(np.uint8), grid, own,
-                         np.linalg.inv(np.array(volume.transform["matrix_ras"])), nearest=True) > 0  # fmt: skip
+                         np.linalg.inv(np.array(volume.transform.matrix_ras)), nearest=True) > 0  # fmt: skip
         assert (there | ~truth).all()
     with pytest.raises(ValueError, match="does not fit"):
         to_native_grid(np.zeros((3, 3, 3), bool), volumes["T2"])
 
     # another matrix on the record makes other bytes, and that is said
     volume = volumes["T2"]
-    volume.transform["matrix_ras"][0][3] += 0.5
+    moved = np.array(volume.transform.matrix_ras)
+    moved[0, 3] += 0.5
+    volume.transform = volume.transform.model_dump() | {"matrix_ras": moved.tolist()}
     volume.save(update_fields=["transform"])
     with pytest.raises(CommandError, match="not what its record makes"):
         call_command("verify_volumes", stdout=out)
     assert AuditRow.objects.filter(event="study.verify", outcome=8).count() == 1
     # other libraries are no proof of anything
-    volume.volume_set.parameters["versions"]["numpy"] = "0.1"
+    parameters = volume.volume_set.parameters
+    others = {**parameters.versions, "numpy": "0.1"}
+    volume.volume_set.parameters = parameters.model_copy(update={"versions": others})
     volume.volume_set.save(update_fields=["parameters"])
     call_command("verify_volumes", "--newest", "3", stdout=out)
     assert "1 other libraries" in out.getvalue()

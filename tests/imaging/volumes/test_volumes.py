@@ -182,7 +182,7 @@ def test_preparing_a_study_of_four_nifti_files():
     assert loaded.images["T1"][k, j, i] < 400
     assert Event.objects.filter(kind="volumes.ready", payload__study_id=str(study.pk)).count() == 1
     volume = Volume.objects.get(volume_set__study=study, sequence="T2")
-    assert volume.transform["converged"] is True
+    assert volume.transform.converged is True
 
 
 @pytest.mark.django_db
@@ -216,7 +216,7 @@ def test_with_sequences_missing_a_study_is_ready_and_says_what_it_can_show(prese
     assert set(load_volumes(study).images) == set(present)
     found = assessable_of(study.volume_sets.get())
     assert set(found.not_assessed) == left_out
-    assert study.volume_sets.get().parameters["reference"] == ("T1c" if "T1c" in present else present[0])
+    assert study.volume_sets.get().parameters.reference == ("T1c" if "T1c" in present else present[0])
     assert Event.objects.filter(kind="volumes.ready").count() == 1
     assert not Event.objects.filter(kind="study.flagged").exists()
 

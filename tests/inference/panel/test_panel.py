@@ -10,6 +10,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from imaging.models import Segmentation, Study, StudyState
+from imaging.schemas.volumes import VOLUME_PARAMETERS
 from imaging.segmentation.label_maps import load_labels
 from imaging.segmentation.probability_maps import load_probability
 from inference.domain_shift.study_checks import study_flags
@@ -292,7 +293,10 @@ def test_a_plausible_study_has_no_flag_and_each_misfit_has_its_sentence():
     )
     assert any("uniform" in flag for flag in looks(images={"T2": np.where(base > 0, 1, 0).astype("f4")}))
     assert any("empty" in flag for flag in looks(mask=base < -1))
-    assert any("doubtful" in flag for flag in looks(parameters={"brain": {"plausible": False, "reason": "x"}}))
+    assert any(
+        "doubtful" in flag
+        for flag in looks(parameters=VOLUME_PARAMETERS.read({"brain": {"plausible": False, "reason": "x"}}))
+    )
 
 
 @pytest.mark.parametrize("machine", [PANEL_MACHINE, EXPERT_MACHINE])
