@@ -2,11 +2,15 @@
 
     python -m inference.training.evaluate --model inference/weights/nnunet-plain --dataset DIR
     python -m inference.training.evaluate --model inference/weights/nnunet-plain --dataset DIR --sequences T1c,FLAIR
+    python -m inference.training.evaluate --model inference/weights/nnunet-plain --dataset DIR --under "kinds left out"
 
 Writes evaluation.json and MODEL_CARD.md into the weights folder. With --sequences the model is given these alone, the other
 channels blank; only the regions that they show are scored, and the result stands under "subsets" of the evaluation that is
 there. It is this record that lets a model run on a study with missing sequences, and vote on it. An evaluation with
 all sequences begins anew: the weights may be others by then.
+
+With --under NAME the result stands under "others" and counts for nothing but the model card: cases of kinds that the model was
+not trained on, which say more of what it will meet than the held-out cases of its own kind do.
 
 The trivial rule of experts/saliency.py is scored on the same cases: a model's Dice says something only beside it.
 """
@@ -36,7 +40,7 @@ from inference.fusion.fuse import masks_of
 from inference.training.common.command_line import set_threads
 from inference.training.common.dataset import RawDataset
 
-__all__ = ["evaluate", "main", "model_card", "with_subset"]
+__all__ = ["evaluate", "main", "model_card", "with_other", "with_subset"]
 
 
 def evaluate(
@@ -88,6 +92,15 @@ def with_subset(evaluation: dict[str, Any], sequences: Sequence[str], result: di
     return {**evaluation, "subsets": dict(sorted(subsets.items()))}
 
 
+def with_other(
+    evaluation: dict[str, Any], name: str, sequences: Sequence[str], result: dict[str, Any]
+) -> dict[str, Any]:
+    """The evaluation with `result`, without its single cases, under `name`: what the model did on another dataset."""
+    kept = {key: value for key, value in result.items() if key != "cases"}
+    key = name if list(sequences) == list(PANEL_SEQUENCES) else f"{name}, {' + '.join(sequences)} only"
+    return {**evaluation, "others": {**evaluation.get("others", {}), key: {**kept, "sequences": list(sequences)}}}
+
+
 def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
     """MODEL_CARD.md: what the model is, what it was trained on, what it can and cannot do."""
     training = model["training"]
@@ -134,6 +147,7 @@ def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
         ]
     lines += ["", f"Median run time {evaluation['runtime_s_median']:.1f} s a case at 2 mm."]
     lines += _subset_lines(evaluation)
+    lines += _other_lines(evaluation)
     lines += ["", "## Limits", ""]
     if "simulated" in str(training["trained_on"]):
         lines += [
@@ -169,6 +183,33 @@ def _subset_lines(evaluation: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _other_lines(evaluation: dict[str, Any]) -> list[str]:
+    """A table of what the model does on datasets that are not of its own kind."""
+    if not evaluation.get("others"):
+        return []
+    lines = [
+        "",
+        "## Cases unlike those it was trained on",
+        "",
+        "Mean Dice; these figures give no vote.",
+        "",
+        "| cases | n | region | mean | 10th percentile | trivial rule | over 1 ml of false tumour, at most |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in evaluation["others"].items():
+        free = found["tumour_free"]
+        false = "-"
+        if free["n"]:
+            false = f"{free['cases_over_1_ml']} of {free['n']}, {free['false_positive_ml_maximum']:.1f} ml"
+        rule = found.get("baseline", {}).get("regions", {})
+        lines += [
+            f"| {name} | {own['n']} | {region} | {own['mean']:.3f} | {own['p10']:.3f} "
+            f"| {format(rule[region]['mean'], '.3f') if region in rule else '-'} | {false} |"
+            for region, own in found["regions"].items()
+        ]
+    return lines
+
+
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(
         prog="python -m inference.training.evaluate", description=(__doc__ or "").split("\n")[0]
@@ -184,6 +225,9 @@ def main(argv: list[str] | None = None) -> int:
         default=",".join(PANEL_SEQUENCES),
         help="what the model is given, as T1c,FLAIR; all four if not said",
     )
+    p.add_argument(
+        "--under", default="", metavar="NAME", help="add the result as that of another dataset, for the card"
+    )
     arguments = p.parse_args(argv)
     sequences = [s for s in PANEL_SEQUENCES if s in arguments.sequences.split(",")]
     if set(arguments.sequences.split(",")) - set(PANEL_SEQUENCES) or not assessable(sequences).regions:
@@ -197,10 +241,13 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out or arguments.model
     out.mkdir(parents=True, exist_ok=True)
     earlier = read_evaluation(out) or read_evaluation(arguments.model)
-    if sequences != list(PANEL_SEQUENCES):
+    if arguments.under or sequences != list(PANEL_SEQUENCES):
         if not earlier:
             p.error("evaluate the model with all sequences first")
-        result = with_subset(earlier, sequences, result)
+        if arguments.under:
+            result = with_other(earlier, arguments.under, sequences, result)
+        else:
+            result = with_subset(earlier, sequences, result)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (out / "MODEL_CARD.md").write_text(model_card(read_model_json(arguments.model), result), "utf-8")
     print(json.dumps({"regions": shown["regions"], "tumour_free": shown["tumour_free"]}, indent=1))

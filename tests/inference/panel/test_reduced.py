@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from imaging.brats.regions import labels_inner_wins
+from imaging.brats.sequences import PANEL_SEQUENCES
 from imaging.geometry.nifti import write_nifti
 from imaging.models import Segmentation, Study, Volume
 from imaging.segmentation.label_maps import load_labels
@@ -28,7 +29,7 @@ from inference.panel.queries import panel_summary
 from inference.quality.learned_weights import reviewed_dice
 from inference.registry.standing import votes_from_evaluation
 from inference.training.common.dataset import RawCase
-from inference.training.evaluate import evaluate, with_subset
+from inference.training.evaluate import evaluate, model_card, with_other, with_subset
 from oncoflow_site.foundation.jobs import run_pending
 from oncoflow_site.foundation.models import Event
 from tests.factories.panels import GOOD, LESION, Panel, convene, evaluation, painted, panel_of, play
@@ -142,6 +143,29 @@ def test_an_evaluation_with_fewer_sequences_scores_what_they_show_and_stands_bes
     kept = with_subset(whole, ["T1c"], found)
     assert plan(["T1c", "T2"], "nnunet", kept).sequences == ("T1c",)
     assert kept["regions"] == whole["regions"]
+
+
+def test_another_dataset_stands_on_the_card_and_earns_nothing():
+    expert = Everything()
+    whole = evaluate(expert, TwoCases())
+    found = evaluate(expert, TwoCases(), sequences=["T1c", "FLAIR"])
+    kept = with_other(with_other(whole, "odd kinds", PANEL_SEQUENCES, whole), "odd kinds", ["T1c", "FLAIR"], found)
+    assert kept["regions"] == whole["regions"]
+    assert kept["cases"] == whole["cases"]
+    with pytest.raises(NotRunnable):
+        plan(["T1c", "FLAIR"], "nnunet", kept)
+    model = {
+        "name": "m",
+        "version": "1",
+        "architecture": "a",
+        "channels": list(PANEL_SEQUENCES),
+        "regions": ["ET", "TC", "WT"],
+        "training": {"parameters": 1, "trained_on": "simulated", "cases": 1, "steps": 1, "seconds": 0, "command": "c"},
+    }
+    card = model_card(model, kept)
+    assert "| odd kinds | 2 | WT |" in card
+    assert "| odd kinds, T1c + FLAIR only | 2 | WT |" in card
+    assert "odd kinds" not in model_card(model, whole)
 
 
 # --- fusion and gate --------------------------------------------------------------------------------------------------
