@@ -16,7 +16,8 @@ from audit import services as audit
 from imaging.events import COMPARISON_READY
 from imaging.longitudinal import lesion_tracking
 from imaging.longitudinal.alignment import Aligner
-from imaging.longitudinal.comparison_rows import Dated, write_comparisons
+from imaging.longitudinal.comparability import why_not_comparable
+from imaging.longitudinal.comparison_rows import Dated, outline_source, write_comparisons
 from imaging.longitudinal.history import current_measurements, earlier_studies, later_studies
 from imaging.longitudinal.measure_study import cut_to_tumour, midline_of, volumetry_of
 from imaging.measurement.lesion_location import located
@@ -70,7 +71,9 @@ def compare_study(ctx: JobContext, study: Study) -> None:
         registrations.append(aligner.onto(prior.measurement.segmentation.volume_set))
         known.append(_known(prior, registrations[-1]))
     ctx.progress(0.8, "Following the lesions")
-    lesions = _lesions(ctx, study, segmentation, aligner, known)
+    against = priors[0].measurement.segmentation if priors else None
+    why = why_not_comparable(outline_source(segmentation), outline_source(against)) if against is not None else ""
+    lesions = _lesions(ctx, study, segmentation, aligner, known, not_comparable=why)
     ctx.progress(0.9, "Storing the comparison")
     failpoints.hit("imaging.compare_computed")
     with ctx.commit(done=True):
@@ -125,9 +128,16 @@ def _is_done(segmentation: Segmentation, priors: list[Dated]) -> bool:
     latest = Measurement.objects.filter(segmentation=segmentation).order_by("-created_at", "-pk").first()
     if latest is None:
         return False
-    compared = set(latest.comparisons.values_list("prior_measurement_id", flat=True))
+    rows = list(latest.comparisons.all())
     wanted = {one.measurement.pk for one in priors} or {None}  # type: ignore[arg-type]
-    return compared == wanted
+    if {row.prior_measurement_id for row in rows} != wanted:
+        return False
+    # Somebody may have accepted an earlier outline since.
+    sources = {one.measurement.pk: outline_source(one.measurement.segmentation) for one in priors}
+    return all(
+        row.result.outlines is None or row.result.outlines.prior == sources.get(row.prior_measurement_id)
+        for row in rows
+    )
 
 
 def _rerun_later(study: Study, measurement: Measurement) -> None:
@@ -158,6 +168,8 @@ def _lesions(
     segmentation: Segmentation,
     aligner: Aligner,
     priors: list[lesion_tracking.KnownLesions],
+    *,
+    not_comparable: str,
 ) -> tuple[LesionMeasurement, ...]:
     """The lesions of the outline under the names they have in this patient, each with its place."""
     labels, grid = cut_to_tumour(load_labels(segmentation), grid_of(segmentation.volume_set))
@@ -188,6 +200,7 @@ def _lesions(
         has_priors=bool(priors),
         spacing_known=study.spacing_known,
         not_assessed=tuple(segmentation.not_assessed),
+        not_comparable=not_comparable,
     )
     midline, reason = midline_of(ctx, segmentation)
     return located(tracked, current, grid, midline, reason=reason, spacing_known=study.spacing_known)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from imaging.brats.assessability import in_words
 from imaging.brats.regions import REGIONS, Region
 from imaging.longitudinal import lesion_tracking
+from imaging.longitudinal.comparability import why_not_comparable
 from imaging.longitudinal.history import history_entry
-from imaging.longitudinal.rano import TimePoint, assess_response, change
-from imaging.models import Comparison, Measurement, Segmentation, SegmentationKind, Study
+from imaging.longitudinal.rano import TimePoint, assess_response, change, not_assessed_response
+from imaging.models import Comparison, Measurement, OutlineAcceptance, Segmentation, SegmentationKind, Study
 from imaging.preprocessing.rigid import Registration
 from imaging.schemas.comparison import (
     ComparedSequences,
@@ -45,9 +46,16 @@ def outline_source(segmentation: Segmentation) -> OutlineSource:
             "maker": segmentation.kind,
             "band": band,
             "sequences": assessable_of(segmentation.volume_set).sequences,
-            "reviewer": segmentation.author if segmentation.kind == SegmentationKind.PERSON else "",
+            "reviewer": _reviewer(segmentation),
         }
     )
+
+
+def _reviewer(segmentation: Segmentation) -> str:
+    if segmentation.kind == SegmentationKind.PERSON:
+        return segmentation.author
+    accepted = OutlineAcceptance.objects.filter(segmentation=segmentation).first()
+    return accepted.accepted_by if accepted else ""
 
 
 def _time_point(study: Study, measurement: Measurement) -> TimePoint:
@@ -63,8 +71,10 @@ def _time_point(study: Study, measurement: Measurement) -> TimePoint:
 
 
 def _like_for_like(current: Segmentation, prior: Segmentation, region: Region) -> str:
-    """Why a region cannot be compared between two outlines; empty where both assessed it."""
+    """Why a region cannot be compared between two outlines; empty where both assessed it and a change would say something."""
     now_lacks, then_lacked = current.not_assessed.get(region), prior.not_assessed.get(region)
+    if (why := why_not_comparable(outline_source(current), outline_source(prior))) and not (now_lacks or then_lacked):
+        return why
     if now_lacks and then_lacked:
         return f"Not assessed at either date. {now_lacks}"
     if now_lacks:
@@ -90,15 +100,24 @@ def write_comparisons(
 
     :param registrations: how each prior was aligned. Inside a transaction.
     """
-    points = [_time_point(one.study, one.measurement) for one in priors]
-    aligned = bool(registrations) and registrations[0].converged
-    # What was not looked for before cannot be new.
-    looked_for = aligned and not any(
-        "ET" in one.segmentation.not_assessed for one in (measurement, priors[0].measurement)
-    )
-    count = lesion_tracking.new_measurable(measurement.lesions) if looked_for else None
     current = _time_point(study, measurement)
     source = outline_source(measurement.segmentation)
+    all_points = [_time_point(one.study, one.measurement) for one in priors]
+    reasons = [why_not_comparable(source, point.outline) if point.outline else "" for point in all_points]
+    points = [point for point, reason in zip(all_points, reasons, strict=True) if not reason]
+    aligned = bool(registrations) and registrations[0].converged
+    # What was not looked for before cannot be new.
+    looked_for = (
+        aligned
+        and not reasons[0]
+        and not any("ET" in one.segmentation.not_assessed for one in (measurement, priors[0].measurement))
+    )
+    count = lesion_tracking.new_measurable(measurement.lesions) if looked_for else None
+    response = assess_response(current, points, new_measurable_lesions=count)
+    if reasons and not points:
+        # Where a date has no enhancing volume at all, that is the nearer reason.
+        every = assess_response(current, all_points, new_measurable_lesions=None)
+        response = every if every.inputs is None else not_assessed_response(current, reasons[0])
     dates = [*reversed([(one.study, one.measurement) for one in priors]), (study, measurement)]
     baseline = ComparisonResult(
         prior_study_id=None,
@@ -108,7 +127,7 @@ def write_comparisons(
         lesions=(),
         registration=None,
         sequences=_sequences(source, None),
-        response=assess_response(current, points, new_measurable_lesions=count),
+        response=response,
         history=tuple(history_entry(*date) for date in dates),
         outlines=ComparisonOutlines(current=source, prior=None),
     )
@@ -148,7 +167,11 @@ def _against(
             for name in REGIONS
         },
         "lesions": lesion_tracking.versus_prior(
-            measurement.lesions, prior.measurement.lesions, aligned=registration.converged, shared=shared
+            measurement.lesions,
+            prior.measurement.lesions,
+            aligned=registration.converged,
+            shared=shared,
+            comparable=not why_not_comparable(sources.current, sources.prior or sources.current),
         ),
         "sequences": _sequences(sources.current, sources.prior),
         "registration": RegistrationQuality(

@@ -18,13 +18,13 @@ __all__ = ["current_measurement", "current_measurements", "earlier_studies", "hi
 
 def earlier_studies(study: Study) -> QuerySet[Study]:
     """The patient's studies before ``study`` (by date, then by id), the latest first."""
-    before = Q(performed_at__lt=study.performed_at) | Q(performed_at=local(study.performed_at), pk__lt=study.pk)
+    before = Q(performed_at__lt=study.performed_at) | Q(performed_at=study.performed_at, pk__lt=study.pk)
     return Study.objects.filter(before, patient_id=study.patient_id).order_by("-performed_at", "-pk")
 
 
 def later_studies(study: Study) -> QuerySet[Study]:
     """The patient's studies after ``study``, the earliest first."""
-    after = Q(performed_at__gt=study.performed_at) | Q(performed_at=local(study.performed_at), pk__gt=study.pk)
+    after = Q(performed_at__gt=study.performed_at) | Q(performed_at=study.performed_at, pk__gt=study.pk)
     return Study.objects.filter(after, patient_id=study.patient_id).order_by("performed_at", "pk")
 
 

@@ -212,9 +212,11 @@ def tracked(
     has_priors: bool,
     spacing_known: bool,
     not_assessed: Collection[str] = (),
+    not_comparable: str = "",
 ) -> tuple[LesionMeasurement, ...]:
     """``Measurement.lesions``: every current lesion, then those of the latest prior date that are gone or merged.
 
+    :param not_comparable: why the outline of the latest prior date and this one show no change: no lesion is new or gone then.
     :param not_assessed: regions that ``labels`` say nothing about. Like is compared with like: a lesion that shows only in
         a region which one of the two dates did not assess is neither new nor gone.
     """
@@ -247,7 +249,9 @@ def tracked(
             if matched or not has_priors
             else "The two dates could not be aligned, so lesions were not followed.",
         )
-        if status == "new" and not one.shows(seen):
+        if status == "new" and not_comparable:
+            one = one.model_copy(update={"status": "baseline", "reason": not_comparable})
+        elif status == "new" and not one.shows(seen):
             why = "The earlier study was not assessed for what this lesion shows."
             one = one.model_copy(update={"status": "baseline", "reason": why})
         if index in named.recurrent and status == "new":
@@ -263,6 +267,9 @@ def tracked(
             one = measure(identity, "followed", None, not_assessed)
             update: dict[str, object] = {"regions": dict.fromkeys(REGIONS), "measurable": None}
             result.append(one.model_copy(update=update | {"merged_into": named.merged_into[identity]}))
+        elif not_comparable:
+            one = measure(identity, NOT_ASSESSED, None, REGIONS, reason=not_comparable)
+            result.append(one.model_copy(update={"measurable": None}))
         elif before[identity].shows(seen):
             result.append(measure(identity, "gone", None, not_assessed))
         else:
@@ -295,10 +302,12 @@ def versus_prior(
     *,
     aligned: bool,
     shared: Collection[str] = REGIONS,
+    comparable: bool = True,
 ) -> tuple[LesionChange, ...]:
     """``Comparison.result.lesions``: each lesion at both dates, core volume in mm3 (whole tumour without a core).
 
     :param shared: regions that both dates assessed. Sizes are of one of these, or None.
+    :param comparable: whether the two outlines can show a change; where not, no lesion is new or gone.
     """
     now, before = _present(lesions), _present(prior)
     seen = shared_region(shared, shared)
@@ -310,9 +319,9 @@ def versus_prior(
         if entry is not None and (entry.merged_into or entry.split_from):
             status = "followed"
         unseen_before = status == "new" and here is not None and not here.shows(seen)
-        if unseen_before or (not aligned and status != "followed"):
+        if unseen_before or (not (aligned and comparable) and status == "new") or (not aligned and status == "gone"):
             status = "baseline"
-        elif status == "gone" and there and not there.shows(seen):
+        elif status == "gone" and there and not (comparable and there.shows(seen)):
             status = NOT_ASSESSED
         core = "TC" in shared and any(one is not None and one.shows("TC") for one in (here, there))
         region: Region | Literal[""] = "TC" if core else "WT" if "WT" in shared else seen

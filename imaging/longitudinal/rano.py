@@ -14,7 +14,7 @@ from datetime import datetime
 from imaging.schemas.comparison import RegionChange, Response, ResponseCategory, ResponseInputs, ResponseOutlines
 from imaging.schemas.outline import OutlineSource
 
-__all__ = ["CRITERIA", "SMALL_MM3", "TimePoint", "assess_response", "change"]
+__all__ = ["CRITERIA", "SMALL_MM3", "TimePoint", "assess_response", "change", "not_assessed_response"]
 
 CRITERIA = "RANO 2.0 imaging-only, volumetric"
 SMALL_MM3 = 100
@@ -121,7 +121,7 @@ def assess_response(
         return _response(
             current,
             rules=("RANO2-BASELINE",),
-            reason="This is the first scan known here: it is the baseline.",
+            reason="No earlier scan is known to this service; the baseline of RANO is the first scan after radiotherapy.",
             inputs=ResponseInputs(current_mm3=now_mm3),
         )
     baseline = used[0]
@@ -155,6 +155,11 @@ def assess_response(
         baseline=baseline,
         nadir=nadir,
     )
+
+
+def not_assessed_response(current: TimePoint, reason: str) -> Response:
+    """No category, because no earlier outline can be compared with the present one."""
+    return _response(current, reason=reason, missing=("an earlier outline of the same making", *_MISSING))
 
 
 def _response(
@@ -212,6 +217,10 @@ def _category(
         return "PD", "RANO2-PD-VOLUME-40", "The enhancing volume is at least 40 % above its smallest value."
     if now_mm3 == 0 and baseline_mm3 > 0:
         return "CR", "RANO2-CR-VOLUME-0", "No enhancing tumour is left; unconfirmed, corticosteroids not known."
+    if nadir_mm3 == 0 < min(now_mm3, baseline_mm3):
+        # After a complete response what grows from nothing is no partial response, however small it is beside the baseline.
+        reason = "Enhancing tumour is outlined again after none was left; not yet measurable progression."
+        return "not assessed", "RANO2-REGROWTH-AFTER-CR", reason
     if now_mm3 * 100 <= baseline_mm3 * 35:
         return "PR", "RANO2-PR-VOLUME-65", "The enhancing volume is at least 65 % below the baseline; unconfirmed."
     return "SD", "RANO2-SD", "Neither the volume of progression nor that of response is reached."

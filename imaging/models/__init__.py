@@ -18,7 +18,15 @@ from imaging.models.faces import DefacedInstance, FaceRemoval
 from imaging.models.intake import IntakeFile, IntakeState
 from imaging.models.protocols import ProtocolRule
 from imaging.models.published import PublishedInstance
-from imaging.models.results import Comparison, Measurement, Segmentation, SegmentationKind, Volume, VolumeSet
+from imaging.models.results import (
+    Comparison,
+    Measurement,
+    OutlineAcceptance,
+    Segmentation,
+    SegmentationKind,
+    Volume,
+    VolumeSet,
+)
 from imaging.models.uploads import Upload, UploadFile, UploadPart
 from imaging.models.volume_facts import Alignment, Anatomy, Volumetry
 from imaging.states import STUDY_MACHINE, UPLOAD_MACHINE, StudyState, UploadState
@@ -41,6 +49,7 @@ __all__ = [
     "IntakeState",
     "Measurement",
     "MrSequence",
+    "OutlineAcceptance",
     "PixelRelease",
     "PriorState",
     "PriorStudy",

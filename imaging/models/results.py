@@ -15,7 +15,7 @@ from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.schema_field import schema_field
 
-__all__ = ["Comparison", "Measurement", "Segmentation", "SegmentationKind", "Volume", "VolumeSet"]
+__all__ = ["Comparison", "Measurement", "OutlineAcceptance", "Segmentation", "SegmentationKind", "Volume", "VolumeSet"]
 
 
 class SegmentationKind(models.TextChoices):
@@ -96,6 +96,17 @@ class Segmentation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} segmentation {self.version} of study {self.study_id}"
+
+
+class OutlineAcceptance(models.Model):
+    """A person stands by an outline as it is: whoever signed a report that rests on it. Written once."""
+
+    segmentation = models.OneToOneField(Segmentation, on_delete=models.PROTECT, related_name="acceptance")
+    accepted_by = models.CharField(max_length=150, help_text="User name.")
+    accepted_at = models.DateTimeField(default=now)
+
+    def __str__(self) -> str:
+        return f"acceptance of segmentation {self.segmentation_id}"
 
 
 class Measurement(models.Model):

@@ -53,7 +53,7 @@ class OutlineSource(Schema):
 
     :param maker: consensus, expert, person or import. :param band: of the gate, for a consensus, or for the consensus that a
         person corrected; None: no gate has judged it, or it was not recorded.
-    :param sequences: that its study has. :param reviewer: user name of the person who drew or corrected it; empty: nobody.
+    :param sequences: that its study has. :param reviewer: user name of who drew, corrected or accepted it; empty: nobody.
     """
 
     maker: Maker

@@ -12,6 +12,7 @@ from django.db import transaction
 from audit.services import Actor, record, record_refusal
 from clinical.roles import can
 from clinical.services import advance_order, require_patient
+from imaging.longitudinal.acceptance import accept_outline
 from inference.models import Band
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
@@ -249,6 +250,7 @@ def _signed(
             actor=actor,
             detail={"version": number, "status": status.value, "pdf_sha256": signed.pdf_sha256},
         )
+        accept_outline(version.measurement.segmentation, by=user.get_username())
         _complete_order(report, actor)
         emit(REPORT_ISSUED, subject=report.subject, report_id=report.pk, version_id=signed.pk)
     return signed

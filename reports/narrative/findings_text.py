@@ -254,7 +254,7 @@ def impression(facts: ReportFacts) -> str:
     elif has_prior:
         parts.append("A response category was not assessed.")
     else:
-        parts.append("There is no earlier study to compare with; this is the baseline.")
+        parts.append("No earlier study is known to this service.")
     statuses = {lesion.status for lesion in comparison.lesions} if comparison and has_prior else set()
     if "gone" in statuses:
         parts.append("A lesion of the earlier study is no longer outlined.")

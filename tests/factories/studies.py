@@ -17,6 +17,7 @@ from imaging.geometry.grid import Grid
 from imaging.geometry.nifti import write_nifti
 from imaging.identifiers import SeriesIdentity, StudyIdentity, map_uid, seal, uid_index
 from imaging.models import Segmentation, Series, Study, StudySource, StudyState, Volume, VolumeSet
+from imaging.schemas.outline import FusedOutline, GateBand
 from imaging.segmentation.label_maps import save_segmentation
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
@@ -107,9 +108,14 @@ def segment(
     kind: str = "consensus",
     author: str = "panel",
     not_assessed: dict[str, str] | None = None,
+    band: GateBand | None = "issue",
 ) -> Segmentation:
+    """An outline; a consensus is one that the gate judged with ``band``."""
+    model = FusedOutline(fusion="majority", experts=(), band=band) if kind == "consensus" else None
     with transaction.atomic():
-        return save_segmentation(study, volume_set, labels, kind=kind, author=author, not_assessed=not_assessed)
+        return save_segmentation(
+            study, volume_set, labels, kind=kind, author=author, model=model, not_assessed=not_assessed
+        )
 
 
 def tumour(grid: Grid, *lesions: tuple[tuple[float, float, float], float, float, float]) -> NDArray[np.uint8]:

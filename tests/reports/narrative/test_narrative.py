@@ -191,7 +191,7 @@ def test_baseline_and_gone() -> None:
     baseline = facts(
         comparison={"prior_study_id": None, "regions": {}, "lesions": [], "response": {"category": "not assessed"}}
     )
-    assert "this is the baseline" in impression(baseline)
+    assert "No earlier study is known to this service" in impression(baseline)
     build_content(baseline, [], NARRATOR)
     gone = rows()
     for part, key in (
