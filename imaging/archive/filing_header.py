@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from io import BytesIO
@@ -23,6 +23,7 @@ from imaging.dicom.acquisition import HEADER_TAGS
 from imaging.dicom.codestreams import wrong_size
 from imaging.dicom.elements import MalformedDataSet
 from imaging.dicom.file_meta import content_start, meta_values
+from imaging.dicom.part10 import MEDIA_DIRECTORY, well_formed, with_known_vrs
 from imaging.dicom.preflight import Layout, scan
 from imaging.dicom.sop_classes import IMAGE_CLASSES
 
@@ -43,7 +44,8 @@ _MODALITIES = (
     "RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC"
 )
 MODALITIES = frozenset(_MODALITIES.split())
-_UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+\Z")
+# A component with a leading zero is against PS3.5 section 9.1, common, and read by every parser.
+_UID = re.compile(r"\d+(\.\d+)+\Z", re.ASCII)
 _FILING_TAGS = (
     "SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID "
     "IssuerOfPatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyDate StudyTime SeriesDate SeriesTime "
@@ -116,6 +118,8 @@ class FilingHeader:
     :ivar content_sha256: of the data set as it came, without preamble and file meta information.
     :ivar declared: a person said whose it is, whatever name the header has.
     :ivar doubt: why the patient it names cannot be believed; empty where nothing speaks against it.
+    :ivar undated: why ``performed_at`` is None, where it is: no date at all, or which one cannot be read.
+    :ivar repaired: the file as PS3.10 has it, where what was received was not (`imaging.dicom.part10`): to be stored.
     """
 
     sop_class_uid: str
@@ -137,6 +141,8 @@ class FilingHeader:
     parse: Callable[[], Dataset] = field(repr=False, compare=False)
     doubt: str = ""
     declared: bool = False
+    undated: str = "no study date (0008,0020)"
+    repaired: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def dataset(self) -> Dataset:
@@ -167,16 +173,25 @@ def read_header(data: bytes, *, from_network: bool = True) -> FilingHeader:
     """
     if len(data) > MAX_BYTES:
         raise BadInstance(OUT_OF_RESOURCES, "larger than this service accepts")
+    received = data
     try:
+        data = well_formed(data)
         start = content_start(data)
         meta = {tag: value.decode("ascii").strip(" \0") for tag, value in meta_values(data).items()}
         syntax = UID(meta.get(0x00020010, ""))
         meta_class, meta_instance = meta.get(0x00020002, ""), meta.get(0x00020003, "")
+        if meta_class == MEDIA_DIRECTORY:
+            raise BadInstance(CANNOT_UNDERSTAND, "a DICOMDIR, the directory of a medium: bring in the images it lists")
         if not syntax.is_transfer_syntax or syntax.is_deflated:
             raise BadInstance(CANNOT_UNDERSTAND, "transfer syntax missing or not supported")
         layout = scan(data, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian, wanted=_WANTED)
+        if layout.unknown:
+            data = with_known_vrs(data, start, little=syntax.is_little_endian)
+            layout = scan(data, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian, wanted=_WANTED)
         attributes = layout.end if layout.pixels is None else layout.pixels
         header = _header(layout.values, lru_cache(1)(lambda: _parse(data, attributes)), data, start, syntax)
+        if data is not received:
+            header = replace(header, repaired=data)
     except BadInstance:
         raise
     except MalformedDataSet as error:
@@ -247,7 +262,16 @@ def _header(
         burned_in=_text(dataset, "BurnedInAnnotation"),
         parse=parse,
         doubt=_doubt(dataset),
+        undated=_undated(dataset),
     )
+
+
+def _undated(dataset: _Source) -> str:
+    """Why there is no date: none was sent, or one that cannot be read (its value is not told)."""
+    for name in ("Study", "Series", "Acquisition", "Content"):
+        if _text(dataset, f"{name}Date"):
+            return f"{name}Date is no date that can be read"
+    return "no study date (0008,0020)"
 
 
 def _doubt(dataset: _Source) -> str:
@@ -302,9 +326,9 @@ def integer(value: object) -> int | None:
 
 
 def _date(value: object) -> date | None:
-    match = re.fullmatch(r"(\d{4})\.?(\d{2})\.?(\d{2})", str(value or "").strip())
+    match = re.fullmatch(r"(\d{4})([-./]?)(\d{2})\2(\d{2})", str(value or "").strip(), re.ASCII)
     try:
-        return date(int(match[1]), int(match[2]), int(match[3])) if match else None
+        return date(int(match[1]), int(match[3]), int(match[4])) if match else None
     except ValueError:
         return None
 

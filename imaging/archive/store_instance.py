@@ -116,6 +116,7 @@ def store_instance(
         return _refused(BadInstance(OUT_OF_RESOURCES, "not enough free disk space"), peer)
     try:
         header = read_header(data, from_network=source == StudySource.DICOM)
+        data = header.repaired or data
         if declared is not None:
             header = _as_declared(header, declared)
         for attempt in (1, 2, 3):
@@ -245,7 +246,7 @@ def _patient_and_study(header: FilingHeader, cache: ReceiveCache) -> tuple[Patie
     if not header.patient_id:
         raise _Quarantine("no Patient ID (0010,0020)")
     if header.performed_at is None:
-        raise _Quarantine("no study date (0008,0020)")
+        raise _Quarantine(header.undated)
     cached = cache.studies.get(header.study_uid)
     if cached and cached[2] == (header.authority, header.patient_id):
         return cached[1], cached[0]

@@ -24,7 +24,8 @@ from imaging.deidentification.persons import persons_of
 from imaging.deidentification.pixel_data import PIXEL_DATA, pixel_data
 from imaging.deidentification.profile import RULES, Rule
 from imaging.dicom.elements import Element, ElementReader, ElementWriter, MalformedDataSet, known_vr
-from imaging.dicom.file_meta import Implementation, content_start, file_meta
+from imaging.dicom.file_meta import content_start, file_meta
+from imaging.dicom.part10 import WRITER, well_formed
 from imaging.dicom.transfer_syntaxes import EXPLICIT_LITTLE
 from oncoflow_site.foundation.errors import EngineError
 
@@ -50,7 +51,6 @@ CODES = {
 }
 OUR_CODES = ("113100", *RULES.options)
 SENDERS_CODES = ("113101", "113102")  # done before it came to us; we neither do nor undo it
-WRITER = Implementation("2.25.191823450116390744170463115237429517521", "ONCOFLOW_2")
 STANDARD_ROOT = b"1.2.840.10008."
 MAX_INFLATED = 1 << 30
 _MAX_DEPTH = 8
@@ -147,6 +147,7 @@ class Deidentifier:
             raise DeidentificationRefused(f"the data set cannot be parsed ({type(error).__name__})") from None
 
     def _file(self, data: bytes, pixels: PixelStatement) -> Deidentified:
+        data = well_formed(data)
         start = content_start(data)
         syntax = _transfer_syntax(data, start)
         if syntax.is_deflated:

@@ -192,7 +192,12 @@ def _load() -> Rules:
     return Rules(
         MappingProxyType(rules),
         frozenset(words) | lists["joining"],
-        *(lists[kind] for kind in _LISTS),
+        lists["joining"],
+        lists["also_names"],
+        lists["titles"],
+        lists["announcing"],
+        lists["announcing_numbers"],
+        lists["version_numbers"],
         frozenset().union(*terms.by_keyword.values()),
         frozenset(tag for tag in map(tag_for_keyword, needed) if tag is not None),
         MappingProxyType(private),

@@ -5,9 +5,9 @@ objects for everything it meets, and some megabytes of tiny elements would keep 
 here. It is used twice, with different tolerance:
 
 - `ElementReader.survey`, before any parser sees a received file. Looks into every sequence and notes next to nothing. Takes
-  what a parser would take: an element that occurs twice, a value representation of two letters that nobody knows.
+  what a parser would take: an element that occurs twice.
 - `ElementReader.elements` and `items`, for de-identification, which reads with this and with nothing else: what was not
-  understood here cannot come out. Refuses both.
+  understood here cannot come out. Refuses that.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class Element(NamedTuple):
 
 
 class ElementReader:
-    """Finds the elements of a data set. Bounded: at most 400,000 elements, 16 levels."""
+    """Finds the elements of a data set. Bounded: at most 400,000 elements, 16 levels.
+
+    :ivar unknown: how many elements had a value representation that no standard knows; they are given as UN.
+    """
 
     def __init__(self, data: bytes, *, little: bool) -> None:
         self.data = data
@@ -69,6 +72,7 @@ class ElementReader:
         self._implicit = struct.Struct(f"{order}HHI").unpack_from
         self._long = struct.Struct(f"{order}I").unpack_from
         self._left = MAX_ELEMENTS
+        self.unknown = 0
 
     def elements(self, position: int, end: int, *, implicit: bool, depth: int = 0) -> list[Element]:
         """The elements in ``data[position:end]``, in their order. :raises MalformedDataSet:"""
@@ -131,15 +135,11 @@ class ElementReader:
                             raise MalformedDataSet("it is cut short")
                         length = self._long(data, position)[0]
                         position += 4
-                elif group == 0xFFFE or not stored.isalpha():
-                    # a delimiter; or an implicit element in an explicit data set, as a few senders write
+                elif group == 0xFFFE:
                     length = implicit_head(data, position)[2]
                     position += 8
-                elif surveyed:
-                    vr = stored.decode("ascii")
-                    position += 8
                 else:
-                    raise MalformedDataSet("a value representation that no standard knows")
+                    vr, position, length = self._unknown_vr(head, end, stored, delimited=delimited)
             tag = group << 16 | number
             if group in (0, 0xFFFE):
                 if tag == _ITEM_END and delimited:
@@ -174,6 +174,41 @@ class ElementReader:
         if delimited:
             raise MalformedDataSet("it is cut short")
         return found, position
+
+    def _unknown_vr(self, head: int, end: int, stored: bytes, *, delimited: bool) -> tuple[str, int, int]:
+        """VR, start of the value and its length for an element whose VR nobody knows: UN, or empty for an implicit element
+        in an explicit data set, as a few senders write.
+
+        Future VRs have a length of four bytes behind two reserved ones (PS3.5 section 6.2): so letters are read. Other marks
+        ("??") come from writers of two-byte lengths. Either may be written the other way, so what follows decides.
+        """
+        data = self.data
+        explicit = ("UN", head + 8, self._explicit(data, head)[3])
+        implicit = ("", head + 8, self._implicit(data, head)[2])
+        candidates = [explicit, implicit]
+        if not all(0x20 <= mark < 0x7F for mark in stored):
+            candidates = [implicit, explicit]
+        if data[head + 6 : head + 8] == b"\0\0" and end - head >= 12:
+            extended = ("UN", head + 12, int(self._long(data, head + 8)[0]))
+            candidates.insert(0 if stored.isalpha() else 1, extended)
+        group, number = self._explicit(data, head)[:2]
+        for candidate in candidates:
+            if self._continues(candidate[1] + candidate[2], end, group << 16 | number, delimited=delimited):
+                self.unknown += candidate[0] == "UN"
+                return candidate
+        if implicit[2] == UNDEFINED:
+            return implicit
+        if all(0x20 <= mark < 0x7F for mark in stored):
+            raise MalformedDataSet("a value representation that no standard knows")
+        return implicit
+
+    def _continues(self, position: int, end: int, tag: int, *, delimited: bool) -> bool:
+        """Whether the data set ends at ``position`` or goes on there with a later element than ``tag``."""
+        if position >= end or end - position < 8:
+            return position == end and not delimited
+        group, number = self._implicit(self.data, position)[:2]
+        following = group << 16 | number
+        return (following > tag and group < 0xFFFE) or (delimited and following == _ITEM_END)
 
     def _items(
         self,

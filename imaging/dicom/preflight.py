@@ -25,6 +25,7 @@ class Layout:
     :param end: behind the last element; what follows is padding.
     :param values: of the wanted attributes at the top level: tag -> (VR as written, empty where implicit; the bytes).
     :param fragments: of encapsulated pixel data, the Basic Offset Table first: (begin, end) each.
+    :param unknown: how many elements are of a value representation that no standard knows.
     """
 
     start: int
@@ -34,6 +35,7 @@ class Layout:
     end: int
     values: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
     fragments: Sequence[tuple[int, int]] = ()
+    unknown: int = 0
 
 
 def scan(data: bytes, *, implicit: bool, little: bool, wanted: frozenset[int] = frozenset()) -> Layout:
@@ -56,4 +58,4 @@ def scan(data: bytes, *, implicit: bool, little: bool, wanted: frozenset[int] = 
         elif pixels is None and not element.undefined and element.end > element.start:
             value = data[element.start : min(element.end, element.start + _MAX_WANTED)]
             values[element.tag] = element.vr.encode("ascii"), value
-    return Layout(start, pixels, pixel_start, pixel_bytes, end, values, fragments)
+    return Layout(start, pixels, pixel_start, pixel_bytes, end, values, fragments, reader.unknown)

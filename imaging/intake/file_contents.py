@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from imaging.dicom.part10 import is_media_directory, looks_like_dicom
 from imaging.intake.byte_sources import ByteSource, MemorySource
 from oncoflow_site.foundation.errors import UserVisibleError
 
@@ -30,6 +31,8 @@ _BLOCK = 1 << 20
 _HEAD = 132
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
+_NO_IMAGE = "it is neither DICOM nor NIfTI nor a zip archive"
+_DIRECTORY = "it is a DICOMDIR, the directory of a medium and no image; the images it lists lie beside it"
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError, RuntimeError)
 
 
@@ -64,15 +67,20 @@ def contents(source: ByteSource) -> Iterator[ContainedFile]:
         return
     with source.open() as stream:
         head = stream.read(_HEAD)
-        if head[128:] == b"DICM":
+        if looks_like_dicom(head):
             if source.size > MAX_FILE:
                 yield ContainedFile(source.name, why="it is larger than any image")
             else:
-                yield ContainedFile(source.name, dicom=head + stream.read(MAX_FILE))
+                yield _dicom(source.name, head + stream.read(MAX_FILE))
         elif head.startswith((_ZIP, _EMPTY_ZIP)) or source.name.lower().endswith(".zip"):
             yield from _members(source, stream)
         else:
-            yield ContainedFile(source.name)
+            yield ContainedFile(source.name, why=_NO_IMAGE)
+
+
+def _dicom(name: str, data: bytes) -> ContainedFile:
+    """A DICOM file; a DICOMDIR is called one."""
+    return ContainedFile(name, why=_DIRECTORY) if is_media_directory(data) else ContainedFile(name, dicom=data)
 
 
 def _members(source: ByteSource, stream: IO[bytes]) -> Iterator[ContainedFile]:
@@ -125,9 +133,9 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, most: 
     with archive.open(member) as inner:
         head = inner.read(_HEAD)
         image = is_nifti(member.filename)
-        if not image and head[128:] != b"DICM":
+        if not image and not looks_like_dicom(head):
             nested = head.startswith(_ZIP)
-            return ContainedFile(shown, why="an archive inside an archive is not opened" if nested else "")
+            return ContainedFile(shown, why="an archive inside an archive is not opened" if nested else _NO_IMAGE)
         # What the directory of an archive says about sizes may be a lie: count what comes out.
         unpacked = bytearray(head)
         while block := inner.read(_BLOCK):
@@ -137,4 +145,4 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, most: 
     data = bytes(unpacked)
     if image:
         return ContainedFile(shown, nifti=MemorySource(member.filename.replace("\\", "/").rsplit("/", 1)[-1], data))
-    return ContainedFile(shown, dicom=data)
+    return _dicom(shown, data)
