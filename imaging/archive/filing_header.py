@@ -269,8 +269,9 @@ def _header(
 def _undated(dataset: _Source) -> str:
     """Why there is no date: none was sent, or one that cannot be read (its value is not told)."""
     for name in ("Study", "Series", "Acquisition", "Content"):
-        if _text(dataset, f"{name}Date"):
-            return f"{name}Date is no date that can be read"
+        value = _text(dataset, f"{name}Date")
+        if value:
+            return f"{name}Date is no date " + ("that can be read" if _date(value) is None else "of an examination")
     return "no study date (0008,0020)"
 
 

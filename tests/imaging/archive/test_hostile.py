@@ -134,7 +134,7 @@ def test_a_date_that_no_examination_has_is_no_date(day):
     """No time zone can hold it: it was an error of the service and took the instances beside it along."""
     far = {**{f"{name}Date": None for name in ("Series", "Acquisition", "Content")}, **day}
     stored = store(as_file(dataset(**far)))
-    assert (stored.status, stored.quarantined, stored.reason) == (0, True, "no study date (0008,0020)")
+    assert (stored.status, stored.quarantined, stored.reason) == (0, True, "StudyDate is no date of an examination")
 
 
 @pytest.mark.django_db

@@ -26,19 +26,23 @@ def index(data: bytes, *, implicit: bool = False):
     return ElementReader(data, little=True).elements(0, len(data), implicit=implicit)
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (EXPLICIT.element(PATIENT_ID, "LO", b"AB") * 2, "an element occurs twice"),
-        (struct.pack("<HH2sH", 0x0010, 0x0020, b"ZZ", 2) + b"AB", "a value representation that no standard knows"),
-    ],
-)
-def test_what_a_parser_takes_is_surveyed_and_not_indexed(data, reason):
+def test_what_occurs_twice_is_surveyed_and_not_indexed():
+    data = EXPLICIT.element(PATIENT_ID, "LO", b"AB") * 2
     found, end = survey(data, wanted=frozenset({PATIENT_ID}))
     assert end == len(data)
     assert {data[one.start : one.end] for one in found} == {b"AB"}
-    with pytest.raises(MalformedDataSet, match=reason):
+    with pytest.raises(MalformedDataSet, match="an element occurs twice"):
         index(data)
+
+
+@pytest.mark.parametrize("vr", [b"ZZ", b"??"])
+def test_an_unknown_value_representation_is_read_by_what_follows(vr):
+    data = struct.pack("<HH2sH", 0x0010, 0x0020, vr, 2) + b"AB"
+    for found in (survey(data, wanted=frozenset({PATIENT_ID}))[0], index(data)):
+        assert [(one.vr, data[one.start : one.end]) for one in found] == [("UN", b"AB")]
+    for walk in (survey, index):
+        with pytest.raises(MalformedDataSet, match="a value representation that no standard knows"):
+            walk(data[:-1])
 
 
 def test_only_a_survey_looks_into_sequences_of_a_known_length():
