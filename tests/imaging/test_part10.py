@@ -21,8 +21,8 @@ from imaging.intake.declaration import Declaration
 from imaging.intake.file_import import ingest
 from imaging.models import Instance, InstanceState, StudySource
 from oncoflow_site.foundation import objects
-from tests.imaging.deidentification.test_engine import PROFILE
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.deidentification_files import PROFILE
+from tests.factories.dicom_files import as_file, dataset
 
 
 def start_of(data: bytes) -> int:
