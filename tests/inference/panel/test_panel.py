@@ -66,10 +66,11 @@ def test_voters_that_differ_need_a_person(panel_of: Panel):
     study, _ = painted(LESION)
     panel = play(study)
     assert panel.state == PanelState.CONCLUDED
-    assert panel.band in ("hold", "manual")
-    assert 0 < panel.gate.a < 0.90
+    # Two layers of voxels fewer leave a Dice of 0.72 of the whole tumour and 0.05 of its thin rim: below any band but this.
+    assert panel.band == "manual"
+    assert 0 < panel.gate.a < 0.75
     assert panel.agreement.pairwise[0].experts == ("one", "two")
-    assert Event.objects.filter(kind="panel.manual").count() == (panel.band == "manual")
+    assert Event.objects.filter(kind="panel.manual").count() == 1
 
 
 @pytest.mark.django_db
