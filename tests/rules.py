@@ -10,7 +10,7 @@ import ast
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -128,13 +128,90 @@ def imports_of_test_modules() -> Iterator[str]:
                     yield f"{name}: imports {module}, which holds tests or fixtures"
 
 
+LOOSE_JSON = {
+    "audit.models.detail": "a few ids and codes, another set for each event",
+    "clinical.models.identity.contradicts": "a list of three words",
+    "clinical.models.identity.matching_types": "a list of codes",
+    "clinical.models.identity.other_names": "a list of names of an authority",
+    "fhir_api.models.authority_names": "a list of names of an authority",
+    "fhir_api.models.capabilities": "an administrator's settings of an endpoint",
+    "fhir_api.models.order_codes": "a list of codes",
+    "fhir_api.models.order_modalities": "a list of codes",
+    "fhir_api.models.scopes": "a list of scopes",
+    "imaging.models.archive.deidentification": "counts by attribute",
+    "imaging.models.archive.parameters": "attributes of a header that recognition reads",
+    "imaging.models.archive.protocol": "words and numbers that tell a protocol",
+    "imaging.models.deidentification.attributes": "counts by attribute",
+    "imaging.models.deidentification.codes": "a list of codes",
+    "imaging.models.deidentification.pixels": "counts",
+    "imaging.models.faces.plane": "a normal and an offset",
+    "imaging.models.protocols.protocol": "as that of a series",
+    "imaging.models.published.layout": "places in a file",
+    "imaging.models.uploads.counts": "counts",
+    "inference.models.evaluations.weights": "means and counts by model and region",
+    "inference.models.versions.evaluation": "the file that came with the weights, as it is",
+    "inference.models.versions.evidence": "what a decision of a person stood on",
+    "oncoflow_site.foundation.models.headers": "of one transport",
+    "oncoflow_site.foundation.models.kwargs": "arguments of a job",
+    "oncoflow_site.foundation.models.payload": "ids of an event",
+    "oncoflow_site.foundation.models.result": "of a job",
+}
+"""JSON columns without a schema, and what they hold. Facts about a patient have one (`oncoflow_site.foundation.schema_field`)."""
+DOCUMENT_COLUMNS = frozenset(
+    {"agreement", "anatomy", "gate", "lesions", "midline", "midline_shift", "result", "transform"}
+)
+"""Columns whose attribute is one object (or a tuple of them): never asked by a key."""
+MOST_LOOSE_DICTIONARIES = 244
+"""``dict[str, Any]`` in the product; the number only goes down."""
+
+
+def loose_json_columns(trees: Mapping[str, ast.Module], exempt: Mapping[str, str]) -> Iterator[str]:
+    """JSON columns that have no schema; and exemptions that nothing needs any more."""
+    loose = set()
+    for module, tree in trees.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+                continue
+            called, target = node.value.func, node.targets[0]
+            if isinstance(called, ast.Attribute) and called.attr == "JSONField" and isinstance(target, ast.Name):
+                loose.add(f"{module}.{target.id}")
+    for name in sorted(loose - exempt.keys()):
+        yield f"{name}: a JSON column without a schema"
+    for name in sorted(exempt.keys() - loose):
+        yield f"tests/rules.py: {name} is no loose JSON column; its exemption is stale"
+
+
+def keys_of_documents(trees: Mapping[str, ast.Module], columns: Set[str]) -> Iterator[str]:
+    """``row.result["x"]`` and ``row.result.get("x")``: a column with a schema is asked by attribute."""
+    for module, tree in trees.items():
+        for node in ast.walk(tree):
+            asked, key = None, None
+            if isinstance(node, ast.Subscript):
+                asked, key = node.value, node.slice
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+                asked, key = node.func.value, next(iter(node.args), None)
+            if not isinstance(asked, ast.Attribute) or asked.attr not in columns:
+                continue
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                yield f"{module}, line {node.lineno}: {asked.attr} has a schema and is asked by attribute, not by key"
+
+
+def loose_dictionaries(paths: Iterable[Path]) -> int:
+    """How often ``dict[str, Any]`` stands in some files."""
+    return sum(path.read_text(encoding="utf-8").count("dict[str, Any]") for path in paths)
+
+
 def broken_rules() -> list[str]:
     """One sentence for every rule that a file breaks."""
     found = [
         *ambiguous_class_names(syntax_trees(), SAME_NAME),
         *import_circle(syntax_trees()),
         *imports_of_test_modules(),
+        *loose_json_columns(syntax_trees(), LOOSE_JSON),
+        *keys_of_documents(syntax_trees(), DOCUMENT_COLUMNS),
     ]
+    if (loose := loose_dictionaries(product_files())) > MOST_LOOSE_DICTIONARIES:
+        found.append(f"dict[str, Any] stands {loose} times in the product, {MOST_LOOSE_DICTIONARIES} are the most")
     for path in tracked():
         name = path.relative_to(ROOT)
         if name.parts[0] not in TOP_LEVEL:

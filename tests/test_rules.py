@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.rules import ambiguous_class_names, import_circle
+from tests.rules import ambiguous_class_names, import_circle, keys_of_documents, loose_json_columns
 
 
 def product(**modules: str) -> dict[str, ast.Module]:
@@ -37,3 +37,25 @@ def test_modules_do_not_import_each_other(back):
 def test_a_package_may_be_imported_for_one_of_its_modules():
     assert not list(import_circle(product(a="from p import b", p="", p__b="import os")))
     assert list(import_circle(product(a="from p import b", p="", p__b="import a")))
+
+
+def test_a_json_column_has_a_schema_or_a_reason():
+    trees = product(room__models="detail = models.JSONField(default=dict)\nfacts = schema_field(FACTS)")
+    assert list(loose_json_columns(trees, {})) == ["room.models.detail: a JSON column without a schema"]
+    assert list(loose_json_columns(trees, {"room.models.detail": "why"})) == []
+    assert len(list(loose_json_columns(product(a="x = 1"), {"a.x": "why"}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ('row.result["response"]', True),
+        ('row.gate.get("band")', True),
+        ("row.result.response.category", False),
+        ('row.result.regions["ET"]', False),
+        ("row.lesions[0]", False),
+        ("row.result[key]", False),
+    ],
+)
+def test_a_column_with_a_schema_is_asked_by_attribute(text, broken):
+    assert bool(list(keys_of_documents(product(a=text), {"result", "gate", "lesions"}))) is broken

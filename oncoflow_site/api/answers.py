@@ -32,11 +32,11 @@ __all__ = [
     "ReportVersionRow",
     "SequenceQuality",
     "SeriesRow",
-    "Step",
     "StudyAnswer",
     "StudyFlag",
     "StudyPage",
     "StudyRow",
+    "StudyStep",
     "VolumesAnswer",
 ]
 
@@ -89,7 +89,7 @@ class StudyPage(ApiAnswer):
     next: str | None
 
 
-class Step(ApiAnswer):
+class StudyStep(ApiAnswer):
     """One job of a study, as a person follows it. ``progress``: 0 to 1."""
 
     id: str
@@ -177,7 +177,7 @@ class StudyAnswer(StudyRow):
     measurement: MeasurementAnswer | None
     comparisons: tuple[ComparisonResult, ...]
     report_versions: tuple[ReportVersionRow, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[StudyStep, ...]
 
 
 class ConsensusChoice(ApiAnswer):

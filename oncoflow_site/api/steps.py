@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imaging.models import Study
-from oncoflow_site.api.answers import Step
+from oncoflow_site.api.answers import StudyStep
 from oncoflow_site.api.studies import study_steps
 
 __all__ = ["current_steps"]
@@ -13,13 +13,13 @@ _SIDE_BY_SIDE = "inference.run_expert"
 _BEGINS_ANEW = "imaging.prepare_study"
 
 
-def current_steps(study: Study) -> list[Step]:
+def current_steps(study: Study) -> list[StudyStep]:
     """`study_steps`, without what belongs to an earlier preparation, and only the newest job of a kind.
 
     A job that only stands guard (the panel's deadline) gives way to the one that did the work, so that a study that is
     done does not look as if something were still waiting.
     """
-    shown: dict[str, Step] = {}
+    shown: dict[str, StudyStep] = {}
     for step in study_steps(study):
         if step.kind == _BEGINS_ANEW:
             shown = {key: one for key, one in shown.items() if one.kind == "imaging.complete_study"}

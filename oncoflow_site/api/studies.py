@@ -40,11 +40,11 @@ from oncoflow_site.api.answers import (
     ReportVersionRow,
     SequenceQuality,
     SeriesRow,
-    Step,
     StudyAnswer,
     StudyFlag,
     StudyPage,
     StudyRow,
+    StudyStep,
     VolumesAnswer,
 )
 from oncoflow_site.api.problems import ProblemRenderer, handle
@@ -145,7 +145,7 @@ def study_row(study: Study) -> StudyRow:
     )
 
 
-def study_steps(study: Study) -> tuple[Step, ...]:
+def study_steps(study: Study) -> tuple[StudyStep, ...]:
     """The jobs of a study in the order they began, for a progress display."""
     subjects = [study.subject]
     report = Report.objects.filter(study=study).first()
@@ -153,7 +153,7 @@ def study_steps(study: Study) -> tuple[Step, ...]:
         subjects.append(report.subject)
     rows = Job.objects.filter(subject__in=subjects, kind__in=STEPS).exclude(state="cancelled")
     return tuple(
-        Step(
+        StudyStep(
             id=str(row.id),
             kind=row.kind,
             title=STEPS[row.kind],
@@ -162,7 +162,7 @@ def study_steps(study: Study) -> tuple[Step, ...]:
             text=row.progress_text,
             started_at=row.started_at,
             finished_at=row.finished_at,
-            seconds=Step.duration(row.started_at, row.finished_at),
+            seconds=StudyStep.duration(row.started_at, row.finished_at),
             error=row.error,
         )
         for row in rows.order_by("created_at", "id")

@@ -169,7 +169,7 @@ def test_a_persons_choice_is_a_new_consensus_and_never_a_better_band(settle: Set
     assert panel.band == choice.band == stricter(band, "issue") == band
     assert any("no more than the automatic" in reason for reason in panel.reasons)
     automatic = FusionChoice.objects.get(panel_run=panel, automatic=True)
-    assert (automatic.band, automatic.segmentation_id, automatic.experts) == (band, before.pk, ["one", "three", "two"])
+    assert (automatic.band, automatic.segmentation_id, automatic.experts) == (band, before.pk, ("one", "three", "two"))
     event = Event.objects.get(kind="consensus.chosen")
     assert event.payload["segmentation_id"] == str(made.pk)
     # a second choice is measured by the automatic band too, not by the first choice's
