@@ -13,7 +13,7 @@ from imaging.brats.regions import Region
 from imaging.schemas.assessed import NotAssessed
 from imaging.schemas.measurement import LesionStatus
 from imaging.schemas.outline import OutlineSource
-from oncoflow_site.foundation.schema import Document, Instant, Schema, with_defaults
+from oncoflow_site.foundation.schema import Document, Instant, OldData, Schema, with_defaults
 
 __all__ = [
     "COMPARISON",
@@ -178,7 +178,7 @@ _CHANGE = {
 }
 
 
-def comparison_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
+def comparison_of_v1(data: Mapping[str, Any]) -> OldData:
     """A plain dictionary: no outlines, an empty one for the inputs of a response that was not assessed."""
     registration, sequences = data.get("registration"), data.get("sequences")
     response: Mapping[str, Any] = data.get("response") or {}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from imaging.brats.regions import REGIONS as REGION_KEYS
 from imaging.brats.regions import Region
 from imaging.schemas.assessed import NotAssessed
-from oncoflow_site.foundation.schema import Document, Schema, with_defaults
+from oncoflow_site.foundation.schema import Document, OldData, Schema, with_defaults
 
 __all__ = [
     "ANATOMY",
@@ -156,12 +156,12 @@ class MeasuredAnatomy(Schema):
     midline_shift: MidlineShift | None = None
 
 
-def regions_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
+def regions_of_v1(data: Mapping[str, Any]) -> OldData:
     """Plain dictionaries: ``basis`` was there for a person's outline only, the spread did not always count its experts."""
     return {region: _region_of_v1(values) for region, values in data.items()}
 
 
-def _region_of_v1(values: Mapping[str, Any]) -> dict[str, Any]:
+def _region_of_v1(values: Mapping[str, Any]) -> OldData:
     spread = values.get("uncertainty_mm3")
     filled = with_defaults(
         values,
@@ -176,7 +176,7 @@ def _region_of_v1(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**filled, "uncertainty_mm3": with_defaults(spread, experts=None, method="") if spread else None}
 
 
-def lesions_of_v1(data: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def lesions_of_v1(data: list[Mapping[str, Any]]) -> list[OldData]:
     """A plain list; what did not concern a lesion was left out of its entry, and there was no location at first."""
     return [
         with_defaults(
@@ -190,17 +190,17 @@ def lesions_of_v1(data: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _all_regions(values: Mapping[str, Any] | None) -> dict[str, Any]:
+def _all_regions(values: Mapping[str, Any] | None) -> OldData:
     return {region: (values or {}).get(region) for region in REGION_KEYS}
 
 
-def anatomy_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
+def anatomy_of_v1(data: Mapping[str, Any]) -> OldData:
     """A plain dictionary, empty before the midline was measured."""
     shift = data.get("midline_shift") or None
     return {"midline_shift": midline_shift_of_v1(shift) if shift else None}
 
 
-def midline_shift_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
+def midline_shift_of_v1(data: Mapping[str, Any]) -> OldData:
     """A plain dictionary; neither quality nor atlas were kept at first."""
     return with_defaults(data, quality={}, atlas=None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from oncoflow_site.foundation.schema import Document, Schema, with_defaults
+from oncoflow_site.foundation.schema import Document, OldData, Schema, with_defaults
 
 __all__ = [
     "MADE_BY",
@@ -62,7 +62,7 @@ class OutlineSource(Schema):
     reviewer: str = ""
 
 
-def made_by_of_v1(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def made_by_of_v1(data: Mapping[str, Any] | None) -> OldData | None:
     """Plain dictionaries of two shapes, without the gate's band."""
     if data is None:
         return None

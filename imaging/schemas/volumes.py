@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from oncoflow_site.foundation.schema import Document, Schema, with_defaults
+from oncoflow_site.foundation.schema import Document, OldData, Schema, with_defaults
 
 __all__ = [
     "MATRIX",
@@ -114,7 +114,7 @@ class MidlineRecord(Schema):
 _BRAIN = {"method", "plausible", "reason"}
 
 
-def parameters_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
+def parameters_of_v1(data: Mapping[str, Any]) -> OldData:
     """A plain dictionary whose keys grew with time; the brain's quality stood beside its method."""
     brain = data.get("brain") or None
     if brain is not None:
@@ -138,7 +138,7 @@ def parameters_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**filled, "brain": brain}
 
 
-def transform_of_v1(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def transform_of_v1(data: Mapping[str, Any] | None) -> OldData | None:
     """A plain dictionary; the way back and the scanner's grid were not kept at first."""
     if data is None:
         return None

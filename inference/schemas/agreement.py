@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imaging.brats.regions import Region
-from oncoflow_site.foundation.schema import Document, Schema, with_defaults
+from oncoflow_site.foundation.schema import Document, OldData, Schema, with_defaults
 
 __all__ = [
     "AGREEMENT",
@@ -83,7 +83,7 @@ class FusionMethodResult(Schema):
     dice_vs_consensus: ByRegion = {}
 
 
-def agreement_of_v1(data: Mapping[str, Any]) -> dict[str, Any] | None:
+def agreement_of_v1(data: Mapping[str, Any]) -> OldData | None:
     """A plain dictionary, empty while a panel was at work; IoU and the consensus's volumes were not kept at first."""
     if not data:
         return None

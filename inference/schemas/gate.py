@@ -7,7 +7,7 @@ from typing import Any
 
 from imaging.brats.regions import Region
 from imaging.schemas.outline import GateBand
-from oncoflow_site.foundation.schema import Document, Schema, with_defaults
+from oncoflow_site.foundation.schema import Document, OldData, Schema, with_defaults
 
 __all__ = ["GATE", "REASONS", "THRESHOLDS", "GateDecision", "gate_of_v1"]
 
@@ -25,7 +25,7 @@ class GateDecision(Schema):
         return self if self.a is None else self.model_copy(update={"a": round(float(self.a), 4)})
 
 
-def gate_of_v1(data: Mapping[str, Any]) -> dict[str, Any] | None:
+def gate_of_v1(data: Mapping[str, Any]) -> OldData | None:
     """A plain dictionary, empty while a panel was at work."""
     return with_defaults(data, a=None, region=None, reasons=[]) if data else None
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from imaging.brats.regions import Region
 from inference.schemas.agreement import ByRegion, PairAgreement
-from oncoflow_site.foundation.schema import Document, Schema, with_defaults
+from oncoflow_site.foundation.schema import Document, OldData, Schema, with_defaults
 
 __all__ = [
     "ENVIRONMENT",
@@ -83,7 +83,7 @@ class PanelSummary(Schema):
     demo: bool
 
 
-_EXPERT: dict[str, Any] = {
+_EXPERT: OldData = {
     "version": None,
     "sha256": None,
     "architecture": None,
@@ -102,7 +102,7 @@ _EXPERT: dict[str, Any] = {
 }
 
 
-def panel_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
+def panel_of_v1(data: Mapping[str, Any]) -> OldData:
     """The summary in a report's content before there were schemas; its keys grew with time."""
     agreement, gate = data.get("agreement") or {}, data.get("gate") or {}
     pairs = [with_defaults(one, dice={}, hd95_mm={}) for one in agreement.get("pairwise") or ()]

@@ -16,10 +16,12 @@ from pydantic_core import to_jsonable_python
 
 from oncoflow_site.foundation.errors import PermanentError
 
-__all__ = ["Document", "Instant", "JsonObject", "Schema", "UnknownSchema", "plain", "with_defaults"]
+__all__ = ["Document", "Instant", "JsonObject", "OldData", "Schema", "UnknownSchema", "plain", "with_defaults"]
 
 T = TypeVar("T")
 JsonObject = Mapping[str, JsonValue]
+OldData = dict[str, Any]
+"""Data of an older schema on their way to the next one: what they hold is checked at the end."""
 
 Instant = Annotated[AwareDatetime, PlainSerializer(datetime.isoformat, return_type=str)]
 """A moment with its zone; ISO 8601 with the offset written out in JSON."""
@@ -99,6 +101,6 @@ def plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else to_jsonable_python(value)
 
 
-def with_defaults(data: Mapping[str, Any], **missing: Any) -> dict[str, Any]:
+def with_defaults(data: Mapping[str, Any], **missing: Any) -> OldData:
     """``data`` with what it lacks: the usual part of an upgrade."""
     return {**missing, **data}

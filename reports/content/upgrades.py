@@ -8,12 +8,12 @@ from typing import Any
 from imaging.schemas.comparison import comparison_of_v1
 from imaging.schemas.measurement import anatomy_of_v1, lesions_of_v1, regions_of_v1
 from inference.schemas.panel import panel_of_v1
-from oncoflow_site.foundation.schema import with_defaults
+from oncoflow_site.foundation.schema import OldData, with_defaults
 
 __all__ = ["content_of_v1", "facts_of_v1"]
 
 
-def facts_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of_v1(data: Mapping[str, Any]) -> OldData:
     """Study, findings, comparison, panel and history as plain dictionaries; their keys grew with time."""
     findings: Mapping[str, Any] = data["findings"]
     comparison, panel = data.get("comparison"), data.get("panel")
@@ -34,7 +34,7 @@ def facts_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def content_of_v1(data: Mapping[str, Any]) -> dict[str, Any]:
+def content_of_v1(data: Mapping[str, Any]) -> OldData:
     """A plain dictionary."""
     sentences = [
         {**one, "citations": [_citation_of_v1(citation) for citation in one.get("citations") or ()]}
