@@ -25,6 +25,7 @@ from imaging.measurement.lesions import find_lesions
 from imaging.models import Measurement, Segmentation, Study
 from imaging.preprocessing.rigid import Registration
 from imaging.schemas.measurement import LesionMeasurement, MeasuredAnatomy
+from imaging.schemas.outline import OutlineSource
 from imaging.segmentation.label_maps import (
     assessed_regions,
     current_segmentation,
@@ -133,7 +134,9 @@ def _is_done(segmentation: Segmentation, priors: list[Dated]) -> bool:
     if {row.prior_measurement_id for row in rows} != wanted:
         return False
     # Somebody may have accepted an earlier outline since.
-    sources = {one.measurement.pk: outline_source(one.measurement.segmentation) for one in priors}
+    sources: dict[object, OutlineSource] = {
+        one.measurement.pk: outline_source(one.measurement.segmentation) for one in priors
+    }
     return all(
         row.result.outlines is None or row.result.outlines.prior == sources.get(row.prior_measurement_id)
         for row in rows
