@@ -115,15 +115,12 @@ def deid(cases: list[Case]) -> list[bytes | None]:
 
 def dicom_anonymizer(python: str) -> Tool:
     """dicom-anonymizer's own command, in the Python that has it."""
-    return lambda cases: _in_folder(
-        cases,
-        lambda source, target: (
-            subprocess.run(
-                [python, "-m", "dicomanonymizer.anonymizer", source, target], check=True, capture_output=True
-            )
-            and None
-        ),
-    )
+
+    def act(source: Path, target: Path) -> None:
+        command = [python, "-m", "dicomanonymizer.anonymizer", str(source), str(target)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return lambda cases: _in_folder(cases, act)
 
 
 # --- the score ------------------------------------------------------------------------------------

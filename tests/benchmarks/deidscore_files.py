@@ -163,7 +163,7 @@ def build(rng: random.Random, person: Person, index: int, study: int) -> Case:
         "StudyDescription", "SeriesDescription", "ProtocolName", "ImageComments", "ReasonForStudy", "PatientComments",
         "RequestedProcedureDescription", "AdditionalPatientHistory", "PerformedProcedureStepDescription", "DerivationDescription",
     ):  # fmt: skip
-        text, words = rng.choice(SENTENCES)
+        text, left = rng.choice(SENTENCES)
         identity = full if "per {}" in text or "Dr." in text else rng.choice(identities)
         value = text.format(identity)
         if len(value) > 64 and keyword not in (
@@ -174,7 +174,7 @@ def build(rng: random.Random, person: Person, index: int, study: int) -> Case:
         ):
             value = text.format(person.number)
         setattr(one, keyword, value)
-        need(("clean", (keyword,), value, (words.split(), person.secrets)))
+        need(("clean", (keyword,), value, (left.split(), person.secrets)))
     version = rng.choice(VERSIONS)
     extra = rng.choice(
         ["4155551234", f"SN{rng.randint(10**5, 10**6)}", "1977-03-14", f"MRN{rng.randint(10**6, 10**7)}", person.number]

@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_what_is_no_dicom_is_not_taken_for_it(content: bytes) -> None:
 
 
 @pytest.mark.django_db
-def test_every_form_comes_in_by_files_zips_and_the_web(tmp_path) -> None:
+def test_every_form_comes_in_by_files_zips_and_the_web(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
     made = []
@@ -154,7 +155,7 @@ def test_every_form_comes_in_by_files_zips_and_the_web(tmp_path) -> None:
 
 
 @pytest.mark.django_db
-def test_a_dicomdir_is_called_one_and_every_file_says_why(tmp_path) -> None:
+def test_a_dicomdir_is_called_one_and_every_file_says_why(tmp_path: Path) -> None:
     folder = tmp_path / "medium"
     files = FileSet()
     files.add(dcmread(BytesIO(as_file(dataset(StudyID="1")))))
