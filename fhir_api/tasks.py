@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from fhir_api.delivery.deliver import deliver as deliver_version
-from fhir_api.hl7v2.process import process_lane
+from fhir_api.hl7v2.process import give_up, move_to_patient, process_lane
 from fhir_api.hl7v2.process import process_waiting as take_up
 from fhir_api.models import Hl7Message, Hl7MessageState
 from oncoflow_site.foundation.jobs import JobContext, job
@@ -13,12 +13,13 @@ from oncoflow_site.foundation.jobs import JobContext, job
 __all__ = ["deliver_report", "process_hl7", "process_waiting"]
 
 
-@job("fhir_api.process_hl7", max_attempts=12)
+@job("fhir_api.process_hl7", max_attempts=12, on_dead=give_up)
 def process_hl7(ctx: JobContext, *, message_id: str) -> None:
     """Before: the message is stored and acknowledged. After: processed, ignored or failed, visible as such."""
     message = Hl7Message.objects.get(pk=message_id)
     if message.state == Hl7MessageState.STORED:
         process_lane(ctx, message)
+    move_to_patient(ctx, message)
 
 
 @job("fhir_api.process_waiting", max_attempts=12)

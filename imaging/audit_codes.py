@@ -19,6 +19,7 @@ declare_code("pixels.release", "A person released a quarantined image: there is 
 declare_code("deidentification.read", "The report of what de-identification did was read")
 declare_code("research.export", "De-identified, defaced data left as research export")
 declare_code("dicom.refuse", "A DICOM association or instance was refused")
+declare_code("study.fail", "The preparation of a study failed for good")
 declare_code("study.flag", "A study was flagged: it cannot be segmented")
 declare_code("study.prepare", "The volumes of a study were prepared")
 declare_code("study.verify", "Volumes of a study were made again and compared with what is stored")

@@ -37,6 +37,8 @@ STUDY_MACHINE = StateMachine(
         (_P, "flag"): _G,
         (_Y, "flag"): _G,
         (_G, "flag"): _G,
+        # its job ended for good, perhaps before it had begun
+        (_C, "fail"): _F,
         (_P, "fail"): _F,
     },
 )

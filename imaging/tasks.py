@@ -11,6 +11,7 @@ from imaging.intake import upload_job, watched_files_job
 from imaging.models import Study, Upload
 from imaging.priors import fetch
 from oncoflow_site.foundation.jobs import JobContext, job
+from oncoflow_site.foundation.models import Job
 
 __all__ = [
     "ask_for_priors",
@@ -39,7 +40,29 @@ def study_inputs(study_id: str) -> str:
     return f"study-inputs:{study_id}"
 
 
-@job("imaging.publish_study", queue="default", lease_s=120)
+def published_study(study_id: str) -> str:
+    """Lock of what viewers are offered of a study."""
+    return f"published:{study_id}"
+
+
+def measurement_of(study_id: str) -> str:
+    """Lock of what is measured of a study."""
+    return f"measurement:{study_id}"
+
+
+def patients_lesions(study_id: str) -> str:
+    """Lock of the lesions of a study's patient: their identities are given out over all studies."""
+    return f"lesions:{Study.objects.values_list('patient_id', flat=True).get(pk=study_id)}"
+
+
+def preparation_failed(job: Job, *, study_id: str) -> None:
+    """See `imaging.volumes.prepare.give_up`."""
+    from imaging.volumes import prepare
+
+    prepare.give_up(job, study_id=study_id)
+
+
+@job("imaging.publish_study", queue="default", lease_s=120, locks=published_study)
 def publish_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: de-identified instances. After: those that may be shown are offered through DICOMweb."""
     from imaging.dicomweb import index
@@ -47,7 +70,7 @@ def publish_study(ctx: JobContext, *, study_id: str) -> None:
     index.publish_study(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.deface_study", queue="default", lease_s=120)
+@job("imaging.deface_study", queue="default", lease_s=120, locks=published_study)
 def deface_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: volumes, or a flag. After: with ONCOFLOW_DEFACE on, copies without faces (event study.defaced), or why not."""
     from imaging.defacing import deface_study
@@ -55,7 +78,7 @@ def deface_study(ctx: JobContext, *, study_id: str) -> None:
     deface_study.deface_study(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.publish_segmentations", queue="default", lease_s=120)
+@job("imaging.publish_segmentations", queue="default", lease_s=120, locks=published_study)
 def publish_segmentations(ctx: JobContext, *, study_id: str) -> None:
     """Before: a segmentation that counts. After: it is a DICOM object, offered through DICOMweb."""
     from imaging import dicomseg
@@ -63,7 +86,7 @@ def publish_segmentations(ctx: JobContext, *, study_id: str) -> None:
     dicomseg.publish_segmentations(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.prepare_study", queue="default", lease_s=120, locks=study_inputs)
+@job("imaging.prepare_study", queue="default", lease_s=120, locks=study_inputs, on_dead=preparation_failed)
 def prepare_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: complete. After: ready with volumes (event volumes.ready), or flagged (event study.flagged)."""
     from imaging.volumes import prepare
@@ -71,7 +94,7 @@ def prepare_study(ctx: JobContext, *, study_id: str) -> None:
     prepare.prepare(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.measure_study", queue="default", lease_s=120)
+@job("imaging.measure_study", queue="default", lease_s=120, locks=measurement_of)
 def measure_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: an outline in force. After: its volumes, diameters and midline shift are kept (event study.measured)."""
     from imaging.longitudinal import measure_study
@@ -79,7 +102,7 @@ def measure_study(ctx: JobContext, *, study_id: str) -> None:
     measure_study.measure_study(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.compare_study", queue="default", lease_s=120)
+@job("imaging.compare_study", queue="default", lease_s=120, locks=patients_lesions)
 def compare_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: measured. After: its lesions followed, compared with every earlier study (event comparison.ready)."""
     from imaging.longitudinal import compare_study
@@ -122,7 +145,7 @@ def release_order(ctx: JobContext, *, order_id: str) -> None:
         order_matching.release_order(Order.objects.get(pk=order_id))
 
 
-@job("imaging.ingest_upload", queue="default")
+@job("imaging.ingest_upload", queue="default", on_dead=upload_job.give_up)
 def ingest_upload(ctx: JobContext, *, upload_id: str) -> None:
     """Before: staged. After: done, its images filed and its staged bytes deleted; or failed, with the reason."""
     upload_job.run(ctx, Upload.objects.select_related("owner").get(pk=upload_id))
@@ -141,13 +164,20 @@ def ask_for_priors(ctx: JobContext, *, order_id: str, peer_id: str) -> None:
     fetch.ask(ctx, order_id, peer_id)
 
 
-@job("imaging.pull_prior", queue="delivery", max_attempts=8, lease_s=120, progress_deadline_s=3600)
+@job(
+    "imaging.pull_prior",
+    queue="delivery",
+    max_attempts=8,
+    lease_s=120,
+    progress_deadline_s=3600,
+    on_dead=fetch.give_up_pull,
+)
 def pull_prior(ctx: JobContext, *, prior_id: str) -> None:
     """After: an earlier study is here, or as much of it as its PACS could send."""
     fetch.pull(ctx, prior_id)
 
 
-@job("imaging.report_commitment", queue="delivery", max_attempts=20)
+@job("imaging.report_commitment", queue="delivery", max_attempts=20, on_dead=storage_commitment.give_up_report)
 def report_commitment(ctx: JobContext, *, request_id: str) -> None:
     """Before: waiting. After: the peer knows which of its instances we keep."""
     storage_commitment.report(ctx, request_id)
@@ -159,7 +189,7 @@ def purge_discarded(ctx: JobContext, *, instance_id: str) -> None:
     quarantine.purge(ctx, instance_id)
 
 
-@job("imaging.ingest_intake", queue="default")
+@job("imaging.ingest_intake", queue="default", on_dead=watched_files_job.give_up)
 def ingest_intake(ctx: JobContext, *, batch: str) -> None:
     """Before: files of the batch are seen. After: filed and cleared away, or refused with the reason beside them."""
     watched_files_job.run(ctx, batch)

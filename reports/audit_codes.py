@@ -4,6 +4,7 @@ from audit.codes import declare_code
 
 for _code, _meaning in {
     "report.draft": "A version of a report was drafted",
+    "report.fail": "The drafting of a report failed for good",
     "report.hold": "A report was held for a radiologist",
     "report.issue": "A report was sealed and issued as preliminary",
     "report.sign": "A report was signed by a radiologist, or signing was refused",

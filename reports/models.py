@@ -11,7 +11,7 @@ from django.db.models import Q
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import IllegalMove
 from oncoflow_site.foundation.ids import new_id
-from reports.states import ReportState, VersionStatus
+from reports.states import REPORT_MACHINE, VERSION_MACHINE, ReportState, VersionStatus
 
 __all__ = [
     "CertificateAuthority",
@@ -32,6 +32,7 @@ class SignatureKind(models.TextChoices):
     PERSON = "person", "signed by a person"
 
 
+@REPORT_MACHINE.governs("state")
 class Report(models.Model):
     """The report of one study: a chain of versions. ``state`` follows `reports.states.REPORT_MACHINE`."""
 
@@ -56,6 +57,7 @@ class Report(models.Model):
         return f"report:{self.id}"
 
 
+@VERSION_MACHINE.governs("status")
 class ReportVersion(models.Model):
     """One version of a report. Immutable once ``issued_at`` is set, here and by a trigger in the database.
 

@@ -21,6 +21,7 @@ class ReportState(models.TextChoices):
     """Where the newest version of a report stands."""
 
     DRAFTING = "drafting", "being drafted"
+    FAILED = "failed", "could not be drafted"
     HELD = "held", "held for a radiologist"
     PRELIMINARY = "preliminary", "preliminary, not signed"
     FINAL = "final", "final, signed"
@@ -52,6 +53,11 @@ REPORT_MACHINE = StateMachine(
         ("amended", "draft"): "drafting",
         ("drafting", "issue"): "preliminary",
         ("drafting", "hold"): "held",
+        ("drafting", "fail"): "failed",
+        # its job was started again
+        ("failed", "draft"): "drafting",
+        ("failed", "issue"): "preliminary",
+        ("failed", "hold"): "held",
         ("held", "sign"): "final",
         ("preliminary", "sign"): "final",
         ("held", "amend"): "amended",

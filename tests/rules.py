@@ -225,8 +225,45 @@ def broken_rules() -> list[str]:
     return found
 
 
+EXECUTOR = "oncoflow_site/foundation/machines.py"
+STATES = {"state", "status"}
+NO_MACHINE = {"inference/registry/standing.py": "a model's standing: any to any, by a person, with a reason"}
+
+
+def hand_set_states() -> list[str]:
+    """Where the product sets a state by hand instead of by its machine: ``rows.update(state=...)``, ``row.state = ...``.
+
+    An object's own attribute of that name (``self.status`` of a response) is no row's.
+    """
+    found = []
+    for path in product_files():
+        name = path.relative_to(ROOT)
+        if str(name) == EXECUTOR or str(name) in NO_MACHINE:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                by_hand = node.func.attr in ("update", "bulk_update") and STATES & {one.arg for one in node.keywords}
+            elif isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                flat = [one for target in targets for one in getattr(target, "elts", [target])]
+                by_hand = {
+                    one.attr
+                    for one in flat
+                    if isinstance(one, ast.Attribute)
+                    and one.attr in STATES
+                    and not (isinstance(one.value, ast.Name) and one.value.id == "self")
+                }
+            else:
+                continue
+            if by_hand:
+                found.append(
+                    f"{name}:{node.lineno}: a state is moved by its machine (apply, advance), never set by hand"
+                )
+    return found
+
+
 def main() -> int:
-    found = broken_rules()
+    found = broken_rules() + hand_set_states()
     for line in found:
         print(line)
     return 1 if found else 0

@@ -1,4 +1,7 @@
-"""Which events of which state machine the product fires, read from its source."""
+"""Which events of which state machine the product fires, read from its source.
+
+A function that hands one of its own arguments on as the event is followed to its callers.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +12,80 @@ from importlib import import_module
 from pathlib import Path
 
 from oncoflow_site.foundation.machines import StateMachine
-from tests.rules import ROOT, product_files
+from tests.rules import EXECUTOR, ROOT, product_files
 
 __all__ = ["Fired", "fired_events"]
 
-EXECUTORS = {"apply": 1, "advance": 1, "next": 1}
-"""Methods of a machine that make a move -> where among their arguments the event stands."""
+MOVES = {"apply", "advance", "next"}
+"""Methods of a machine that make a move; the event is their second argument."""
 
 
 @dataclass(frozen=True)
 class Fired:
-    """One call of an executor. ``event`` is None where it is no literal."""
+    """One move. ``event`` is None where it is neither a literal nor an argument of the function around it."""
 
     machine: StateMachine
     event: str | None
     place: str
 
 
+@dataclass(frozen=True)
+class _Wrapper:
+    machine: StateMachine
+    position: int
+
+
 def fired_events() -> list[Fired]:
     """Every move that the product makes, in the order of its files."""
-    return [fired for path in product_files() for fired in _of_file(path)]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in product_files()}
+    trees = {path: tree for path, tree in trees.items() if str(path.relative_to(ROOT)) != EXECUTOR}
+    fired: list[Fired] = []
+    wrappers: dict[str, _Wrapper] = {}
+    for path, tree in trees.items():
+        for around, call, machine in _moves(path, tree):
+            event = call.args[1]
+            arguments = [one.arg for one in around.args.args] if around is not None else []
+            if around is not None and isinstance(event, ast.Name) and event.id in arguments:
+                wrappers[around.name] = _Wrapper(machine, arguments.index(event.id))
+            else:
+                fired += [Fired(machine, one, _place(path, call)) for one in _literals(event)]
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and (wrapper := wrappers.get(_name(node.func))):
+                event = node.args[wrapper.position]
+                fired += [Fired(wrapper.machine, one, _place(path, node)) for one in _literals(event)]
+    return fired
 
 
-def _of_file(path: Path) -> Iterator[Fired]:
-    text = path.read_text(encoding="utf-8")
-    if "_MACHINE" not in text or (path.name == "machines.py" and path.parent.name == "foundation"):
+def _moves(path: Path, tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | None, ast.Call, StateMachine]]:
+    """Each call of an executor with the function around it and its machine."""
+
+    def visit(node: ast.AST, around: ast.FunctionDef | None) -> Iterator[tuple[ast.FunctionDef | None, ast.Call]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Call) and isinstance(child.func, ast.Attribute) and child.func.attr in MOVES:
+                owner = child.func.value
+                if isinstance(owner, ast.Name) and owner.id.endswith("_MACHINE"):
+                    yield around, child
+            yield from visit(child, child if isinstance(child, ast.FunctionDef) else around)
+
+    found = list(visit(tree, None))
+    if not found:
         return
     module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
-    for node in ast.walk(ast.parse(text)):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            continue
-        owner = node.func.value
-        if node.func.attr not in EXECUTORS or not isinstance(owner, (ast.Name, ast.Attribute)):
-            continue
-        name = owner.id if isinstance(owner, ast.Name) else owner.attr
-        machine = getattr(module, name, None) if isinstance(owner, ast.Name) else None
-        if not name.endswith("_MACHINE"):
-            continue
-        place = f"{path.relative_to(ROOT)}:{node.lineno}"
-        assert isinstance(machine, StateMachine), f"{place}: import {name} by its name"
-        events = node.args[EXECUTORS[node.func.attr]]
-        for event in _literals(events):
-            yield Fired(machine, event, place)
+    for around, call in found:
+        assert isinstance(call.func, ast.Attribute)
+        assert isinstance(call.func.value, ast.Name)
+        yield around, call, getattr(module, call.func.value.id)
+
+
+def _name(function: ast.expr) -> str:
+    if isinstance(function, ast.Name):
+        return function.id
+    return function.attr if isinstance(function, ast.Attribute) else ""
+
+
+def _place(path: Path, node: ast.Call) -> str:
+    return f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
 def _literals(node: ast.expr) -> list[str | None]:

@@ -86,6 +86,7 @@ CONFLICT_MACHINE = StateMachine(
 )
 
 
+@CONFLICT_MACHINE.governs("state")
 class IdentityConflict(models.Model):
     """An identity that a known number matches and that name, birth date or sex contradict, or that carries the numbers of
     two patients. Nothing is matched until a person has decided.
@@ -155,6 +156,7 @@ MERGE_MACHINE = StateMachine(
 )
 
 
+@MERGE_MACHINE.governs("state")
 class PatientMerge(models.Model):
     """One merge of two records of one person: ``prior`` into ``survivor`` (HL7 v2.5.1 section 3.6.2: MRG into PID)."""
 

@@ -135,12 +135,16 @@ def decide_conflict(
                 code="conflict-needs-merge",
             )
         try:
-            row.state = CONFLICT_MACHINE.next(row.state, "same" if same else "other")
+            CONFLICT_MACHINE.advance(
+                row,
+                "same" if same else "other",
+                take_over=same and take_over,
+                reason=reason.strip()[:300],
+                decided_by=by,
+                decided_at=now(),
+            )
         except IllegalMove:
             raise UserVisibleError("Somebody has decided this already.", code="conflict-decided") from None
-        row.take_over, row.reason = same and take_over, reason.strip()[:300]
-        row.decided_by, row.decided_at = by, now()
-        row.save()
         record(
             "identity.decide",
             action="U",

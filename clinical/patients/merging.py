@@ -213,9 +213,9 @@ def _locked_pair(survivor: Patient, prior: Patient) -> tuple[Patient, Patient]:
     return rows[survivor.pk], rows[prior.pk]
 
 
-def _move_on(merge: PatientMerge, event: str) -> None:
+def _move_on(merge: PatientMerge, event: str, **fields: object) -> None:
     try:
-        merge.state = MERGE_MACHINE.next(merge.state, event)
+        MERGE_MACHINE.advance(merge, event, **fields)
     except IllegalMove:
         raise UserVisibleError(
             f"This merge is {merge.get_state_display()}.", what_to_do="Look at it again.", code="merge-decided"
@@ -225,9 +225,7 @@ def _move_on(merge: PatientMerge, event: str) -> None:
 def _perform(merge: PatientMerge, by: User | None) -> PatientMerge:
     """Move the rows and point the prior record at the survivor, in the caller's transaction, both rows locked."""
     survivor, prior = merge.survivor, merge.prior
-    _move_on(merge, "merge")
-    merge.decided_by, merge.merged_at = by, now()
-    merge.save()
+    _move_on(merge, "merge", decided_by=by, merged_at=now())
     staff = list(User.objects.filter(assignments__patient=prior).distinct())
     counts: dict[str, int] = {}
     for model, _ in models_that_move():
@@ -273,8 +271,8 @@ def _settle_conflicts(survivor: Patient, prior: Patient, by: User | None) -> Non
     waiting = IdentityConflict.objects.filter(state=ConflictState.OPEN, other_patient__in=[survivor, prior])
     for row in waiting.select_for_update():
         if row.patient_id in (survivor.pk, prior.pk):
-            row.state = CONFLICT_MACHINE.next(row.state, "same")
-            row.decided_by, row.decided_at, row.reason = by, now(), "the two records were merged"
+            why = "the two records were merged"
+            CONFLICT_MACHINE.advance(row, "same", decided_by=by, decided_at=now(), reason=why)
         row.patient_id = survivor.pk if row.patient_id == prior.pk else row.patient_id
         row.other_patient = survivor
         row.save()
@@ -307,9 +305,7 @@ def refuse_merge(merge: PatientMerge, *, by: User, reason: str) -> PatientMerge:
         raise UserVisibleError("A reason is needed.", what_to_do="Say why not.", code="no-reason")
     with transaction.atomic():
         row = PatientMerge.objects.select_for_update().get(pk=merge.pk)
-        _move_on(row, "refuse")
-        row.ended_by, row.ended_at, row.end_reason = by, now(), reason.strip()[:300]
-        row.save()
+        _move_on(row, "refuse", ended_by=by, ended_at=now(), end_reason=reason.strip()[:300])
         record(
             "patient.merge_refuse",
             action="U",
@@ -370,9 +366,7 @@ def unmerge(
                 what_to_do="Take that merge back first.",
                 code="unmerge-later-first",
             )
-        _move_on(row, "unmerge")
-        row.ended_by, row.ended_at, row.end_reason = by, now(), reason.strip()[:300]
-        row.save()
+        _move_on(row, "unmerge", ended_by=by, ended_at=now(), end_reason=reason.strip()[:300])
         since = {(rows.label, one) for rows in came_since(row) for one in rows.ids}
         unknown = set(also) - since
         if unknown:

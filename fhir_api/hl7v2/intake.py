@@ -133,8 +133,9 @@ def _store(data: bytes, msh: Segment, peer: Peer, key: dict[str, str]) -> bytes:
     same_id = Hl7Message.objects.filter(msh3=key["msh3"], msh4=key["msh4"], control_id=key["control_id"])
     if key["control_id"] and same_id.exists():
         logger.warning("mllp: %s reused a control id for another message", peer.name)
+    raw = objects.write(data, subject=INBOUND, kind="hl7v2", content_type="x-application/hl7-v2+er7")
     with transaction.atomic():
-        raw = objects.put(data, subject=INBOUND, kind="hl7v2", content_type="x-application/hl7-v2+er7")
+        objects.keep(raw)
         row = Hl7Message.objects.create(
             **key,
             message_type=verdict.message_type,

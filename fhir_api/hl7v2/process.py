@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import Any
 
 from django.db.models import F
 
@@ -37,8 +36,9 @@ from oncoflow_site.foundation.errors import (
 )
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.jobs import JobContext, enqueue
+from oncoflow_site.foundation.models import Job
 
-__all__ = ["MAX_ATTEMPTS", "process_lane", "process_waiting", "retry_message"]
+__all__ = ["MAX_ATTEMPTS", "give_up", "move_to_patient", "process_lane", "process_waiting", "retry_message"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def process_lane(ctx: JobContext, message: Hl7Message) -> None:
 def _process(ctx: JobContext, row: Hl7Message) -> None:
     try:
         with ctx.commit():
+            # The lock on its row: a second worker waits here, and then finds it processed.
             held = Hl7Message.objects.select_for_update().filter(pk=row.pk, state=Hl7MessageState.STORED).first()
             if held is not None:
                 _apply_and_note(row)
@@ -93,22 +94,14 @@ def _apply_and_note(row: Hl7Message) -> None:
     data = objects.get(row.raw)
     message = parse(data, row.peer.default_charset if row.peer else "")
     patient, note, ignored = _apply(message, row.peer)
-    fields: dict[str, Any] = {
-        "patient": patient,
-        "error": note[:500],
-        "processed_at": now(),
-        "identity_conflict": None,
-    }
-    inbound = row.raw
-    if inbound.subject != patient.key_subject:
-        # From here on it belongs to the patient: erasing the patient's key must erase it too.
-        fields["raw"] = objects.put(data, subject=patient.key_subject, kind="hl7v2", content_type=inbound.content_type)
-    if ignored:
-        HL7_MESSAGE_MACHINE.advance(row, "ignore", **fields)
-    else:
-        HL7_MESSAGE_MACHINE.advance(row, "process", **fields)
-    if "raw" in fields:
-        objects.delete(inbound)
+    HL7_MESSAGE_MACHINE.advance(
+        row,
+        "ignore" if ignored else "process",
+        patient=patient,
+        error=note[:500],
+        processed_at=now(),
+        identity_conflict=None,
+    )
     record(
         "hl7.process",
         action="E",
@@ -120,13 +113,37 @@ def _apply_and_note(row: Hl7Message) -> None:
 
 def _fail(ctx: JobContext, row: Hl7Message, text: str) -> None:
     with ctx.commit():
-        mine = Hl7Message.objects.filter(pk=row.pk)
-        if HL7_MESSAGE_MACHINE.apply(mine, "fail", error=text[:500], processed_at=now()):
-            record(
-                "hl7.process", action="E", resource=f"message:{row.pk}", outcome=8, detail={"type": row.message_type}
-            )
-            write_notice("message.failed", f"hl7message:{row.pk}")
+        _note_failure(row, text)
     logger.warning("message %s (%s) failed: %s", row.pk, row.message_type, text)
+
+
+def _note_failure(row: Hl7Message, text: str) -> None:
+    rows = Hl7Message.objects.filter(pk=row.pk)
+    if HL7_MESSAGE_MACHINE.apply(rows, "fail", error=text[:500], processed_at=now()):
+        record("hl7.process", action="E", resource=f"message:{row.pk}", outcome=8, detail={"type": row.message_type})
+        write_notice("message.failed", f"hl7message:{row.pk}")
+
+
+def give_up(job: Job, *, message_id: str) -> None:
+    """The job that processes it ended for good: the message has failed, and somebody is told."""
+    _note_failure(Hl7Message.objects.get(pk=message_id), "Its processing failed for good.")
+
+
+def move_to_patient(ctx: JobContext, message: Hl7Message) -> None:
+    """Have the message encrypted under its patient's key: from here on, erasing that key must erase the message too.
+
+    Before: processed or ignored, its bytes under the key of what came in. Safe to repeat.
+    """
+    row = Hl7Message.objects.select_related("raw", "patient").get(pk=message.pk)
+    inbound, patient = row.raw, row.patient
+    if patient is None or inbound.subject == patient.key_subject:
+        return
+    data = objects.get(inbound)
+    own = objects.write(data, subject=patient.key_subject, kind="hl7v2", content_type=inbound.content_type)
+    with ctx.commit():
+        if Hl7Message.objects.filter(pk=row.pk, raw=inbound).update(raw=own):
+            objects.keep(own)
+            objects.delete(inbound)
 
 
 def _hold(ctx: JobContext, row: Hl7Message, error: clinical.IdentityContradiction) -> None:

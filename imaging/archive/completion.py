@@ -15,35 +15,18 @@ from django.db import transaction
 from django.db.models import F
 
 from audit import services as audit
+from clinical import services as clinical
+from clinical.models import OrderStatus
 from imaging.events import STUDY_COMPLETE, STUDY_REOPENED
 from imaging.models import InstanceState, Study
 from imaging.states import STUDY_MACHINE, StudyState
 from oncoflow_site.foundation.clock import now
-from oncoflow_site.foundation.errors import IllegalMove
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.jobs import enqueue
 
-__all__ = ["arm", "complete", "complete_if_all_here", "complete_if_quiet", "move", "touch"]
+__all__ = ["arm", "complete", "complete_if_all_here", "complete_if_quiet", "touch"]
 
 COMPLETE_JOB = "imaging.complete_study"
-
-
-def move(study: Study, event: str, **fields: object) -> None:
-    """Make one step of `imaging.states.STUDY_MACHINE` by compare-and-swap and write ``fields`` with it.
-
-    :raises IllegalMove: the table has no such step from the state the row is in now.
-    """
-    sources = STUDY_MACHINE.sources(event)
-    if not sources:
-        raise IllegalMove(f"study: no event {event!r}")
-    target = STUDY_MACHINE.next(sources[0], event)
-    if not Study.objects.filter(pk=study.pk, state__in=sources).update(state=target, **fields):
-        state = Study.objects.filter(pk=study.pk).values_list("state", flat=True).first()
-        raise IllegalMove(f"study: {event!r} is not possible in state {state!r}")
-    study.state = target
-    for name, value in fields.items():
-        if not isinstance(value, F):  # an expression is known to the database only
-            setattr(study, name, value)
 
 
 def quiet_period() -> timedelta:
@@ -71,11 +54,14 @@ def touch(study_id: uuid.UUID) -> bool:
     :returns: True when that reopened the study: a late instance is visible as event study.reopened.
     """
     moment = now()
-    if Study.objects.filter(pk=study_id, state=StudyState.RECEIVING).update(last_received_at=moment):
+    if STUDY_MACHINE.apply(Study.objects.filter(pk=study_id), "receive", last_received_at=moment):
         return False
     study = Study.objects.get(pk=study_id)
-    move(study, "reopen", last_received_at=moment, generation=F("generation") + 1, flag_code="", flag_message="")
-    study.refresh_from_db(fields=["generation"])
+    STUDY_MACHINE.advance(
+        study, "reopen", last_received_at=moment, generation=F("generation") + 1, flag_code="", flag_message=""
+    )
+    if study.order is not None and study.order.status == OrderStatus.COMPLETED:
+        clinical.advance_order(study.order, "reopen")  # what was signed did not know this image
     arm(study_id, study.generation)
     emit(STUDY_REOPENED, subject=study.subject, study_id=str(study_id))
     audit.record("study.reopen", action="U", resource=study.subject, patient_id=study.patient_id, source="dicom")
@@ -85,12 +71,10 @@ def touch(study_id: uuid.UUID) -> bool:
 def complete(study: Study) -> bool:
     """Close the study for receiving now (its sender said that this is all). Returns False when it was closed already."""
     with transaction.atomic():
-        closed = Study.objects.filter(
-            pk=study.pk, state=StudyState.RECEIVING, last_received_at=study.last_received_at
-        ).update(state=STUDY_MACHINE.next(StudyState.RECEIVING, "quiet"))
-        if not closed:
+        still = Study.objects.filter(pk=study.pk, last_received_at=study.last_received_at)
+        if not STUDY_MACHINE.apply(still, "quiet"):
             return False
-        study.state = StudyState.COMPLETE
+        study.refresh_from_db(fields=["state"])
         kept = study.instances.exclude(state=InstanceState.QUARANTINED).count()
         emit(STUDY_COMPLETE, subject=study.subject, study_id=str(study.pk))
         audit.record(

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from audit import services as audit
 from clinical import services as clinical
-from clinical.models import Order
+from clinical.models import Order, OrderStatus
 from imaging.events import COMPARISON_READY, STUDY_FLAGGED
 from imaging.identifiers import accession_index, open_study, uid_index
 from imaging.models import Study, StudyPurpose
@@ -27,7 +27,6 @@ OTHER_PATIENT_MESSAGE = (
     "The accession number of this study belongs to another patient's order, so the study was not linked to it. "
     "Please check the patient and the order at the scanner."
 )
-CANCELLED = "cancelled"
 
 
 def match_study(study: Study) -> Order | None:
@@ -41,7 +40,7 @@ def match_study(study: Study) -> Order | None:
     with transaction.atomic():
         identity = open_study(study.key_subject, study.ciphertext)  # type: ignore[arg-type]
         order = clinical.find_order_by_accession(identity.accession) if identity.accession else None
-        if order is not None and order.status == CANCELLED:
+        if order is not None and order.status == OrderStatus.CANCELLED:
             order = None
         if order is not None and order.patient_id != study.patient_id:
             if study.flag_code != OTHER_PATIENT:
@@ -58,7 +57,7 @@ def match_order(order: Order) -> list[Study]:
 
     :returns: the studies linked to the order now, oldest first.
     """
-    if order.status == CANCELLED:
+    if order.status == OrderStatus.CANCELLED:
         return []
     identity = clinical.reveal_order(order, purpose="match a study to its order", actor=audit.Actor.system("imaging"))
     with transaction.atomic():
@@ -99,13 +98,25 @@ def follow_merge(patient_ids: Iterable[str]) -> None:
             )
 
 
+def _let_go(order: Order) -> None:
+    """The order has lost a study: with none left it is back where it was asked for."""
+    order.refresh_from_db()
+    if order.status == OrderStatus.IN_PROGRESS and not Study.objects.filter(order=order).exists():
+        clinical.advance_order(order, "release")
+
+
 def _link(study: Study, order: Order | None) -> None:
     """Write the link and its audit row, if it changes anything."""
     unsolicited = order is None
     if study.order_id == (order.pk if order else None) and study.unsolicited == unsolicited:
         return
+    before = study.order
     study.order, study.unsolicited = order, unsolicited
     study.save(update_fields=["order", "unsolicited"])
+    if before is not None and before.pk != study.order_id:
+        _let_go(before)
+    if order is not None and order.status == OrderStatus.REQUESTED:
+        clinical.advance_order(order, "start")
     audit.record(
         "study.match",
         action="U",

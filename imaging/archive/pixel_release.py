@@ -17,7 +17,7 @@ from clinical.roles import can
 from imaging.archive import completion
 from imaging.deidentification.pixel_inspection import frames_of
 from imaging.dicom.sop_classes import IMAGE_CLASSES
-from imaging.models import Instance, InstanceState, PixelRelease
+from imaging.models import INSTANCE_MACHINE, Instance, InstanceState, PixelRelease
 from imaging.rendering.window import apply_range, grey_levels
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
@@ -76,15 +76,15 @@ def release(instance: Instance, *, by: User, reason: str) -> PixelRelease:
         raise UserVisibleError("A reason is needed.", what_to_do="Say what you looked at.")
     with transaction.atomic():
         locked = Instance.objects.select_for_update().get(pk=instance.pk)
-        if not can_be_released(locked):
+        study_id = locked.study_id
+        if study_id is None or not can_be_released(locked):
             raise UserVisibleError(
                 "This image was not kept apart for its pixels, so looking at it cannot release it.",
                 what_to_do="See the reason beside it; a conflict or an unreadable file has to be sent again.",
             )
         made, _ = PixelRelease.objects.update_or_create(instance=locked, defaults={"by": by, "reason": reason})
-        Instance.objects.filter(pk=locked.pk).update(state=InstanceState.RECEIVED, reason="")
-        assert locked.study_id is not None
-        completion.touch(locked.study_id)
+        INSTANCE_MACHINE.advance(locked, "release", reason="")
+        completion.touch(study_id)
         _record(locked, by, "pixels.release", "U", {"release": str(made.pk)})
     instance.refresh_from_db()
     return made

@@ -15,7 +15,7 @@ from clinical.roles import can
 from imaging.archive.filing_header import BadInstance
 from imaging.archive.store_instance import StoredInstance, file_again
 from imaging.identifiers import open_sop_instance_uid, uid_index
-from imaging.models import Instance, InstanceState
+from imaging.models import INSTANCE_MACHINE, Instance, InstanceState
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError
@@ -53,8 +53,9 @@ def file_waiting(ctx: JobContext, conflict_id: uuid.UUID) -> None:
 
 def _filed(instance: Instance, reason: str) -> Instance:
     try:
+        refile = file_again(instance)
         with transaction.atomic():
-            stored = file_again(instance)
+            stored = refile()
             if stored.quarantined or stored.duplicate:
                 raise _stands(stored)
             uid = open_sop_instance_uid(instance.original.subject, bytes(instance.ciphertext))
@@ -92,10 +93,8 @@ def discard(instance: Instance, *, by: Any, reason: str) -> None:
     reason = _checked(instance, by, reason)
     moment = now()
     with transaction.atomic():
-        changed = Instance.objects.filter(
-            pk=instance.pk, state=InstanceState.QUARANTINED, discarded_at__isnull=True
-        ).update(discarded_at=moment, uid_index=None)
-        if not changed:
+        kept = Instance.objects.filter(pk=instance.pk, discarded_at__isnull=True)
+        if not INSTANCE_MACHINE.apply(kept, "discard", discarded_at=moment, uid_index=None):
             raise UserVisibleError("It has been discarded already.", code="quarantine-discarded")
         audit.record(
             "instance.discard",

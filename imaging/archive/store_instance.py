@@ -11,8 +11,10 @@ import logging
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 SUCCESS = 0x0000
 INBOUND = "inbound"
+OTHER_CONTENT = "the same SOP Instance UID came before with other content"
 _CACHE_SECONDS = 30.0
 _AUDIT_SECONDS = 60.0
 
@@ -170,7 +173,6 @@ def _store(header: FilingHeader, data: bytes, source: str, peer: str, cache: Rec
     index = uid_index(header.sop_instance_uid)
     if _is_known(index):
         return _again(Instance.objects.get(uid_index=index), header, data, peer)
-    reason = quarantine_reason(header.sop_class_uid, header.image_type, header.burned_in)
     try:
         patient, found = _patient_and_study(header, cache)
     except _Quarantine as problem:
@@ -179,6 +181,21 @@ def _store(header: FilingHeader, data: bytes, source: str, peer: str, cache: Rec
         instance = _quarantine(Original(header, data, peer, INBOUND), problem.reason, index=index, conflict=conflict)
         return StoredInstance(SUCCESS, problem.reason, instance.study_id, quarantined=True)
     received = Original(header, data, peer, patient.key_subject if found is None else found.key_subject)
+    return _file(header, received, patient, found, source, peer, cache)
+
+
+def _file(
+    header: FilingHeader,
+    received: Original,
+    patient: Patient,
+    found: Study | None,
+    source: str,
+    peer: str,
+    cache: ReceiveCache,
+) -> StoredInstance:
+    """Name the bytes that were written by their rows."""
+    index = uid_index(header.sop_instance_uid)
+    reason = quarantine_reason(header.sop_class_uid, header.image_type, header.burned_in)
     with one_writer(), transaction.atomic():
         study = found or create_study(header, patient, source)
         if reason:
@@ -206,17 +223,40 @@ def _store(header: FilingHeader, data: bytes, source: str, peer: str, cache: Rec
     return StoredInstance(SUCCESS, reason, study.pk, quarantined=bool(reason))
 
 
-def file_again(instance: Instance) -> StoredInstance:
-    """Take an instance out of quarantine as if it had only just come. Inside the caller's transaction, which must be rolled
-    back where the answer is ``quarantined`` or ``duplicate``: the reason stands.
+def file_again(instance: Instance) -> Callable[[], StoredInstance]:
+    """Take an instance out of quarantine as if it had only just come: its bytes are read and written now, before the
+    caller's transaction, in which the returned function files them. The transaction must be rolled back where the answer
+    is ``quarantined`` or ``duplicate``: the reason stands.
 
     :raises BadInstance: its header cannot be read. :raises EngineError: its bytes are damaged.
     """
     data = objects.get(instance.original)
     header = read_header(data, from_network=False)
-    Instance.objects.filter(pk=instance.pk).update(uid_index=None)
+    other = Instance.objects.filter(uid_index=uid_index(header.sop_instance_uid)).exclude(pk=instance.pk).first()
+    if other is not None:
+        same, _ = duplicates.find_same(other, header.content_sha256, data)
+        return partial(
+            StoredInstance,
+            SUCCESS,
+            OTHER_CONTENT if same is None else "",
+            other.study_id,
+            duplicate=same is not None,
+            quarantined=same is None,
+        )
+    cache = ReceiveCache()
+    try:
+        patient, found = _patient_and_study(header, cache)
+    except _Quarantine as problem:
+        return partial(StoredInstance, SUCCESS, problem.reason, quarantined=True)
+    subject = patient.key_subject if found is None else found.key_subject
+    received = Original(header, data, instance.peer, subject)
     source = instance.study.source if instance.study else StudySource.DICOM
-    return _store(header, data, source, instance.peer, ReceiveCache())
+
+    def file() -> StoredInstance:
+        Instance.objects.filter(pk=instance.pk).update(uid_index=None)
+        return _file(header, received, patient, found, source, instance.peer, cache)
+
+    return file
 
 
 def _is_known(index: str) -> bool:
@@ -233,10 +273,9 @@ def _again(known: Instance, header: FilingHeader, data: bytes, peer: str) -> Sto
         return StoredInstance(SUCCESS, "", known.study_id, duplicate=True, quarantined=same.pk != known.pk)
     study = Study.objects.select_related("patient").get(pk=known.study_id) if known.study_id else None
     subject = study.key_subject if study else INBOUND
-    reason = "the same SOP Instance UID came before with other content"
     received = Original(header, data, peer, subject)
-    _quarantine(received, reason, study=study, conflicts_with=known, canonical_sha256=canonical)
-    return StoredInstance(SUCCESS, reason, known.study_id, quarantined=True)
+    _quarantine(received, OTHER_CONTENT, study=study, conflicts_with=known, canonical_sha256=canonical)
+    return StoredInstance(SUCCESS, OTHER_CONTENT, known.study_id, quarantined=True)
 
 
 def _patient_and_study(header: FilingHeader, cache: ReceiveCache) -> tuple[Patient, Study | None]:

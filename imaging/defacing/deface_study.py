@@ -36,6 +36,7 @@ from oncoflow_site.foundation.events import emit
 
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
+    from oncoflow_site.foundation.models import StoredObject
 
 __all__ = ["StudyFace", "deface_study", "defaced_file", "study_face"]
 
@@ -234,9 +235,14 @@ def _deface_series(ctx: JobContext, series: Series, face: StudyFace, reached: fl
         for begin in range(0, len(images), BATCH):
             batch = images[begin : begin + BATCH]
             made = list(_copies(series, face, batch))
+            subject = series.study.key_subject
+            copies = [
+                objects.write(data, subject=subject, kind="dicom-defaced", content_type="application/dicom")
+                for _, data, _ in made
+            ]
             with ctx.commit():
-                for instance, data, count in made:
-                    _keep(series.study, face.volume_set, instance, data, count)
+                for (instance, _, count), stored in zip(made, copies, strict=True):
+                    _keep(face.volume_set, instance, stored, count)
             failpoints.hit("imaging.defaced_batch")
             ctx.progress(reached, "Taking off faces")
     except CannotDeface as error:
@@ -263,10 +269,10 @@ def _copies(series: Series, face: StudyFace, batch: list[Instance]) -> Iterator[
         yield instance, data, count
 
 
-def _keep(study: Study, volume_set: VolumeSet, instance: Instance, data: bytes, count: int) -> None:
-    """Store one copy inside the caller's fenced transaction; an older one goes."""
+def _keep(volume_set: VolumeSet, instance: Instance, stored: StoredObject, count: int) -> None:
+    """Keep one copy inside the caller's fenced transaction; an older one goes."""
     _drop(DefacedInstance.objects.filter(instance=instance))
-    stored = objects.put(data, subject=study.key_subject, kind="dicom-defaced", content_type="application/dicom")
+    objects.keep(stored)
     DefacedInstance.objects.create(instance=instance, volume_set=volume_set, object=stored, voxels=count)
 
 

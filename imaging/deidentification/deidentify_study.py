@@ -30,10 +30,11 @@ from imaging.deidentification.profile import RULES
 from imaging.deidentification.report import add_to_report
 from imaging.events import STUDY_DEIDENTIFIED
 from imaging.identifiers import map_uid
-from imaging.models import Instance, InstanceState, Study
+from imaging.models import INSTANCE_MACHINE, Instance, InstanceState, Study
 from oncoflow_site.foundation import failpoints, keys, objects
 from oncoflow_site.foundation.errors import PermanentError
 from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.models import StoredObject
 
 if TYPE_CHECKING:
     from clinical.models import Patient
@@ -93,9 +94,10 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
         for one in written:
             actions.update(one.actions)
             codes.update(one.codes)
+        copies = [_written(study, result) for _, result in results]
         with ctx.commit():
-            for instance, result in results:
-                counts[_store(study, instance, result)] += 1
+            for (instance, result), stored in zip(results, copies, strict=True):
+                counts[_store(study, instance, result, stored)] += 1
             study.deidentification = {
                 "profile": RULES.method,
                 "codes": sorted(codes),
@@ -147,12 +149,23 @@ def _one(instance: Instance, deidentifier: Deidentifier, beat: Callable[[], None
         return _Result(None, f"cannot be de-identified: {error}")
 
 
-def _store(study: Study, instance: Instance, result: _Result) -> str:
-    """Write one result (inside the caller's fenced transaction); returns which count it belongs to."""
-    mine = Instance.objects.filter(pk=instance.pk, state=InstanceState.RECEIVED)
+def _written(study: Study, result: _Result) -> StoredObject | None:
+    """The bytes of the copy, durable before the transaction that names them."""
     if result.written is None:
-        changed = mine.update(state=InstanceState.QUARANTINED, reason=result.reason[:300])
-        if changed:
+        return None
+    return objects.write(
+        result.written.data,
+        subject=study.key_subject,
+        kind="dicom-deidentified",
+        content_type="application/dicom",
+    )
+
+
+def _store(study: Study, instance: Instance, result: _Result, stored: StoredObject | None) -> str:
+    """Write one result (inside the caller's fenced transaction); returns which count it belongs to."""
+    row = Instance.objects.filter(pk=instance.pk)
+    if stored is None:
+        if INSTANCE_MACHINE.apply(row, "quarantine", reason=result.reason[:300]):
             audit.record(
                 "instance.quarantine",
                 action="U",
@@ -162,11 +175,6 @@ def _store(study: Study, instance: Instance, result: _Result) -> str:
                 source="worker",
             )
         return "quarantined"
-    stored = objects.put(
-        result.written.data,
-        subject=study.key_subject,
-        kind="dicom-deidentified",
-        content_type="application/dicom",
-    )
-    mine.update(state=InstanceState.DEIDENTIFIED, deidentified=stored)
+    if INSTANCE_MACHINE.apply(row, "deidentify", deidentified=stored):
+        objects.keep(stored)
     return "deidentified"

@@ -34,8 +34,9 @@ def publish_segmentations(ctx: JobContext, study: Study) -> int:
         except NotEncodable:
             continue  # nothing outlined, or no images to refer to: there is no object, and the report says which
         read = read_published(data)
+        stored = objects.write(data, subject=study.key_subject, kind="dicom-seg", content_type="application/dicom")
         with ctx.commit():
-            stored = objects.put(data, subject=study.key_subject, kind="dicom-seg", content_type="application/dicom")
+            objects.keep(stored)
             if publish_object(study, stored, read, segmentation=segmentation) is None:
                 objects.delete(stored)  # another attempt was faster, or the object came back from a PACS
                 continue

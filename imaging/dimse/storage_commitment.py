@@ -19,11 +19,12 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 from audit import services as audit
 from imaging.dimse.associations import calling
 from imaging.identifiers import uid_index
-from imaging.models import CommitmentRequest, CommitmentState, DicomPeer, Instance
+from imaging.models import COMMITMENT_MACHINE, CommitmentRequest, CommitmentState, DicomPeer, Instance
 from oncoflow_site.foundation import keys, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import TransientError
 from oncoflow_site.foundation.jobs import JobContext, enqueue
+from oncoflow_site.foundation.models import Job
 
 __all__ = ["CLASS_CONFLICT", "MAX_ITEMS", "NO_SUCH_INSTANCE", "BadRequest", "accept", "report", "send_event_report"]
 
@@ -75,10 +76,7 @@ def accept(peer: DicomPeer, information: Dataset) -> CommitmentRequest:
             defaults={"ciphertext": sealed, "asked": len(items)},
         )
         if not created:
-            CommitmentRequest.objects.filter(pk=row.pk).update(
-                state=CommitmentState.WAITING, times=F("times") + 1, ciphertext=sealed, asked=len(items)
-            )
-            row.refresh_from_db()
+            COMMITMENT_MACHINE.advance(row, "ask", times=F("times") + 1, ciphertext=sealed, asked=len(items))
         audit.record(
             "commitment.request",
             action="C",
@@ -108,9 +106,8 @@ def report(ctx: JobContext, request_id: uuid.UUID | str) -> None:
     kept, failed = _look([(str(one), str(two)) for one, two in items])
     send_event_report(row.peer, *_event(transaction_uid, kept, failed))
     with ctx.commit(done=True):
-        CommitmentRequest.objects.filter(pk=row.pk).update(
-            state=CommitmentState.REPORTED, failed=len(failed), reported_at=now()
-        )
+        rows = CommitmentRequest.objects.filter(pk=row.pk)
+        COMMITMENT_MACHINE.apply(rows, "report", failed=len(failed), reported_at=now())
         audit.record(
             "commitment.report",
             action="E",
@@ -118,6 +115,11 @@ def report(ctx: JobContext, request_id: uuid.UUID | str) -> None:
             detail={"peer": row.peer.ae_title, "kept": len(kept), "failed": len(failed)},
             source="worker",
         )
+
+
+def give_up_report(job: Job, *, request_id: str) -> None:
+    """The job that reports it ended for good: the peer has no answer and may ask again."""
+    COMMITMENT_MACHINE.apply(CommitmentRequest.objects.filter(pk=request_id), "fail")
 
 
 Pair = tuple[str, str]

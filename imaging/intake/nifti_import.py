@@ -121,7 +121,12 @@ def nifti_study(
         result.counts["stored" if ours else "duplicate"] += len(nifti)
         return known
     subject = patient.key_subject
+    written = {
+        sequence: objects.write(data, subject=subject, kind="nifti-original", content_type="application/gzip")
+        for sequence, (data, _) in nifti.items()
+    }
     with transaction.atomic():
+        objects.keep(*written.values())
         study = Study.objects.create(
             patient=patient,
             uid_index=uid_index(uid),
@@ -132,7 +137,7 @@ def nifti_study(
             source=StudySource.NIFTI,
             state=StudyState.RECEIVING,
         )
-        for number, (sequence, (data, reason)) in enumerate(sorted(nifti.items()), start=1):
+        for number, (sequence, (_, reason)) in enumerate(sorted(nifti.items()), start=1):
             series_uid = f"{uid}.{number}"[:64]
             Series.objects.create(
                 study=study,
@@ -143,7 +148,7 @@ def nifti_study(
                 sequence_confidence=1.0 if reason.startswith("declared") else 0.6,
                 sequence_reason=reason,
                 ciphertext=seal(subject, SeriesIdentity(series_uid), context="series"),
-                nifti=objects.put(data, subject=subject, kind="nifti-original", content_type="application/gzip"),
+                nifti=written[sequence],
             )
         audit.record(
             "study.receive",

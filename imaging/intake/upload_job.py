@@ -34,17 +34,9 @@ __all__ = ["complete", "expire_due", "notes_of", "run", "withdraw"]
 logger = logging.getLogger(__name__)
 
 JOB = "imaging.ingest_upload"
+BROKEN = "It could not be filed. Tell those who run the service; the files are kept."
 _HASHED_AT_ONCE = 4 << 20
 _MOST_NOTES = 500
-
-
-def move(upload: Upload, event: str, **fields: Any) -> None:
-    """One step of the upload's machine by compare-and-swap. :raises IllegalMove:"""
-    sources = UPLOAD_MACHINE.sources(event)
-    target = UPLOAD_MACHINE.next(sources[0], event)
-    if not Upload.objects.filter(pk=upload.pk, state__in=sources).update(state=target, **fields):
-        raise IllegalMove(f"upload: {event!r} is not possible now")
-    upload.refresh_from_db()
 
 
 def _arrived(number: int, file: UploadFile) -> str:
@@ -95,7 +87,7 @@ def complete(upload: Upload, declared: UploadDeclaration | None = None) -> Uploa
         fields["declaration"] = declarations.seal(upload, declared)
     with transaction.atomic():
         try:
-            move(upload, "complete", **fields, finished_at=None)
+            UPLOAD_MACHINE.advance(upload, "complete", **fields, finished_at=None)
         except IllegalMove:
             upload.refresh_from_db()  # another request was faster
             return upload
@@ -125,7 +117,7 @@ def run(ctx: JobContext, upload: Upload) -> None:
     if upload.state not in (UploadState.STAGED, UploadState.INGESTING):
         return
     with ctx.commit():
-        move(upload, "ingest", started_at=upload.started_at or now())
+        UPLOAD_MACHINE.advance(upload, "ingest", started_at=upload.started_at or now())
     try:
         with audit.acting_as(audit.Actor.user(upload.owner), source="worker"):
             result = _file(upload, ctx.progress, again=ctx.job.attempts > 1)
@@ -143,11 +135,11 @@ def run(ctx: JobContext, upload: Upload) -> None:
         if ctx.job.attempts < ctx.job.max_attempts:
             raise
         with ctx.commit():
-            _fail(upload, "internal", "It could not be filed. Tell those who run the service; the files are kept.")
+            _fail(upload, "internal", BROKEN)
         raise
     failpoints.hit("uploads.before_done")
     with ctx.commit(done=True):
-        move(
+        UPLOAD_MACHINE.advance(
             upload,
             "finish",
             counts=result.counts,
@@ -160,8 +152,16 @@ def run(ctx: JobContext, upload: Upload) -> None:
         audit.record("upload.file", action="U", resource=upload.subject, detail=dict(result.counts), source="worker")
 
 
+def give_up(job: Job, *, upload_id: str) -> None:
+    """The job that files it ended for good, and nobody was left to say so: the upload has failed, its files are kept."""
+    upload = Upload.objects.get(pk=upload_id)
+    if upload.state in UPLOAD_MACHINE.sources("fail") and upload.job == job.pk:
+        with audit.acting_as(audit.Actor.system("janitor"), source="worker"):
+            _fail(upload, "internal", BROKEN)
+
+
 def _fail(upload: Upload, code: str, sentence: str) -> None:
-    move(upload, "fail", code=code, notes=_seal_notes(upload, [sentence]), finished_at=now())
+    UPLOAD_MACHINE.advance(upload, "fail", code=code, notes=_seal_notes(upload, [sentence]), finished_at=now())
     audit.record("upload.file", action="U", resource=upload.subject, outcome=4, detail={"why": code}, source="worker")
 
 
@@ -238,7 +238,7 @@ def withdraw(upload: Upload, *, why: str = "withdrawn") -> None:
     """Give an upload up: its bytes and its declaration are deleted. :raises UserVisibleError: it is being filed, or was."""
     with transaction.atomic():
         try:
-            move(upload, "expire", declaration=b"", notes=b"", code=why, finished_at=now())
+            UPLOAD_MACHINE.advance(upload, "expire", declaration=b"", notes=b"", code=why, finished_at=now())
         except IllegalMove:
             raise UserVisibleError("This upload is being filed, or was.", code="completed") from None
         _drop_bytes(upload)
@@ -255,11 +255,6 @@ def expire_due() -> int:
         with audit.acting_as(audit.Actor.system("janitor"), source="worker"):
             withdraw(upload, why="expired")
         count += 1
-    for upload in Upload.objects.filter(state__in=UPLOAD_MACHINE.sources("fail"), job__isnull=False)[:500]:
-        job = Job.objects.filter(pk=upload.job).first() if upload.job else None
-        if job is not None and job.finished:  # its worker was killed once too often: nobody was left to say so
-            with transaction.atomic(), audit.acting_as(audit.Actor.system("janitor"), source="worker"):
-                _fail(upload, "internal", "It could not be filed. Tell those who run the service; the files are kept.")
     return count + _sweep_staging() + _sweep_parts()
 
 

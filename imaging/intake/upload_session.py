@@ -186,13 +186,13 @@ def _stored_pieces(upload: Upload, body: Readable, room: int) -> Iterator[Stored
     """At most ``room`` bytes of the body as encrypted objects, each durable when it is given out."""
     while room > 0 and (first := _read(body, min(room, 1 << 16))):
         piece: Any = _Piece(first, body, min(PART, room))
-        stored = objects.put(_as_stream(piece), subject=upload.subject, kind=PART_KIND)
+        stored = objects.write(_as_stream(piece), subject=upload.subject, kind=PART_KIND)
         room -= stored.size
         yield stored
 
 
 def _as_stream(piece: Any) -> IO[bytes]:
-    stream: IO[bytes] = piece  # `objects.put` calls nothing but read
+    stream: IO[bytes] = piece  # `objects.write` calls nothing but read
     return stream
 
 
@@ -216,10 +216,10 @@ def append(file: UploadFile, offset: int, body: Readable, length: int) -> int:
                 offset=offset + stored.size
             )
             if moved:
+                objects.keep(stored)
                 UploadPart.objects.create(file=file, offset=offset, object=stored)
-            else:
-                objects.delete(stored)
         if not moved:
+            objects.discard(stored)
             raise UserVisibleError("Another request wrote to this file.", code="offset")
         offset += stored.size
     return offset
@@ -244,13 +244,13 @@ def put_whole(file: UploadFile, body: Readable, length: int) -> str:
                 raise UserVisibleError("This upload was completed.", what_to_do="Begin a new one.", code="completed")
             delete_parts(file)
             offset = 0
+            objects.keep(*stored)
             for one in stored:
                 UploadPart.objects.create(file=file, offset=offset, object=one)
                 offset += one.size
             UploadFile.objects.filter(pk=file.pk).update(offset=offset)
     except BaseException:
-        for one in stored:
-            objects.delete(one)
+        objects.discard(*stored)
         raise
     return "-".join(one.sha256[:32] for one in stored[:2]) + f"-{len(stored)}"
 

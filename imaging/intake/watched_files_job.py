@@ -18,11 +18,12 @@ from imaging.intake.door import Door, Ingested
 from imaging.intake.file_contents import is_nifti
 from imaging.intake.file_import import bring_in
 from imaging.intake.upload_declaration import UploadDeclaration
-from imaging.models import IntakeFile, IntakeState, StudySource
+from imaging.models import INTAKE_MACHINE, IntakeFile, IntakeState, StudySource
 from oncoflow_site.foundation import failpoints, stores
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import UserVisibleError, safe_error_text
 from oncoflow_site.foundation.jobs import JobContext
+from oncoflow_site.foundation.models import Job
 
 __all__ = ["DECLARATION", "DONE_FOLDER", "JOB", "REFUSED_FOLDER", "clear_away", "declaration_for", "names_files", "run"]
 
@@ -130,6 +131,12 @@ def run(ctx: JobContext, batch: str) -> None:
                 _finish(ctx, store, row, IntakeState.GONE)
 
 
+def give_up(job: Job, *, batch: str) -> None:
+    """The job that files a batch ended for good: what it left is refused, and cleared away at the watcher's next look."""
+    reason = "It could not be filed. Tell those who run the service."
+    INTAKE_MACHINE.apply(IntakeFile.objects.filter(batch=batch), "refuse", reason=reason, finished_at=now())
+
+
 def _file(
     store: stores.Store, name: str, sources: list[StoreSource], door: Door, cache: ReceiveCache
 ) -> tuple[IntakeState, str]:
@@ -166,10 +173,14 @@ def _outcome(result: Ingested) -> tuple[IntakeState, str]:
 
 def _finish(ctx: JobContext, store: stores.Store, row: IntakeFile, state: IntakeState, reason: str = "") -> None:
     with ctx.commit():
-        row.state, row.reason, row.finished_at = state, reason, now()
+        moment = now()
         if state == IntakeState.GONE:
-            row.version_index = row.pk.hex  # should the same bytes come again, they are new
-        row.save(update_fields=["state", "reason", "finished_at", "version_index"])
+            # Should the same bytes come again, they are new.
+            INTAKE_MACHINE.advance(row, "vanish", finished_at=moment, version_index=row.pk.hex)
+        elif state == IntakeState.REFUSED:
+            INTAKE_MACHINE.advance(row, "refuse", reason=reason, finished_at=moment)
+        else:
+            INTAKE_MACHINE.advance(row, "finish", reason=reason, finished_at=moment)
         audit.record(
             "intake.file",
             action="C",

@@ -1,6 +1,7 @@
 """What the imaging room keeps. One module a subject; everything is imported from here."""
 
 from imaging.models.archive import (
+    INSTANCE_MACHINE,
     DicomPeer,
     Instance,
     InstanceState,
@@ -13,9 +14,16 @@ from imaging.models.archive import (
     StudySource,
 )
 from imaging.models.deidentification import DeidentificationReport, PixelRelease
-from imaging.models.exchange import CommitmentRequest, CommitmentState, PriorState, PriorStudy
+from imaging.models.exchange import (
+    COMMITMENT_MACHINE,
+    PRIOR_MACHINE,
+    CommitmentRequest,
+    CommitmentState,
+    PriorState,
+    PriorStudy,
+)
 from imaging.models.faces import DefacedInstance, FaceRemoval
-from imaging.models.intake import IntakeFile, IntakeState
+from imaging.models.intake import INTAKE_MACHINE, IntakeFile, IntakeState
 from imaging.models.protocols import ProtocolRule
 from imaging.models.published import PublishedInstance
 from imaging.models.results import (
@@ -32,6 +40,10 @@ from imaging.models.volume_facts import Alignment, Anatomy, Volumetry
 from imaging.states import STUDY_MACHINE, UPLOAD_MACHINE, StudyState, UploadState
 
 __all__ = [
+    "COMMITMENT_MACHINE",
+    "INSTANCE_MACHINE",
+    "INTAKE_MACHINE",
+    "PRIOR_MACHINE",
     "STUDY_MACHINE",
     "UPLOAD_MACHINE",
     "Alignment",

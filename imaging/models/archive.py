@@ -11,11 +11,13 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 
-from imaging.states import StudyState
+from imaging.states import STUDY_MACHINE, StudyState
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.machines import StateMachine
 
 __all__ = [
+    "INSTANCE_MACHINE",
     "OBJECT",
     "DicomPeer",
     "Instance",
@@ -60,6 +62,18 @@ class InstanceState(models.TextChoices):
     RECEIVED = "received"
     DEIDENTIFIED = "deidentified"
     QUARANTINED = "quarantined"
+
+
+INSTANCE_MACHINE = StateMachine(
+    name="instance",
+    states=tuple(InstanceState.values),
+    table={
+        ("received", "deidentify"): "deidentified",
+        ("received", "quarantine"): "quarantined",
+        ("quarantined", "release"): "received",  # a person looked at its pixels: there is no text in them
+        ("quarantined", "discard"): "quarantined",  # `discarded_at` says when; until it is deleted it can be released
+    },
+)
 
 
 class StudyPurpose(models.TextChoices):
@@ -115,6 +129,7 @@ class DicomPeer(models.Model):
         return f"dicom-peer:{self.pk}"
 
 
+@STUDY_MACHINE.governs("state")
 class Study(models.Model):
     """One DICOM study (or one date of NIfTI files) of one patient; at most one order.
 
@@ -201,6 +216,7 @@ class Series(models.Model):
         return f"series {self.id} ({self.sequence})"
 
 
+@INSTANCE_MACHINE.governs("state")
 class Instance(models.Model):
     """One SOP instance: the bytes as received (a DICOM file, encrypted) and the de-identified copy.
 

@@ -9,17 +9,34 @@ from django.db import models
 from imaging.models.archive import DicomPeer, Study
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.machines import StateMachine
 
-__all__ = ["CommitmentRequest", "CommitmentState", "PriorState", "PriorStudy"]
+__all__ = ["COMMITMENT_MACHINE", "PRIOR_MACHINE", "CommitmentRequest", "CommitmentState", "PriorState", "PriorStudy"]
 
 
 class CommitmentState(models.TextChoices):
-    """``reported``: the peer has taken our answer."""
+    """``reported``: the peer has taken our answer. ``failed``: it could not be told; asked again it will be."""
 
     WAITING = "waiting"
     REPORTED = "reported"
+    FAILED = "failed"
 
 
+COMMITMENT_MACHINE = StateMachine(
+    name="storage commitment",
+    states=tuple(CommitmentState.values),
+    table={
+        ("waiting", "report"): "reported",
+        ("waiting", "fail"): "failed",
+        # the same Transaction UID again
+        ("waiting", "ask"): "waiting",
+        ("reported", "ask"): "waiting",
+        ("failed", "ask"): "waiting",
+    },
+)
+
+
+@COMMITMENT_MACHINE.governs("state")
 class CommitmentRequest(models.Model):
     """One request for storage commitment (PS3.4 Annex J). ``ciphertext`` holds `imaging.dimse.storage_commitment.Requested`."""
 
@@ -50,6 +67,19 @@ class PriorState(models.TextChoices):
     PARTIAL = "partial"
 
 
+PRIOR_MACHINE = StateMachine(
+    name="prior study",
+    states=tuple(PriorState.values),
+    table={
+        ("wanted", "hold"): "held",
+        ("partial", "hold"): "held",
+        ("wanted", "stop"): "partial",
+        ("partial", "stop"): "partial",
+    },
+)
+
+
+@PRIOR_MACHINE.governs("state")
 class PriorStudy(models.Model):
     """An earlier study that a PACS says it has of a patient, and that we asked for.
 

@@ -9,8 +9,9 @@ from django.db import models
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.machines import StateMachine
 
-__all__ = ["IntakeFile", "IntakeState"]
+__all__ = ["INTAKE_MACHINE", "IntakeFile", "IntakeState"]
 
 _SUBJECT = "intake"
 
@@ -24,6 +25,18 @@ class IntakeState(models.TextChoices):
     GONE = "gone", "taken away or replaced before it was read"
 
 
+INTAKE_MACHINE = StateMachine(
+    name="intake file",
+    states=tuple(IntakeState.values),
+    table={
+        ("seen", "finish"): "done",
+        ("seen", "refuse"): "refused",
+        ("seen", "vanish"): "gone",
+    },
+)
+
+
+@INTAKE_MACHINE.governs("state")
 class IntakeFile(models.Model):
     """One version of one file. Its name is somebody else's and may name a patient: ``ciphertext``, found by a keyed hash."""
 

@@ -9,13 +9,14 @@ from django.conf import settings
 from django.db import models
 
 from imaging.models.archive import OBJECT, Study
-from imaging.states import UploadState
+from imaging.states import UPLOAD_MACHINE, UploadState
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
 
 __all__ = ["Upload", "UploadFile", "UploadPart"]
 
 
+@UPLOAD_MACHINE.governs("state")
 class Upload(models.Model):
     """Files that belong together under one declaration. Only its owner sees it.
 

@@ -15,28 +15,27 @@ from datetime import timedelta
 from functools import partial
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 
 from audit import services as audit
 from clinical import services as clinical
 from clinical.identity import Identifier
-from clinical.models import Order
+from clinical.models import Order, OrderStatus
 from imaging.archive import completion
 from imaging.archive.store_instance import ReceiveCache, store_instance
 from imaging.identifiers import uid_index
-from imaging.models import DicomPeer, PriorsBy, PriorState, PriorStudy, Study, StudyPurpose, StudySource
+from imaging.models import PRIOR_MACHINE, DicomPeer, PriorsBy, PriorState, PriorStudy, Study, StudyPurpose, StudySource
 from imaging.priors.pacs import FoundStudy, PriorSource
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.errors import TransientError
 from oncoflow_site.foundation.jobs import JobContext, enqueue
+from oncoflow_site.foundation.models import Job
 
-__all__ = ["WantedPrior", "ask", "find", "pull", "select"]
+__all__ = ["WantedPrior", "ask", "find", "give_up_pull", "pull", "select"]
 
 ASK_JOB = "imaging.ask_for_priors"
 PULL_JOB = "imaging.pull_prior"
 MODALITY = "MR"
-CANCELLED = "cancelled"
 ACTOR = audit.Actor.system("priors")
 _CONTEXT = "prior-study"
 
@@ -55,7 +54,7 @@ def find(ctx: JobContext, order_id: uuid.UUID | str) -> None:
     order = Order.objects.get(pk=order_id)
     peers = list(DicomPeer.objects.filter(active=True).exclude(priors=PriorsBy.NONE))
     with ctx.commit(done=True):
-        for peer in peers if order.status != CANCELLED else []:
+        for peer in peers if order.status != OrderStatus.CANCELLED else []:
             enqueue(
                 ASK_JOB,
                 subject=f"order:{order.pk}",
@@ -71,7 +70,7 @@ def ask(ctx: JobContext, order_id: uuid.UUID | str, peer_id: uuid.UUID | str) ->
     """
     order = Order.objects.select_related("patient").get(pk=order_id)
     peer = DicomPeer.objects.get(pk=peer_id)
-    if order.status == CANCELLED or not peer.active or not peer.priors:
+    if order.status == OrderStatus.CANCELLED or not peer.active or not peer.priors:
         return
     patient = clinical.current_patient(order.patient)
     identity = clinical.reveal_identity(patient, purpose="priors", actor=ACTOR)
@@ -179,9 +178,16 @@ def pull(ctx: JobContext, prior_id: uuid.UUID | str) -> None:
     except TransientError:
         if ctx.job.attempts < ctx.job.max_attempts:
             raise
-        _end(ctx, row, PriorState.PARTIAL)
+        with ctx.commit(done=True):
+            _stop(row)
         return
-    _end(ctx, row, PriorState.HELD)
+    with ctx.commit(done=True):
+        study = Study.objects.filter(uid_index=row.uid_index).first()
+        PRIOR_MACHINE.apply(PriorStudy.objects.filter(pk=row.pk), "hold", study=study)
+        _record_pull(row, study, PriorState.HELD)
+        # The sender said that this is all. A study that was here before for its own sake closes by its own rules.
+        if study is not None and study.purpose == StudyPurpose.PRIOR:
+            completion.complete(study)
 
 
 def _take(show: Callable[[], None], row: PriorStudy, cache: ReceiveCache, data: bytes) -> None:
@@ -192,19 +198,27 @@ def _take(show: Callable[[], None], row: PriorStudy, cache: ReceiveCache, data: 
     show()
 
 
-def _end(ctx: JobContext, row: PriorStudy, state: str) -> None:
+def _stop(row: PriorStudy) -> None:
+    """What is here of it is all that there will be, until an order asks again. Inside a transaction."""
     study = Study.objects.filter(uid_index=row.uid_index).first()
-    with ctx.commit(done=True), transaction.atomic():
-        PriorStudy.objects.filter(pk=row.pk).update(state=state, study=study)
-        audit.record(
-            "priors.pull",
-            action="C",
-            resource=study.subject if study else f"prior:{row.pk}",
-            patient_id=row.patient_id,
-            actor=ACTOR,
-            detail={"peer": row.peer.ae_title, "state": str(state)},
-            source="worker",
-        )
-        # The sender said that this is all. A study that was here before for its own sake closes by its own rules.
-        if study is not None and state == PriorState.HELD and study.purpose == StudyPurpose.PRIOR:
-            completion.complete(study)
+    PRIOR_MACHINE.apply(PriorStudy.objects.filter(pk=row.pk), "stop", study=study)
+    _record_pull(row, study, PriorState.PARTIAL)
+
+
+def give_up_pull(job: Job, *, prior_id: str) -> None:
+    """The job that pulls it ended for good: the study is partial, however much of it is here."""
+    row = PriorStudy.objects.select_related("peer").filter(pk=prior_id).exclude(state=PriorState.HELD).first()
+    if row is not None:
+        _stop(row)
+
+
+def _record_pull(row: PriorStudy, study: Study | None, state: PriorState) -> None:
+    audit.record(
+        "priors.pull",
+        action="C",
+        resource=study.subject if study else f"prior:{row.pk}",
+        patient_id=row.patient_id,
+        actor=ACTOR,
+        detail={"peer": row.peer.ae_title, "state": str(state)},
+        source="worker",
+    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from imaging.brats.assessability import left_unassessed
 from imaging.brats.regions import REGIONS, labels_from_regions, region_mask
 from imaging.models import Segmentation, Study
-from imaging.segmentation.label_maps import current_segmentation, load_labels
+from imaging.segmentation.label_maps import current_segmentation, load_labels, write_labels
 from imaging.segmentation.manual_import import put_in_force
 from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
 from oncoflow_site.foundation.errors import UserVisibleError
@@ -103,6 +103,7 @@ def save_corrections(
         raise UserVisibleError("Nothing would change.", code="unchanged")
     # What a person outlines is assessed by it, also where the sequences do not show it to a model.
     left_out = left_unassessed(assessable_of(volume_set), np.unique(labels).tolist(), before=lacking)
+    written = write_labels(study, volume_set, labels, not_assessed=left_out)
     with transaction.atomic():
         Study.objects.select_for_update().get(pk=study.pk)
         current = current_segmentation(study)
@@ -114,11 +115,9 @@ def save_corrections(
             )
         return put_in_force(
             study,
-            volume_set,
-            labels,
+            written,
             author=author,
             parent=parent,
             reason=reason,
-            not_assessed=left_out,
             detail={"corrections": len(corrections)},
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +29,17 @@ from oncoflow_site.foundation.errors import PermanentError
 
 if TYPE_CHECKING:
     from imaging.models import Study
+    from oncoflow_site.foundation.models import StoredObject
 
-__all__ = ["assessed_regions", "current_segmentation", "current_segmentations", "load_labels", "save_segmentation"]
+__all__ = [
+    "WrittenLabels",
+    "assessed_regions",
+    "current_segmentation",
+    "current_segmentations",
+    "load_labels",
+    "save_segmentation",
+    "write_labels",
+]
 
 _IN_FORCE = (SegmentationKind.PERSON, SegmentationKind.IMPORT, SegmentationKind.CONSENSUS)
 """Kinds that may be in force, the one that stands above the others first."""
@@ -40,36 +50,34 @@ def assessed_regions(segmentation: Segmentation) -> tuple[Region, ...]:
     return tuple(region for region in REGIONS if region not in segmentation.not_assessed)
 
 
-def save_segmentation(
+@dataclass(frozen=True)
+class WrittenLabels:
+    """A label map, checked, its bytes durable, and named by no row yet: `write_labels` makes it, `save_segmentation` keeps it."""
+
+    volume_set: VolumeSet
+    labels: StoredObject
+    probability: StoredObject | None
+    not_assessed: RegionsNotAssessed
+
+
+def write_labels(
     study: Study,
     volume_set: VolumeSet,
     labels: NDArray[np.uint8],
     *,
-    kind: str,
-    author: str,
-    model: ModelOutline | FusedOutline | None = None,
     probability: bytes | Mapping[str, NDArray[Any]] | None = None,
-    parent: Segmentation | None = None,
-    reason: str = "",
     not_assessed: RegionsNotAssessed | None = None,
-) -> Segmentation:
-    """Store a label map as the study's next segmentation version. Inside the caller's transaction.
+) -> WrittenLabels:
+    """Check a label map and write its bytes, before the transaction that saves it.
 
     :param labels: uint8 (z, y, x) on the grid of ``volume_set``, values 0 to 3.
-    :param kind: expert, consensus, person or import.
-    :param model: the model or fusion that made it; None for a person's.
-    :param author: name of the expert or the user; never anything of a patient.
     :param probability: region probabilities, or their bytes from `encode_probability`.
     :param not_assessed: regions that it says nothing about, each with a sentence why; none of their own labels may be in it.
-    :raises ValueError: wrong shape, type or label values, a label of a region that is not assessed, a parent of another
-        study, or no transaction.
+    :raises ValueError: wrong shape, type or label values, a label of a region that is not assessed, volumes of another
+        study.
     """
-    if not transaction.get_connection().in_atomic_block:
-        raise ValueError("a segmentation is saved inside a transaction of its caller")
-    if kind not in SegmentationKind.values:
-        raise ValueError(f"unknown kind of segmentation {kind!r}")
-    if volume_set.study_id != study.id or (parent is not None and parent.study_id != study.id):
-        raise ValueError("the volumes or the parent belong to another study")
+    if volume_set.study_id != study.id:
+        raise ValueError("the volumes belong to another study")
     labels = np.asarray(labels)
     grid = grid_of(volume_set)
     if labels.dtype != np.uint8 or labels.shape != grid.shape_zyx:
@@ -80,26 +88,53 @@ def save_segmentation(
     if not set(left_out) <= set(REGIONS) or any(np.any(labels == OWN_LABEL[region]) for region in left_out):
         raise ValueError("a region that is not assessed has a label of its own")
     subject = study.key_subject
-    stored = objects.put(
-        write_nifti(labels, grid), subject=subject, kind="segmentation", content_type="application/gzip"
-    )
     stored_probability = None
     if probability is not None:
         data = probability if isinstance(probability, bytes) else encode_probability(probability)
-        stored_probability = objects.put(data, subject=subject, kind="probability", content_type="application/gzip")
+        stored_probability = objects.write(data, subject=subject, kind="probability", content_type="application/gzip")
+    stored = objects.write(
+        write_nifti(labels, grid), subject=subject, kind="segmentation", content_type="application/gzip"
+    )
+    return WrittenLabels(volume_set, stored, stored_probability, left_out)
+
+
+def save_segmentation(
+    study: Study,
+    written: WrittenLabels,
+    *,
+    kind: str,
+    author: str,
+    model: ModelOutline | FusedOutline | None = None,
+    parent: Segmentation | None = None,
+    reason: str = "",
+) -> Segmentation:
+    """Keep a label map as the study's next segmentation version. Inside the caller's transaction.
+
+    :param kind: expert, consensus, person or import.
+    :param author: name of the expert or the user; never anything of a patient.
+    :param model: the model or fusion that made it; None for a person's.
+    :raises ValueError: no such kind, labels or a parent of another study, or no transaction.
+    """
+    if not transaction.get_connection().in_atomic_block:
+        raise ValueError("a segmentation is saved inside a transaction of its caller")
+    if kind not in SegmentationKind.values:
+        raise ValueError(f"unknown kind of segmentation {kind!r}")
+    if written.volume_set.study_id != study.id or (parent is not None and parent.study_id != study.id):
+        raise ValueError("the volumes or the parent belong to another study")
+    objects.keep(written.labels, written.probability)
     last = Segmentation.objects.filter(study=study).aggregate(last=Max("version"))["last"] or 0
     return Segmentation.objects.create(
         study=study,
-        volume_set=volume_set,
+        volume_set=written.volume_set,
         kind=kind,
         version=last + 1,
         author=author,
         model=model,
-        labels=stored,
-        probability=stored_probability,
+        labels=written.labels,
+        probability=written.probability,
         parent=parent,
         reason=reason,
-        not_assessed=left_out,
+        not_assessed=dict(written.not_assessed),
     )
 
 

@@ -20,9 +20,8 @@ from imaging.events import MASK_CORRECTED
 from imaging.geometry.grid import GeometryError, Grid
 from imaging.geometry.nifti import read_nifti
 from imaging.geometry.resample import resample
-from imaging.models import Segmentation, SegmentationKind, Study, VolumeSet
-from imaging.schemas.assessed import RegionsNotAssessed
-from imaging.segmentation.label_maps import current_segmentation, save_segmentation
+from imaging.models import Segmentation, SegmentationKind, Study
+from imaging.segmentation.label_maps import WrittenLabels, current_segmentation, save_segmentation, write_labels
 from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.events import emit
@@ -63,41 +62,35 @@ def accept_label_map(
     if not set(assessed) <= set(REGIONS):
         raise UserVisibleError(f"The regions are {', '.join(REGIONS)}.", code="region")
     left_out = left_unassessed(assessable_of(volume_set), np.unique(labels).tolist(), assessed)
+    written = write_labels(study, volume_set, labels, not_assessed=left_out)
     with transaction.atomic():
         Study.objects.select_for_update().get(pk=study.pk)
         before = current_segmentation(study)
         if before is not None and before.volume_set_id != volume_set.pk:
             before = None
-        return put_in_force(
-            study, volume_set, labels, author=author, parent=before, reason=reason, not_assessed=left_out
-        )
+        return put_in_force(study, written, author=author, parent=before, reason=reason)
 
 
 def put_in_force(
     study: Study,
-    volume_set: VolumeSet,
-    labels: NDArray[np.uint8],
+    written: WrittenLabels,
     *,
     author: str,
     parent: Segmentation | None,
     reason: str,
-    not_assessed: RegionsNotAssessed,
     detail: Mapping[str, int] = MappingProxyType({}),
 ) -> Segmentation:
     """Store a person's labels as the outline in force, tell those who measure and draft, and record it.
 
-    Call it in a transaction that holds the study's row. not_assessed: regions it says nothing about, with why.
-    detail: more for the record, free of identity.
+    Call it in a transaction that holds the study's row. detail: more for the record, free of identity.
     """
     made = save_segmentation(
         study,
-        volume_set,
-        labels,
+        written,
         kind=SegmentationKind.PERSON,
         author=author,
         parent=parent,
         reason=reason.strip()[:300],
-        not_assessed=not_assessed,
     )
     emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))
     audit.record(

@@ -21,7 +21,6 @@ from django.db.models import Max
 from numpy.typing import NDArray
 
 from audit import services as audit
-from imaging.archive.completion import move
 from imaging.archive.order_matching import match_study
 from imaging.brats.assessability import Assessable, assessable
 from imaging.brats.sequences import SEQUENCE_NAMES
@@ -34,17 +33,18 @@ from imaging.models import InstanceState, Study, Volume, VolumeSet
 from imaging.preprocessing.brain_extraction_tools import brain_finder
 from imaging.preprocessing.coregistration import Coregistered, NoBrain, NotAligned, coregister_study
 from imaging.recognition.select import best_series
-from imaging.states import StudyState
+from imaging.states import STUDY_MACHINE, StudyState
 from imaging.volumes.reproduce import library_versions, read_source
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.jobs import enqueue
+from oncoflow_site.foundation.models import Job
 
 if TYPE_CHECKING:
     from imaging.models import Series
     from oncoflow_site.foundation.jobs import JobContext
 
-__all__ = ["MISSING", "PIPELINE_VERSION", "REDUCED", "prepare"]
+__all__ = ["MISSING", "PIPELINE_VERSION", "REDUCED", "give_up", "prepare"]
 
 PIPELINE_VERSION = "2"
 PREPARE_JOB = "imaging.prepare_study"
@@ -53,6 +53,11 @@ MISSING = "missing-sequence"
 """Flag of a study whose sequences show no region of a tumour."""
 REDUCED = "reduced"
 """Flag of a study that is ready, with sequences missing."""
+FAILED = "preparation-failed"
+FAILED_MESSAGE = (
+    "The preparation of this study failed, so it was not segmented. Those who run the service see why; they can have it "
+    "prepared again."
+)
 _DEIDENTIFIED = 0.25
 _READ = 0.35
 _NORMALISED = 0.92
@@ -74,7 +79,7 @@ def prepare(ctx: JobContext, study: Study) -> None:
         if study.state == StudyState.READY and _done(study, _inputs(_chosen(study))):
             return
         if study.state != StudyState.PREPARING:
-            move(study, "prepare", flag_code="", flag_message="")
+            STUDY_MACHINE.advance(study, "prepare", flag_code="", flag_message="")
     ctx.progress(0.01, "Checking the images")
     deidentify_study(ctx, study, start=0.02, end=_DEIDENTIFIED)
     failpoints.hit("imaging.prepare_deidentified")
@@ -188,6 +193,25 @@ def _done(study: Study, inputs: str) -> bool:
     return latest is not None and latest.parameters.inputs == inputs
 
 
+def give_up(job: Job, *, study_id: str) -> None:
+    """The job that prepares it ended for good: the study has failed, until somebody has it prepared again."""
+    study = Study.objects.get(pk=study_id)
+    if not STUDY_MACHINE.apply(
+        Study.objects.filter(pk=study_id), "fail", flag_code=FAILED, flag_message=FAILED_MESSAGE
+    ):
+        return
+    emit(STUDY_FLAGGED, subject=study.subject, study_id=study_id, code=FAILED)
+    audit.record(
+        "study.fail",
+        action="U",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        outcome=8,
+        detail={"job": str(job.pk)},
+        source="worker",
+    )
+
+
 def _superseded(ctx: JobContext, study: Study, start: _Start) -> bool:
     """Whether the study is not any more what was prepared. Inside a fenced transaction; locks the study's row.
 
@@ -219,7 +243,7 @@ def _flag(ctx: JobContext, study: Study, start: _Start, code: str, message: str)
 
 
 def _write_flag(study: Study, code: str, message: str) -> None:
-    move(study, "flag", flag_code=code, flag_message=message[:500])
+    STUDY_MACHINE.advance(study, "flag", flag_code=code, flag_message=message[:500])
     emit(STUDY_FLAGGED, subject=study.subject, study_id=str(study.pk), code=code)
     audit.record(
         "study.flag",
@@ -292,5 +316,5 @@ def _store(
         if not what.regions:
             _write_flag(study, MISSING, what.reason)
             return
-        move(study, "volumes", **_reduced(study, what))
+        STUDY_MACHINE.advance(study, "volumes", **_reduced(study, what))
         emit(VOLUMES_READY, subject=study.subject, study_id=str(study.pk))

@@ -3,6 +3,7 @@
 from inference.models.evaluations import CaseEvaluation, FusionWeights, ReferenceKind
 from inference.models.panels import (
     EXPERT_MACHINE,
+    FUSION_CHOICE_MACHINE,
     PANEL_MACHINE,
     Band,
     ExpertRun,
@@ -12,11 +13,20 @@ from inference.models.panels import (
     PanelRun,
     PanelState,
 )
-from inference.models.versions import ModelStatus, ModelStatusChange, ModelVersion, ProposalState, StandingProposal
+from inference.models.versions import (
+    PROPOSAL_MACHINE,
+    ModelStatus,
+    ModelStatusChange,
+    ModelVersion,
+    ProposalState,
+    StandingProposal,
+)
 
 __all__ = [
     "EXPERT_MACHINE",
+    "FUSION_CHOICE_MACHINE",
     "PANEL_MACHINE",
+    "PROPOSAL_MACHINE",
     "Band",
     "CaseEvaluation",
     "ExpertRun",

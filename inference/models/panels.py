@@ -16,6 +16,7 @@ from oncoflow_site.foundation.schema_field import schema_field
 
 __all__ = [
     "EXPERT_MACHINE",
+    "FUSION_CHOICE_MACHINE",
     "PANEL_MACHINE",
     "Band",
     "ExpertRun",
@@ -95,6 +96,17 @@ EXPERT_MACHINE = StateMachine(
 )
 
 
+FUSION_CHOICE_MACHINE = StateMachine(
+    name="fusion choice",
+    states=tuple(FusionChoiceState.values),
+    table={
+        ("waiting", "finish"): "done",
+        ("waiting", "fail"): "failed",
+    },
+)
+
+
+@PANEL_MACHINE.governs("state")
 class PanelRun(models.Model):
     """All experts over one set of volumes of one study."""
 
@@ -140,6 +152,7 @@ class PanelRun(models.Model):
         return f"panel {self.id} {self.state}"
 
 
+@EXPERT_MACHINE.governs("state")
 class ExpertRun(models.Model):
     """One expert's part in a panel. It ends in a Segmentation of kind ``expert``, or in ``error``.
 
@@ -186,6 +199,7 @@ class ExpertRun(models.Model):
         return f"{self.expert} {self.state}"
 
 
+@FUSION_CHOICE_MACHINE.governs("state")
 class FusionChoice(models.Model):
     """How one consensus of a panel came about: the automatic one first, then what people chose. Never edited once done.
 

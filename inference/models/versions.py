@@ -8,8 +8,16 @@ from django.db.models import Q
 
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.machines import StateMachine
 
-__all__ = ["ModelStatus", "ModelStatusChange", "ModelVersion", "ProposalState", "StandingProposal"]
+__all__ = [
+    "PROPOSAL_MACHINE",
+    "ModelStatus",
+    "ModelStatusChange",
+    "ModelVersion",
+    "ProposalState",
+    "StandingProposal",
+]
 
 
 class ModelStatus(models.TextChoices):
@@ -26,6 +34,16 @@ class ProposalState(models.TextChoices):
     OPEN = "open"
     CONFIRMED = "confirmed"
     DISMISSED = "dismissed"
+
+
+PROPOSAL_MACHINE = StateMachine(
+    name="standing proposal",
+    states=tuple(ProposalState.values),
+    table={
+        ("open", "confirm"): "confirmed",
+        ("open", "dismiss"): "dismissed",
+    },
+)
 
 
 class ModelVersion(models.Model):
@@ -75,6 +93,7 @@ class ModelStatusChange(models.Model):
         return f"{self.model_id} {self.from_status} -> {self.to_status}"
 
 
+@PROPOSAL_MACHINE.governs("state")
 class StandingProposal(models.Model):
     """What the figures of reviewed cases suggest for a model version. A person confirms or dismisses it; nothing else does."""
 

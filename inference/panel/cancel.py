@@ -34,15 +34,11 @@ def cancel_panel(panel: PanelRun, *, who: str, why: str) -> PanelRun:
     study = panel.study
     reason = f"Stopped by {who}: {why.strip()[:300]}"
     with transaction.atomic():
-        moved = PanelRun.objects.filter(pk=panel.pk, state__in=PANEL_MACHINE.sources("cancel")).update(
-            state=PANEL_MACHINE.next("running", "cancel"), reasons=[reason], concluded_at=now()
-        )
-        if not moved:
+        rows = PanelRun.objects.filter(pk=panel.pk)
+        if not PANEL_MACHINE.apply(rows, "cancel", reasons=[reason], concluded_at=now()):
             raise UserVisibleError("This panel is over and cannot be stopped.", code="panel-over")
-        runs = list(ExpertRun.objects.filter(panel_run=panel))
-        ExpertRun.objects.filter(panel_run=panel, state__in=EXPERT_MACHINE.sources("cancel")).update(
-            state=EXPERT_MACHINE.next("running", "cancel"), error="The panel was stopped.", finished_at=now()
-        )
+        runs = ExpertRun.objects.filter(panel_run=panel)
+        EXPERT_MACHINE.apply(runs, "cancel", error="The panel was stopped.", finished_at=now())
         keys = [f"expert:{run.pk}" for run in runs]
         keys += [f"panel:{panel.pk}:conclude", f"panel:{panel.pk}:deadline"]
         for job_id in Job.objects.filter(idempotency_key__in=keys).values_list("pk", flat=True):

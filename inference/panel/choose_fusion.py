@@ -18,7 +18,7 @@ from audit import services as audit
 from imaging.brats.regions import REGIONS, labels_inner_wins
 from imaging.models import SegmentationKind
 from imaging.schemas.outline import GateBand
-from imaging.segmentation.label_maps import save_segmentation
+from imaging.segmentation.label_maps import save_segmentation, write_labels
 from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import grid_of, latest_volume_set
 from inference.events import CONSENSUS_CHOSEN, PANEL_MANUAL
@@ -27,6 +27,7 @@ from inference.fusion.arguments import fusion_arguments, island_limits
 from inference.fusion.fuse import METHODS, Fused, fuse, masks_of
 from inference.fusion.gate import BANDS, decide
 from inference.models import (
+    FUSION_CHOICE_MACHINE,
     Band,
     ExpertRun,
     ExpertState,
@@ -192,6 +193,11 @@ def _store(
     np.save(plain, fused.disagreement)
     difference = gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
     labels, probability = labels_inner_wins(fused.masks), encode_probability(fused.probability)
+    chosen = choice.panel_run
+    missing = left_out(chosen, fused)
+    written = write_labels(chosen.study, chosen.volume_set, labels, probability=probability, not_assessed=missing)
+    subject = chosen.study.key_subject
+    stored = objects.write(difference, subject=subject, kind="disagreement", content_type="application/gzip")
     with ctx.commit(done=True):
         panel = PanelRun.objects.select_for_update().get(pk=choice.panel_run_id)
         study = panel.study
@@ -203,24 +209,20 @@ def _store(
             reasons = (*reasons, "a chosen fusion is trusted no more than the automatic one", *earlier)
         made = save_segmentation(
             study,
-            panel.volume_set,
-            labels,
+            written,
             kind=SegmentationKind.CONSENSUS,
             author=choice.who,
             model=fused_outline(
                 fused, [run for run in _done(panel) if run.expert in choice.experts], band, chosen_by=choice.who
             ),
-            probability=probability,
             parent=automatic.segmentation,
             reason=choice.why,
-            not_assessed=left_out(panel, fused),
         )
-        stored = objects.put(
-            difference, subject=study.key_subject, kind="disagreement", content_type="application/gzip"
-        )
+        objects.keep(stored)
         gate = decision.rounded().model_copy(update={"band": band, "reasons": reasons})
-        FusionChoice.objects.filter(pk=choice.pk).update(
-            state=FusionChoiceState.DONE,
+        FUSION_CHOICE_MACHINE.advance(
+            choice,
+            "finish",
             segmentation=made,
             agreement=agreement,
             gate=gate,
@@ -250,6 +252,13 @@ def _store(
             source="worker",
         )
         failpoints.hit("inference.chosen_commit")
+
+
+def give_up(job: Job, *, choice_id: str) -> None:
+    """The job that computes it ended for good: the choice has failed, the panel keeps the consensus that it has."""
+    FUSION_CHOICE_MACHINE.apply(
+        FusionChoice.objects.filter(pk=choice_id), "fail", error=job.error[:500] or "It was stopped.", done_at=now()
+    )
 
 
 def _automatic(panel: PanelRun) -> FusionChoice:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from django.conf import settings
 
 from audit import services as audit
 from imaging.brats.regions import labels_inner_wins
-from imaging.segmentation.label_maps import save_segmentation
+from imaging.models import SegmentationKind
+from imaging.segmentation.label_maps import save_segmentation, write_labels
 from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import LoadedVolumes, assessable_of, load_volumes
 from inference.domain_shift import distribution
@@ -30,20 +31,21 @@ from inference.models import (
     ExpertState,
     ModelStatus,
     PanelRun,
-    PanelState,
 )
 from inference.panel.consensus import fused_outline, left_out, panel_agreement, probabilities_of
-from inference.panel.convene import overall_deadline
+from inference.panel.convene import overall_deadline, still_to_conclude
 from inference.schemas.gate import GateDecision
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError
 from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.models import JobState
 
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
+    from oncoflow_site.foundation.models import Job
 
-__all__ = ["conclude"]
+__all__ = ["conclude", "give_up"]
 
 
 def conclude(ctx: JobContext, panel: PanelRun) -> None:
@@ -51,11 +53,10 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
 
     Returns when experts are still at work and the panel's time is not up, or when it is over already.
     """
-    if panel.state not in (PanelState.WAITING, PanelState.RUNNING):
+    if panel.state in PANEL_MACHINE.terminal:
         return
     runs = list(panel.expert_runs.select_related("segmentation__probability", "model_version").order_by("expert"))
-    ended = (ExpertState.DONE, ExpertState.FAILED, ExpertState.NOT_RUN)
-    unfinished = [run for run in runs if run.state not in ended]
+    unfinished = [run for run in runs if run.state not in EXPERT_MACHINE.terminal]
     if unfinished and panel.started_at + overall_deadline(len(runs)) > now():
         return
     done = [run for run in runs if run.state == ExpertState.DONE]
@@ -144,24 +145,23 @@ def _store(
     np.save(plain, fused.disagreement)
     difference = gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
     study = panel.study
+    written = write_labels(
+        study, panel.volume_set, labels, probability=probability, not_assessed=left_out(panel, fused)
+    )
+    stored = objects.write(difference, subject=study.key_subject, kind="disagreement", content_type="application/gzip")
     with ctx.commit(done=True):
         _end_unfinished(unfinished)
+        objects.keep(stored)
         consensus = save_segmentation(
             study,
-            panel.volume_set,
-            labels,
-            kind="consensus",
+            written,
+            kind=SegmentationKind.CONSENSUS,
             author="panel",
             model=fused_outline(fused, done, decision.band),
-            probability=probability,
             reason=f"consensus of panel {panel.pk}",
-            not_assessed=left_out(panel, fused),
         )
-        stored = objects.put(
-            difference, subject=study.key_subject, kind="disagreement", content_type="application/gzip"
-        )
-        moved = _move(
-            panel,
+        moved = PANEL_MACHINE.apply(
+            PanelRun.objects.filter(pk=panel.pk),
             "conclude",
             fusion=fused.method,
             agreement=panel_agreement(agreement, decision, fused, spacing_known=spacing_known),
@@ -194,34 +194,39 @@ def _fail(ctx: JobContext, panel: PanelRun, runs: list[ExpertRun], unfinished: l
     """No expert answered: the panel has failed and a person has to outline the tumour."""
     reason = "No expert gave an answer: a person's segmentation is required."
     not_run = [_no_answer(run) for run in runs if run.state == ExpertState.NOT_RUN]
-    reasons = (reason, *not_run)
-    study = panel.study
     with ctx.commit(done=True):
         _end_unfinished(unfinished)
-        gate = GateDecision(band="manual", a=None, region=None, reasons=reasons)
-        if not _move(panel, "fail", band=Band.MANUAL, gate=gate, reasons=reasons, concluded_at=now()):
-            return
-        emit(PANEL_MANUAL, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
-        audit.record(
-            "panel.fail",
-            action="U",
-            resource=study.subject,
-            patient_id=study.patient_id,
-            outcome=8,
-            detail={"panel": str(panel.pk)},
-            source="worker",
-        )
+        _fail_panel(panel, (reason, *not_run))
+
+
+def give_up(job: Job, *, panel_run_id: str) -> None:
+    """The job that concludes it ended for good: the panel has failed. A person outlines the tumour, or has it run again."""
+    panel = PanelRun.objects.select_related("study").get(pk=panel_run_id)
+    if job.state == JobState.CANCELLED and still_to_conclude(panel).exclude(pk=job.pk).exists():
+        return
+    _end_unfinished(list(panel.expert_runs.all()))
+    _fail_panel(panel, ("The panel could not be concluded: a person's segmentation is required, or it is run again.",))
+
+
+def _fail_panel(panel: PanelRun, reasons: tuple[str, ...]) -> None:
+    """waiting or running -> failed (event panel.manual); nothing where it is over already. Inside a transaction."""
+    study = panel.study
+    gate = GateDecision(band="manual", a=None, region=None, reasons=reasons)
+    rows = PanelRun.objects.filter(pk=panel.pk)
+    if not PANEL_MACHINE.apply(rows, "fail", band=Band.MANUAL, gate=gate, reasons=reasons, concluded_at=now()):
+        return
+    emit(PANEL_MANUAL, subject=study.subject, study_id=str(study.pk), panel_run_id=str(panel.pk))
+    audit.record(
+        "panel.fail",
+        action="U",
+        resource=study.subject,
+        patient_id=study.patient_id,
+        outcome=8,
+        detail={"panel": str(panel.pk)},
+        source="worker",
+    )
 
 
 def _end_unfinished(unfinished: list[ExpertRun]) -> None:
-    sources = EXPERT_MACHINE.sources("fail")
-    for run in unfinished:
-        ExpertRun.objects.filter(pk=run.pk, state__in=sources).update(
-            state=ExpertState.FAILED, error="The expert did not answer in time.", finished_at=now()
-        )
-
-
-def _move(panel: PanelRun, event: str, **fields: Any) -> bool:
-    sources = PANEL_MACHINE.sources(event)
-    target = PANEL_MACHINE.next(sources[0], event)
-    return bool(PanelRun.objects.filter(pk=panel.pk, state__in=sources).update(state=target, **fields))
+    rows = ExpertRun.objects.filter(pk__in=[run.pk for run in unfinished])
+    EXPERT_MACHINE.apply(rows, "fail", error="The expert did not answer in time.", finished_at=now())

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
+from django.db.models import QuerySet
 
 from audit import services as audit
 from clinical.models import OrderPriority
@@ -23,6 +24,7 @@ from inference.registry.standing import role_on
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.jobs import enqueue
+from oncoflow_site.foundation.models import Job, JobState
 
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
@@ -106,18 +108,25 @@ def _expert_run(
     panel: PanelRun, spec: Mapping[str, Any], version: ModelVersion | None, present: Collection[str]
 ) -> ExpertRun:
     """The expert's part: waiting for its turn with what it is given, or not run, with what it needs."""
-    run = ExpertRun(panel_run=panel, expert=str(spec["name"]), model_version=version, role=ModelStatus.ADVISER)
+    run = {"panel_run": panel, "expert": str(spec["name"]), "model_version": version}
     try:
         planned = plan(present, str(spec["kind"]), version.evaluation if version else {}, spec.get("needs"))
     except NotRunnable as error:
-        run.state, run.error, run.finished_at = ExpertState.NOT_RUN, str(error)[:500], now()
-    else:
-        if set(planned.sequences) != set(PANEL_SEQUENCES):
-            run.sequences = list(planned.sequences)
-        if version is not None:
-            run.role = role_on(version, planned.sequences)
-    run.save()
-    return run
+        return ExpertRun.objects.create(
+            **run, state=ExpertState.NOT_RUN, error=str(error)[:500], finished_at=now(), role=ModelStatus.ADVISER
+        )
+    whole = set(planned.sequences) == set(PANEL_SEQUENCES)
+    return ExpertRun.objects.create(
+        **run,
+        sequences=[] if whole else list(planned.sequences),
+        role=role_on(version, planned.sequences) if version is not None else ModelStatus.ADVISER,
+    )
+
+
+def still_to_conclude(panel: PanelRun) -> QuerySet[Job]:
+    """Jobs that will conclude the panel: the one that its last expert asked for, and the reminder of its deadline."""
+    keys = [f"panel:{panel.pk}:conclude", f"panel:{panel.pk}:deadline"]
+    return Job.objects.filter(idempotency_key__in=keys, state__in=(JobState.WAITING, JobState.RUNNING))
 
 
 def enqueue_conclusion(panel: PanelRun) -> None:

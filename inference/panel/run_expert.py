@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from django.conf import settings
+from django.db.models import QuerySet
 from numpy.typing import NDArray
 
 from audit import services as audit
@@ -13,13 +14,14 @@ from clinical.orders import cleaned_reason
 from imaging.brats.assessability import assessable
 from imaging.brats.regions import labels_inner_wins
 from imaging.brats.sequences import PANEL_SEQUENCES
+from imaging.models import SegmentationKind
 from imaging.schemas.outline import ModelOutline
-from imaging.segmentation.label_maps import save_segmentation
+from imaging.segmentation.label_maps import save_segmentation, write_labels
 from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import load_volumes
 from inference.experts.contract import ExpertOutput, Volumes
 from inference.experts.errors import ExpertError
-from inference.models import EXPERT_MACHINE, PANEL_MACHINE, ExpertRun, ExpertState, ModelVersion, PanelRun
+from inference.models import EXPERT_MACHINE, PANEL_MACHINE, ExpertRun, ModelVersion, PanelRun
 from inference.panel.convene import enqueue_conclusion, job_priority
 from inference.registry.standing import role_on
 from inference.schemas.panel import ExpertRemark
@@ -30,10 +32,9 @@ from oncoflow_site.foundation.errors import LostLease, PermanentError, Transient
 
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
+    from oncoflow_site.foundation.models import Job
 
-__all__ = ["fail_run", "run_expert"]
-
-ENDED = (ExpertState.DONE, ExpertState.FAILED, ExpertState.CANCELLED, ExpertState.NOT_RUN)
+__all__ = ["fail_run", "give_up", "run_expert"]
 
 
 def run_expert(ctx: JobContext, run: ExpertRun) -> None:
@@ -41,15 +42,15 @@ def run_expert(ctx: JobContext, run: ExpertRun) -> None:
 
     :raises TransientError: the supervisor cannot be reached; tried again until the attempts are used up.
     """
-    if run.state in ENDED:
+    if run.state in EXPERT_MACHINE.terminal:
         with ctx.commit(done=True):
             _conclude_if_last(run)
         return
     with ctx.commit():
-        _move(run, "start", started_at=now())
-        PanelRun.objects.filter(pk=run.panel_run_id, state__in=PANEL_MACHINE.sources("start")).update(
-            state=PANEL_MACHINE.next("running", "start")
-        )
+        if not EXPERT_MACHINE.apply(_row(run), "start", started_at=now()):
+            raise _over(run)
+        run.refresh_from_db()
+        PANEL_MACHINE.apply(PanelRun.objects.filter(pk=run.panel_run_id), "start")
     try:
         output = _ask(ctx, run)
         failpoints.hit("inference.expert_answered")
@@ -72,16 +73,10 @@ def run_expert(ctx: JobContext, run: ExpertRun) -> None:
 def fail_run(ctx: JobContext, run: ExpertRun, reason: str) -> None:
     """End the run without an answer; the panel goes on with the others."""
     with ctx.commit(done=True):
-        _move(run, "fail", error=reason[:500], finished_at=now())
-        audit.record(
-            "expert.fail",
-            action="U",
-            resource=f"study:{run.panel_run.study_id}",
-            patient_id=run.panel_run.study.patient_id,
-            outcome=8,
-            detail={"expert": run.expert, "panel": str(run.panel_run_id)},
-            source="worker",
-        )
+        if not EXPERT_MACHINE.apply(_row(run), "fail", error=reason[:500], finished_at=now()):
+            raise _over(run)
+        run.refresh_from_db()
+        _record_failure(run)
         _conclude_if_last(run)
 
 
@@ -122,12 +117,14 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
     notes = list(output.notes)
     if run.model_version is not None and version != run.model_version:
         notes.append("Answered with other weights than those registered when the panel was convened.")
+    written = write_labels(
+        panel.study, panel.volume_set, labels, probability=probability, not_assessed=shown.not_assessed
+    )
     with ctx.commit(done=True):
         segmentation = save_segmentation(
             panel.study,
-            panel.volume_set,
-            labels,
-            kind="expert",
+            written,
+            kind=SegmentationKind.EXPERT,
             author=run.expert,
             model=ModelOutline(
                 name=output.model.name,
@@ -135,9 +132,7 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
                 sha256=output.model.sha256,
                 architecture=output.model.architecture,
             ),
-            probability=probability,
             reason=f"expert of panel {panel.pk}",
-            not_assessed=shown.not_assessed,
         )
         fields = {
             "segmentation": segmentation,
@@ -154,7 +149,9 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
         if version is not None:
             # The vote goes with the weights that answered, not with those that were expected to.
             fields |= {"model_version": version, "role": role_on(version, run.sequences or PANEL_SEQUENCES)}
-        _move(run, "finish", **fields)
+        if not EXPERT_MACHINE.apply(_row(run), "finish", **fields):
+            raise _over(run)
+        run.refresh_from_db()
         audit.record(
             "expert.finish",
             action="C",
@@ -167,17 +164,37 @@ def _store(ctx: JobContext, run: ExpertRun, output: ExpertOutput) -> None:
         _conclude_if_last(run)
 
 
-def _move(run: ExpertRun, event: str, **fields: object) -> None:
-    """One step of the state machine by compare-and-swap; raises LostLease when somebody else has ended the run."""
-    sources = EXPERT_MACHINE.sources(event)
-    target = EXPERT_MACHINE.next(sources[0], event)
-    if not ExpertRun.objects.filter(pk=run.pk, state__in=sources).update(state=target, **fields):
-        raise LostLease(f"expert run {run.pk} has ended already")
-    run.refresh_from_db()
+def _row(run: ExpertRun) -> QuerySet[ExpertRun]:
+    return ExpertRun.objects.filter(pk=run.pk)
+
+
+def _over(run: ExpertRun) -> LostLease:
+    """Somebody else has ended the run."""
+    return LostLease(f"expert run {run.pk} has ended already")
+
+
+def give_up(job: Job, *, expert_run_id: str) -> None:
+    """The job that runs it ended for good: the expert gives no answer, and the panel goes on with the others."""
+    run = ExpertRun.objects.select_related("panel_run__study").get(pk=expert_run_id)
+    if EXPERT_MACHINE.apply(_row(run), "fail", error="The expert's run failed for good.", finished_at=now()):
+        _record_failure(run)
+        _conclude_if_last(run)
+
+
+def _record_failure(run: ExpertRun) -> None:
+    audit.record(
+        "expert.fail",
+        action="U",
+        resource=f"study:{run.panel_run.study_id}",
+        patient_id=run.panel_run.study.patient_id,
+        outcome=8,
+        detail={"expert": run.expert, "panel": str(run.panel_run_id)},
+        source="worker",
+    )
 
 
 def _conclude_if_last(run: ExpertRun) -> None:
     # The lock makes two experts that end at once see each other; without it each could take the other for running.
     panel = PanelRun.objects.select_for_update().get(pk=run.panel_run_id)
-    if not panel.expert_runs.exclude(state__in=ENDED).exists():
+    if not panel.expert_runs.exclude(state__in=EXPERT_MACHINE.terminal).exists():
         enqueue_conclusion(panel)

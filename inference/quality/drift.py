@@ -10,7 +10,14 @@ from audit import services as audit
 from imaging.brats.regions import REGIONS
 from inference.events import DEMOTION_PROPOSED
 from inference.fusion.arguments import evaluated_mean
-from inference.models import CaseEvaluation, ModelStatus, ModelVersion, ProposalState, StandingProposal
+from inference.models import (
+    PROPOSAL_MACHINE,
+    CaseEvaluation,
+    ModelStatus,
+    ModelVersion,
+    ProposalState,
+    StandingProposal,
+)
 from inference.quality.learned_weights import reviewed_dice
 from inference.registry import standing
 from oncoflow_site.foundation.clock import now
@@ -79,12 +86,10 @@ def decide_proposal(proposal: StandingProposal, user: Any, *, confirm: bool, why
     """
     if not why.strip():
         raise UserVisibleError("A decision needs a reason.", what_to_do="Give the reason.", code="no-reason")
-    state = ProposalState.CONFIRMED if confirm else ProposalState.DISMISSED
+    fields = {"decided_at": now(), "decided_by": user, "decision": why.strip()[:1000]}
     with transaction.atomic():
-        moved = StandingProposal.objects.filter(pk=proposal.pk, state=ProposalState.OPEN).update(
-            state=state, decided_at=now(), decided_by=user, decision=why.strip()[:1000]
-        )
-        if not moved:
+        rows = StandingProposal.objects.filter(pk=proposal.pk)
+        if not PROPOSAL_MACHINE.apply(rows, "confirm" if confirm else "dismiss", **fields):
             raise UserVisibleError("This proposal was decided already.", code="decided")
         if confirm:
             standing.set_status(
@@ -98,7 +103,7 @@ def decide_proposal(proposal: StandingProposal, user: Any, *, confirm: bool, why
             "model.decision",
             action="U",
             resource=f"model:{proposal.model_id}",
-            detail={"proposal": str(proposal.pk), "decision": state},
+            detail={"proposal": str(proposal.pk), "decision": "confirmed" if confirm else "dismissed"},
         )
     proposal.refresh_from_db()
     return proposal

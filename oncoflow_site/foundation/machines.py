@@ -128,7 +128,7 @@ class StateMachine:
         row.refresh_from_db(fields=[field, *fields])
 
     def _field(self, model: type[Any]) -> str:
-        bound = _governed.get(model)
+        bound = _governed.get(model._meta.concrete_model)
         if bound is None or bound.machine is not self:
             raise LookupError(f"{model.__name__} is not governed by the {self.name} machine")
         return bound.field

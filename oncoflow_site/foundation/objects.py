@@ -28,7 +28,7 @@ from typing import IO, Any, cast
 import tink
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage, storages
-from django.db import transaction
+from django.db import connection, transaction
 from tink import aead
 
 from oncoflow_site.foundation import failpoints, files, keys, stores
@@ -42,6 +42,7 @@ __all__ = [
     "ObjectDamaged",
     "ObjectMissing",
     "delete",
+    "discard",
     "get",
     "is_there",
     "iter_chunks",
@@ -123,6 +124,12 @@ def _save(storage: Storage, name: str, spool: IO[bytes]) -> str:
         raise TransientError(f"the object storage cannot be written ({type(error).__name__})") from error
 
 
+def _refuse_transaction() -> None:
+    """A test's own transaction around everything does not count, as with Django's ``durable``."""
+    if any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks):
+        raise RuntimeError("bytes are written before the transaction that names them: objects.write, then objects.keep")
+
+
 def put(data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str = "") -> StoredObject:
     """`write` and `keep` in one, for what no other row has to name in the same transaction."""
     row = write(data, subject=subject, kind=kind, content_type=content_type)
@@ -137,6 +144,12 @@ def keep(*rows: StoredObject | None) -> None:
             row.save(force_insert=True)
 
 
+def discard(*rows: StoredObject) -> None:
+    """Delete the bytes of what `write` has written and nobody will keep, without waiting for the `janitor`."""
+    for row in rows:
+        _discard(row.storage_name)
+
+
 def write(
     data: bytes | IO[bytes], *, subject: str, kind: str, content_type: str = "", key: aead.Aead | None = None
 ) -> StoredObject:
@@ -147,7 +160,9 @@ def write(
     :param key: `keys.data_key` of ``subject``, where the caller has read it just now.
     :returns: the row, not saved yet; its id may be named in rows that are made together with it.
     :raises KeyDestroyed: the subject was erased. :raises TransientError: the storage cannot take it now.
+    :raises RuntimeError: inside a transaction.
     """
+    _refuse_transaction()
     source: IO[bytes] = io.BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
     token = secrets.token_hex(24)
     # 256 folders: they exist soon, and a folder that exists need not be made durable.

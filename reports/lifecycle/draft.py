@@ -9,23 +9,26 @@ from django.conf import settings
 
 from audit.services import record
 from clinical.models import ClinicalDocument
-from imaging.models import Measurement
+from imaging.models import Measurement, Study
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import TransientError
 from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.jobs import JobContext
+from oncoflow_site.foundation.models import Job
 from reports.content.gather import gather_facts, panel_for
 from reports.content.schema import canonical_json, draft_key, with_status
 from reports.events import REPORT_DRAFTED
 from reports.lifecycle.assemble import build_content
-from reports.lifecycle.versions import OPEN_STATUSES, WORKER, next_number, overtake_open
+from reports.lifecycle.versions import OPEN_STATUSES, WORKER, fail_drafting, next_number, overtake_open
 from reports.models import Report, ReportVersion
 from reports.narrative.extractive import ExtractiveNarrator
 from reports.narrative.sentences import Narrator
 from reports.narrative.sources import gather_sources, readable_documents
 from reports.states import REPORT_MACHINE, VersionStatus
 
-__all__ = ["draft_measurement", "narrator", "redraft_for_document"]
+__all__ = ["draft_measurement", "give_up", "narrator", "redraft_for_document"]
 
 
 logger = logging.getLogger(__name__)
@@ -68,16 +71,23 @@ def draft_measurement(ctx: JobContext, measurement_id: uuid.UUID | str, *, only_
     sources = gather_sources(study.patient)
     ctx.progress(0.7, "writing the summary")
     content = build_content(facts, sources, writer)
+    report = Report.objects.filter(study=study).first()
+    number = next_number(report) if report is not None else 1
+    report_id = report.pk if report is not None else new_id()
+    data = canonical_json(with_status(content, report_id=str(report_id), version=number))
+    stored = objects.write(data, subject=study.key_subject, kind="report-content", content_type="application/json")
     with ctx.commit():
-        Report.objects.get_or_create(study=study, defaults={"patient": study.patient, "order": study.order})
+        Report.objects.get_or_create(
+            study=study, defaults={"id": report_id, "patient": study.patient, "order": study.order}
+        )
         report = Report.objects.select_for_update().get(study=study)
         if _unchanged(report, key) or not _newest_measurement(measurement):
             return
+        if report.pk != report_id or next_number(report) != number:
+            raise TransientError("the report got another version while this one was written")
         overtake_open(report)
         previous = report.versions.filter(issued_at__isnull=False).order_by("-number").first()
-        number = next_number(report)
-        data = canonical_json(with_status(content, report_id=str(report.pk), version=number))
-        stored = objects.put(data, subject=study.key_subject, kind="report-content", content_type="application/json")
+        objects.keep(stored)
         version = ReportVersion.objects.create(
             report=report,
             number=number,
@@ -88,11 +98,7 @@ def draft_measurement(ctx: JobContext, measurement_id: uuid.UUID | str, *, only_
             measurement=measurement,
             panel_run=panel_for(measurement),
         )
-        report.state = REPORT_MACHINE.next(report.state, "draft")
-        report.state_reason = ""
-        report.order = study.order
-        report.updated_at = now()
-        report.save()
+        REPORT_MACHINE.advance(report, "draft", state_reason="", order=study.order, updated_at=now())
         record(
             "report.draft",
             action="C",
@@ -103,6 +109,14 @@ def draft_measurement(ctx: JobContext, measurement_id: uuid.UUID | str, *, only_
             detail={"version": number, "documents": len(sources)},
         )
         emit(REPORT_DRAFTED, subject=report.subject, report_id=report.pk, version_id=version.pk)
+
+
+def give_up(job: Job, *, study_id: str) -> None:
+    """The job that drafts it ended for good: a report that was being drafted has failed, and one there is to show it."""
+    study = Study.objects.select_related("patient", "order").get(pk=study_id)
+    if study.to_be_reported:
+        report, _ = Report.objects.get_or_create(study=study, defaults={"patient": study.patient, "order": study.order})
+        fail_drafting(report)
 
 
 def _unchanged(report: Report, key: str) -> bool:

@@ -18,10 +18,11 @@ from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.jobs import JobContext
+from oncoflow_site.foundation.models import Job
 from reports.content.schema import ReportContent, Signature, canonical_json, parse_content, with_status
 from reports.events import REPORT_HELD, REPORT_ISSUED
-from reports.lifecycle.versions import WORKER, locked_report
-from reports.models import ReportVersion, SignatureKind
+from reports.lifecycle.versions import WORKER, fail_drafting, locked_report
+from reports.models import Report, ReportVersion, SignatureKind
 from reports.pdf import SignatureText
 from reports.pdf.build import UndrawableName, render_version
 from reports.signing.certificates import fingerprint
@@ -29,7 +30,7 @@ from reports.signing.keyring import open_seal
 from reports.signing.pades import SignatureBox, sign_pdf
 from reports.states import REPORT_MACHINE, VERSION_MACHINE, VersionStatus
 
-__all__ = ["SEAL_REASON", "ReleaseDecision", "decide_release", "release_version"]
+__all__ = ["SEAL_REASON", "ReleaseDecision", "decide_release", "give_up", "release_version"]
 
 SEAL_REASON = "Sealed automatically for origin and integrity. Not read by a radiologist."
 
@@ -73,7 +74,7 @@ def _by_gate(version: ReportVersion) -> ReleaseDecision:
 class _Made:
     """A version as it will stand: its content, its printed form, and the fields that the row takes."""
 
-    event: str
+    issue: bool
     content: ReportContent
     pdf: bytes
     fields: Mapping[str, Any]
@@ -84,16 +85,16 @@ def _make(version: ReportVersion, measurement: Measurement, decision: ReleaseDec
 
     :raises UndrawableName: it is to be issued, and a name in it cannot be drawn.
     """
-    event = "issue" if decision.band == Band.ISSUE else "hold"
+    issue = decision.band == Band.ISSUE
     content = with_status(
         parse_content(objects.get(version.content)),
-        status=VERSION_MACHINE.next(version.status, event),
+        status=VERSION_MACHINE.next(version.status, "issue" if issue else "hold"),
         held_reasons=decision.reasons,
         signature=Signature(),
     )
-    if event == "hold":
+    if not issue:
         rendered = render_version(version.report, content, measurement, actor=WORKER)
-        return _Made(event, content, rendered.pdf, {"band": decision.band})
+        return _Made(issue, content, rendered.pdf, {"band": decision.band})
     seal, row = open_seal()
     content = with_status(
         content, signature=Signature(kind="seal", name=row.common_name, at=moment, reason=SEAL_REASON)
@@ -122,7 +123,7 @@ def _make(version: ReportVersion, measurement: Measurement, decision: ReleaseDec
         "issued_at": moment,
         "certificate_fingerprint": fingerprint(seal.certificate),
     }
-    return _Made(event, content, pdf, fields)
+    return _Made(issue, content, pdf, fields)
 
 
 def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
@@ -154,28 +155,29 @@ def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
         made = _make(version, version.measurement, decision, moment)
     failpoints.hit("reports.before_release")
     ctx.progress(0.9, "keeping the report")
+    subject = version.report.patient.key_subject
+    stored = objects.write(
+        canonical_json(made.content), subject=subject, kind="report-content", content_type="application/json"
+    )
+    printed = objects.write(made.pdf, subject=subject, kind="report-pdf", content_type="application/pdf")
+    fields = {
+        **made.fields,
+        "content": stored,
+        "content_sha256": stored.sha256,
+        "pdf": printed,
+        "pdf_sha256": printed.sha256,
+    }
     with ctx.commit():
         report = locked_report(report.pk)
         held = ReportVersion.objects.get(pk=version.pk)
         if held.status != VersionStatus.DRAFT:
             return
-        subject = version.report.patient.key_subject
-        stored = objects.put(
-            canonical_json(made.content), subject=subject, kind="report-content", content_type="application/json"
-        )
-        printed = objects.put(made.pdf, subject=subject, kind="report-pdf", content_type="application/pdf")
-        held.content, held.content_sha256 = stored, stored.sha256
-        held.pdf, held.pdf_sha256 = printed, printed.sha256
-        held.status = VERSION_MACHINE.next(held.status, made.event)
-        for name, value in made.fields.items():
-            setattr(held, name, value)
-        held.save()
-        report.state = REPORT_MACHINE.next(report.state, made.event)
-        report.state_reason = "; ".join(decision.reasons)[:300]
-        report.updated_at = moment
-        report.save()
+        objects.keep(stored, printed)
+        VERSION_MACHINE.advance(held, "issue" if made.issue else "hold", **fields)
+        reason = "; ".join(decision.reasons)[:300]
+        REPORT_MACHINE.advance(report, "issue" if made.issue else "hold", state_reason=reason, updated_at=moment)
         record(
-            "report.issue" if made.event == "issue" else "report.hold",
+            "report.issue" if made.issue else "report.hold",
             action="U",
             resource=report.subject,
             patient_id=report.patient_id,
@@ -184,8 +186,13 @@ def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
             detail={"version": held.number, "band": str(decision.band), "pdf_sha256": held.pdf_sha256},
         )
         emit(
-            REPORT_ISSUED if made.event == "issue" else REPORT_HELD,
+            REPORT_ISSUED if made.issue else REPORT_HELD,
             subject=report.subject,
             report_id=report.pk,
             version_id=held.pk,
         )
+
+
+def give_up(job: Job, *, report_id: str) -> None:
+    """The job that releases it ended for good: the report waits for nothing any more, it has failed."""
+    fail_drafting(Report.objects.get(pk=report_id))

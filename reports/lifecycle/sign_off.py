@@ -203,6 +203,11 @@ def _signed(
         reason=reason,
         location=str(settings.ONCOFLOW_HOSPITAL_NAME),
     )
+    subject = report.patient.key_subject
+    stored = objects.write(
+        canonical_json(content), subject=subject, kind="report-content", content_type="application/json"
+    )
+    printed = objects.write(pdf, subject=subject, kind="report-pdf", content_type="application/pdf")
     with transaction.atomic():
         report = locked_report(report.pk)
         # Whoever came first has the lock; for everybody else the version is no longer current, or has another number.
@@ -213,11 +218,7 @@ def _signed(
             raise UserVisibleError(
                 "This report changed while you were signing.", what_to_do="Read it again and sign.", code="not-current"
             )
-        subject = report.patient.key_subject
-        stored = objects.put(
-            canonical_json(content), subject=subject, kind="report-content", content_type="application/json"
-        )
-        printed = objects.put(pdf, subject=subject, kind="report-pdf", content_type="application/pdf")
+        objects.keep(stored, printed)
         overtake_open(report)
         signed = ReportVersion.objects.create(
             report=report,
@@ -238,10 +239,7 @@ def _signed(
             measurement=version.measurement,
             panel_run=version.panel_run,
         )
-        report.state = REPORT_MACHINE.next(report.state, "amend" if earlier is not None else "sign")
-        report.state_reason = ""
-        report.updated_at = moment
-        report.save()
+        REPORT_MACHINE.advance(report, "amend" if earlier is not None else "sign", state_reason="", updated_at=moment)
         record(
             "report.sign",
             action="E",

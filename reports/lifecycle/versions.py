@@ -6,15 +6,16 @@ import uuid
 
 from django.db.models import Max
 
-from audit.services import Actor
+from audit.services import Actor, record
+from oncoflow_site.foundation.clock import now
 from reports.models import Report, ReportVersion
-from reports.states import VERSION_MACHINE, VersionStatus
+from reports.states import REPORT_MACHINE, VERSION_MACHINE, VersionStatus
 
-__all__ = ["current_version", "issued_version", "locked_report", "next_number", "overtake_open"]
+__all__ = ["current_version", "fail_drafting", "issued_version", "locked_report", "next_number", "overtake_open"]
 
 
 WORKER = Actor.system("worker")
-OPEN_STATUSES = (VersionStatus.DRAFT, VersionStatus.HELD)
+OPEN_STATUSES = VERSION_MACHINE.sources("overtake")
 
 
 def locked_report(report_id: uuid.UUID | str) -> Report:
@@ -29,9 +30,27 @@ def next_number(report: Report) -> int:
 
 def overtake_open(report: Report) -> None:
     """Mark drafts and held versions of ``report`` as superseded: a newer version takes their place."""
-    for version in report.versions.filter(status__in=OPEN_STATUSES):
-        version.status = VERSION_MACHINE.next(version.status, "overtake")
-        version.save(update_fields=["status"])
+    VERSION_MACHINE.apply(ReportVersion.objects.filter(report=report), "overtake")
+
+
+def fail_drafting(report: Report) -> None:
+    """A draft that was on its way will not come of itself: people see it, and the job can be started again."""
+    moved = REPORT_MACHINE.apply(
+        Report.objects.filter(pk=report.pk),
+        "fail",
+        state_reason="The draft could not be made. Those who run the service see why.",
+        updated_at=now(),
+    )
+    if moved:
+        record(
+            "report.fail",
+            action="U",
+            resource=report.subject,
+            patient_id=report.patient_id,
+            actor=WORKER,
+            outcome=8,
+            source="worker",
+        )
 
 
 def current_version(report: Report) -> ReportVersion | None:

@@ -70,12 +70,13 @@ def _installation() -> Iterator[None]:
 def _run(*kinds: str) -> Counter[str]:
     """Run the due jobs whose kinds begin like this, until none is left; how many of each."""
     from oncoflow_site.foundation.clock import now
+    from oncoflow_site.foundation.job_locks import runnable
     from oncoflow_site.foundation.jobs import run_job
-    from oncoflow_site.foundation.models import Job, JobState
+    from oncoflow_site.foundation.models import JobState
 
     ran: Counter[str] = Counter()
     while True:
-        due = Job.objects.filter(state=JobState.WAITING, run_after__lte=now()).order_by("-priority", "created_at", "id")
+        due = runnable(now()).order_by("-priority", "created_at", "id")
         job = next((row for row in due if row.kind.startswith(kinds)), None)
         if job is None:
             return ran

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from django.db import transaction
 from pydicom.dataset import Dataset
 
 from imaging.geometry.grid import to_ras
 from imaging.models import Segmentation, Series, Study, Volume, VolumeSet
 from imaging.preprocessing.coregistration import reference_grid
-from imaging.segmentation.label_maps import save_segmentation
 from imaging.volumes.series_reader import read_series
 from oncoflow_site.foundation import objects
 from tests.factories.dicom_files import dataset
-from tests.factories.studies import tumour
+from tests.factories.studies import segment, tumour
 
 ROWS, COLUMNS, SLICES = 60, 48, 32
 IN_PLANE, APART = (2.0, 2.5), 3.0
@@ -66,8 +64,7 @@ def outlined(study: Study, *lesions: Any, kind: str = "consensus", **fields: Any
     Volume.objects.create(
         volume_set=volume_set, sequence="T1c", object=stored, sha256=stored.sha256, source_series=series, transform=None
     )
-    with transaction.atomic():
-        return save_segmentation(study, volume_set, tumour(grid, *lesions), kind=kind, author="panel", **fields)
+    return segment(study, volume_set, tumour(grid, *lesions), kind, **fields)
 
 
 LESIONS = (((6.0, -9.0, 5.0), 7.0, 11.0, 19.0),)

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from django.db import transaction
 
 from imaging.brats.regions import labels_inner_wins
 from imaging.geometry.nifti import write_nifti
 from imaging.models import Segmentation, Study, StudyState, Volume, VolumeSet
-from imaging.segmentation.label_maps import load_labels, save_segmentation
+from imaging.segmentation.label_maps import load_labels
 from imaging.segmentation.manual_import import accept_label_map
 from imaging.volumes.load import grid_of, load_volumes
 from inference.experts.contract import Volumes
@@ -159,19 +158,17 @@ def settle(tmp_path: Path, settings) -> Settle:
             reader = PaintReader(ExpertSpec(run.expert, kind, str(tmp_path / run.expert)))
             reader.load()
             output = reader.predict(seen)
-            with transaction.atomic():
-                labels = labels_inner_wins(masks_of(output.probabilities))
-                made = save_segmentation(
-                    study,
-                    panel.volume_set,
-                    labels,
-                    kind="expert",
-                    author=run.expert,
-                    model={"name": run.expert, "version": "1.0"},
-                    probability=output.probabilities,
-                )
-                run.segmentation, run.state, run.runtime_s = made, ExpertState.DONE, output.runtime_s
-                run.save()
+            made = studies.segment(
+                study,
+                panel.volume_set,
+                labels_inner_wins(masks_of(output.probabilities)),
+                "expert",
+                run.expert,
+                model={"name": run.expert, "version": "1.0"},
+                probability=output.probabilities,
+            )
+            run.segmentation, run.state, run.runtime_s = made, ExpertState.DONE, output.runtime_s
+            run.save()
         PanelRun.objects.update(state=PanelState.RUNNING)
         run_pending("gpu", limit=len(experts) + 1)
         panel.refresh_from_db()
@@ -212,10 +209,7 @@ def model_with_reviews(dice: list[float], *, status: str = "voter", name: str = 
         volume_set = VolumeSet.objects.create(study=study, **SMALL.to_json())
         panel = PanelRun.objects.create(study=study, volume_set=volume_set)
         empty = np.zeros(grid_of(volume_set).shape_zyx, np.uint8)
-        with transaction.atomic():
-            own, reference = (
-                save_segmentation(study, volume_set, empty, kind=kind, author="x") for kind in ("expert", "person")
-            )
+        own, reference = (studies.segment(study, volume_set, empty, kind, "x") for kind in ("expert", "person"))
         for region in ("ET", "TC", "WT"):
             CaseEvaluation.objects.create(
                 study=study,

@@ -17,7 +17,7 @@ from clinical.services import accept_order, assign, register_patient
 from imaging.geometry.grid import Grid
 from imaging.geometry.nifti import write_nifti
 from imaging.models import Comparison, Measurement, Study, Volume, VolumeSet
-from imaging.segmentation.label_maps import save_segmentation
+from imaging.segmentation.label_maps import save_segmentation, write_labels
 from inference.models import ExpertRun, PanelRun
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
@@ -119,8 +119,9 @@ def make_measurement() -> Callable[..., Measurement]:
         volume_set = study.volume_sets.get()
         _, labels = phantom()
         facts = samples.rows()
+        written = write_labels(study, volume_set, labels)
         with transaction.atomic():
-            segmentation = save_segmentation(study, volume_set, labels, kind=kind, author="panel")
+            segmentation = save_segmentation(study, written, kind=kind, author="panel")
         measurement = Measurement.objects.create(
             study=study,
             segmentation=segmentation,

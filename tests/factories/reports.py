@@ -9,7 +9,7 @@ from typing import Any
 from django.db import transaction
 from PIL import Image
 
-from oncoflow_site.foundation.jobs import enqueue, run_job
+from oncoflow_site.foundation.jobs import enqueue
 from oncoflow_site.foundation.models import Job
 from reports.content.schema import with_status
 from reports.lifecycle.assemble import build_content
@@ -18,6 +18,7 @@ from reports.models import Report, ReportVersion
 from reports.narrative.extractive import ExtractiveNarrator
 from reports.pdf import HeaderData, Picture, RenderedPdf, RenderInput, SignatureText, render
 from tests.factories.report_content import facts, source
+from tests.factories.running import run_in_line
 
 
 def run(kind: str, **kwargs: Any) -> Job:
@@ -29,9 +30,7 @@ def run(kind: str, **kwargs: Any) -> Job:
             key=f"test:{kind}:{Job.objects.count()}",
             kwargs={name: str(value) for name, value in kwargs.items()},
         )
-    run_job(job.id)
-    job.refresh_from_db()
-    return job
+    return run_in_line(job)
 
 
 def draft(measurement: Any) -> ReportVersion | None:

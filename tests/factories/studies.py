@@ -18,13 +18,15 @@ from imaging.geometry.nifti import write_nifti
 from imaging.identifiers import SeriesIdentity, StudyIdentity, map_uid, seal, uid_index
 from imaging.models import Segmentation, Series, Study, StudySource, StudyState, Volume, VolumeSet
 from imaging.schemas.outline import FusedOutline, GateBand
-from imaging.segmentation.label_maps import save_segmentation
+from imaging.segmentation.label_maps import save_segmentation, write_labels
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.ids import new_uid
+from oncoflow_site.foundation.job_locks import runnable
 from oncoflow_site.foundation.jobs import enqueue, run_job
-from oncoflow_site.foundation.models import Job, JobState
+from oncoflow_site.foundation.models import Job
 from tests.factories.phantoms import sphere
+from tests.factories.running import run_in_line
 
 DAY = timedelta(days=1)
 FIRST = datetime(2026, 1, 10, 9, 0, tzinfo=UTC)
@@ -68,18 +70,17 @@ def add_nifti(study: Study, images: dict[str, tuple[NDArray[Any], Grid]]) -> Non
     person = study.patient
     for number, (sequence, (array, grid)) in enumerate(images.items(), start=study.series.count() + 1):
         uid = new_uid()
-        with transaction.atomic():
-            stored = objects.put(write_nifti(array, grid), subject=person.key_subject, kind="nifti")
-            Series.objects.create(
-                study=study,
-                uid_index=uid_index(uid),
-                deidentified_uid=map_uid(uid),
-                number=number,
-                sequence=sequence,
-                sequence_confidence=1.0,
-                ciphertext=seal(person.key_subject, SeriesIdentity(uid), context="series"),
-                nifti=stored,
-            )
+        stored = objects.put(write_nifti(array, grid), subject=person.key_subject, kind="nifti")
+        Series.objects.create(
+            study=study,
+            uid_index=uid_index(uid),
+            deidentified_uid=map_uid(uid),
+            number=number,
+            sequence=sequence,
+            sequence_confidence=1.0,
+            ciphertext=seal(person.key_subject, SeriesIdentity(uid), context="series"),
+            nifti=stored,
+        )
 
 
 def ready_study(
@@ -109,13 +110,15 @@ def segment(
     author: str = "panel",
     not_assessed: dict[str, str] | None = None,
     band: GateBand | None = "issue",
+    probability: Any = None,
+    **fields: Any,
 ) -> Segmentation:
     """An outline; a consensus is one that the gate judged with ``band``."""
-    model = FusedOutline(fusion="majority", experts=(), band=band) if kind == "consensus" else None
+    if kind == "consensus":
+        fields.setdefault("model", FusedOutline(fusion="majority", experts=(), band=band))
+    written = write_labels(study, volume_set, labels, not_assessed=not_assessed, probability=probability)
     with transaction.atomic():
-        return save_segmentation(
-            study, volume_set, labels, kind=kind, author=author, model=model, not_assessed=not_assessed
-        )
+        return save_segmentation(study, written, kind=kind, author=author, **fields)
 
 
 def tumour(grid: Grid, *lesions: tuple[tuple[float, float, float], float, float, float]) -> NDArray[np.uint8]:
@@ -145,8 +148,7 @@ def brain_like(grid: Grid, seed: int = 0) -> NDArray[np.float32]:
 def run(kind: str, study: Study) -> Job:
     """Run one job of the imaging room here and now; the finished row."""
     job = enqueue(kind, subject=study.subject, key=f"test:{uuid.uuid4()}", kwargs={"study_id": str(study.pk)})
-    run_job(job.pk)
-    job.refresh_from_db()
+    run_in_line(job)
     study.refresh_from_db()
     return job
 
@@ -155,7 +157,7 @@ def run_waiting(*rooms: str) -> int:
     """Run the due jobs of these rooms only, until none is left: what follows in other rooms is their tests' business."""
     count = 0
     while True:
-        due = Job.objects.filter(state=JobState.WAITING, run_after__lte=now()).order_by("-priority", "created_at", "id")
+        due = runnable(now()).order_by("-priority", "created_at", "id")
         row = next((one for one in due if one.kind.split(".")[0] in rooms), None)
         if row is None or count > 200:
             return count

@@ -22,7 +22,7 @@ from fhir_api.access.tokens import create_token
 from imaging.intake import upload_job
 from imaging.models import Instance, Series, Study, Upload, UploadFile, UploadPart
 from oncoflow_site.foundation.clock import now
-from oncoflow_site.foundation.jobs import run_pending
+from oncoflow_site.foundation.jobs import reap, run_pending
 from oncoflow_site.foundation.models import Job, StoredObject
 from tests.factories.dicom_files import as_file, dataset, study_files
 from tests.web.uploading import STREAM, Sender, archive, nifti, sha
@@ -385,8 +385,9 @@ def test_a_job_that_died_leaves_no_upload_hanging(sender: Sender) -> None:
     upload = sender.begin()["id"]
     sender.send(upload, "a.dcm", study_files(slices=1)[0])
     sender.complete(upload)
-    Job.objects.update(state="dead")
-    upload_job.expire_due()
+    Job.objects.update(state="running", attempts=9, lease_until=now() - timedelta(seconds=1))
+    reap()
+    assert Job.objects.get(kind="imaging.ingest_upload").state == "dead"
     state = sender.state(upload)
     assert (state["state"], state["code"]) == ("failed", "internal")
     assert sender.complete(upload).status_code == 202

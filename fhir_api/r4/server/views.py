@@ -30,6 +30,7 @@ from fhir_api.r4.server.search import SEARCHABLE, search
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.keys import keyed_hash
+from oncoflow_site.foundation.models import StoredObject
 from oncoflow_site.foundation.scopes import scope_allows
 from reports.models import Report, ReportVersion
 from reports.services import load_pdf
@@ -276,9 +277,14 @@ class CreateSearchView(FhirView):
                 if known.sha256 != digest and kind == "DocumentReference":
                     raise FhirError(409, "This identifier belongs to another document.", code="duplicate")
                 return self._created(known, 200)
+            raw = objects.write(body, subject=patient.key_subject, kind="fhir", content_type="application/fhir+json")
+            original: StoredObject | None = None
+            if kind == "DocumentReference":
+                facts = inbound.read_document(dict(resource))
+                original = clinical.write_original(patient, facts.content, facts.content_type)
             try:
                 with transaction.atomic():
-                    row, status = self._store(request, kind, resource, body, digest, index, patient)
+                    row, status = self._store(request, kind, resource, raw, digest, index, patient, original)
                 return self._created(row, status)
             except IntegrityError:  # the same resource over two connections at once
                 if attempt == 2:
@@ -290,13 +296,14 @@ class CreateSearchView(FhirView):
         request: Request,
         kind: str,
         resource: Mapping[str, Any],
-        body: bytes,
+        raw: StoredObject,
         digest: str,
         index: str | None,
         patient: Patient,
+        original: StoredObject | None,
     ) -> tuple[ReceivedResource, int]:
         logical_id = (
-            self._document(resource, patient)
+            self._document(resource, patient, original)
             if kind == "DocumentReference"
             else self._order(request, resource, patient)
         )
@@ -305,7 +312,7 @@ class CreateSearchView(FhirView):
         )
         if before is not None:
             return before, 200
-        raw = objects.put(body, subject=patient.key_subject, kind="fhir", content_type="application/fhir+json")
+        objects.keep(raw)
         row = ReceivedResource.objects.create(  # type: ignore[misc]
             resource_type=kind,
             resource_id=logical_id,
@@ -320,7 +327,7 @@ class CreateSearchView(FhirView):
         return row, 201
 
     @staticmethod
-    def _document(resource: Mapping[str, Any], patient: Patient) -> uuid.UUID:
+    def _document(resource: Mapping[str, Any], patient: Patient, original: StoredObject | None) -> uuid.UUID:
         facts = inbound.read_document(dict(resource))
         document = clinical.add_document(
             patient,
@@ -331,6 +338,7 @@ class CreateSearchView(FhirView):
             authored_on=facts.authored,
             source_id=facts.source_id,
             source="fhir",
+            original=original,
         )
         return document.pk
 

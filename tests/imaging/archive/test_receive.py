@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import time
-import uuid
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
@@ -15,9 +14,8 @@ from pydicom.dataset import Dataset
 
 from audit.models import AuditRow
 from clinical import services as clinical
-from clinical.identity import Identifier, IdentityData, OrderIdentity
 from clinical.models import AssigningAuthority, Patient
-from imaging.archive import completion, order_matching
+from imaging.archive import completion
 from imaging.archive.filing_header import read_header
 from imaging.archive.store_instance import ReceiveCache, store_instance
 from imaging.dicom.content_hash import NotComparable, canonical_sha256
@@ -225,73 +223,17 @@ def test_every_pair_of_the_study_machine(state, event):
     study = Study.objects.get(pk=stored.study_id)
     Study.objects.filter(pk=study.pk).update(state=state)
     if (state, event) in STUDY_MACHINE.table:
-        completion.move(study, event)
+        STUDY_MACHINE.advance(study, event)
         assert Study.objects.get(pk=study.pk).state == STUDY_MACHINE.table[state, event]
     else:
         with pytest.raises(IllegalMove):
-            completion.move(study, event)
+            STUDY_MACHINE.advance(study, event)
         assert Study.objects.get(pk=study.pk).state == state
 
 
 def test_one_target_per_event():
     for event in STUDY_MACHINE.events:
         assert len({target for (_, name), target in STUDY_MACHINE.table.items() if name == event}) == 1
-
-
-def order_for(mrn: str, accession: str, uid: str = ""):
-    identity = IdentityData(
-        "Quastenflosser", "Hildegund", identifiers=(Identifier(django_settings.ONCOFLOW_ASSIGNING_AUTHORITY, mrn),)
-    )
-    patient = clinical.register_patient(identity, source="mllp")
-    return clinical.accept_order(
-        patient,
-        OrderIdentity(
-            accession=accession,
-            placer_number=f"P{uuid.uuid4().hex[:8]}",
-            placer_authority="EMR",
-            study_instance_uid=uid,
-        ),
-        priority="routine",
-        procedure_code="24587-8",
-        procedure_text="MRI brain",
-        requested_at=now(),
-        source="mllp",
-        peer="EMR",
-    )
-
-
-def test_an_order_before_its_study_is_found_by_accession():
-    order = order_for("MRN-4711-X", "ACC-77001")
-    study = Study.objects.get(pk=take(as_file(dataset())).study_id)
-    assert order_matching.match_study(study) == order
-    assert order_matching.match_study(Study.objects.get(pk=study.pk)) == order
-    assert AuditRow.objects.filter(event="study.match").count() == 1
-
-
-def test_an_order_after_its_study_links_it_and_a_cancelled_one_releases_it():
-    study = Study.objects.get(pk=take(as_file(dataset())).study_id)
-    assert order_matching.match_study(study) is None
-    assert Study.objects.get(pk=study.pk).unsolicited
-    order = order_for("MRN-4711-X", "ACC-77001")
-    assert order_matching.match_order(order) == [study]
-    assert not Study.objects.get(pk=study.pk).unsolicited
-    assert order_matching.release_order(order) == 1
-    assert Study.objects.get(pk=study.pk).order is None
-
-
-def test_the_study_uid_that_an_order_announces_also_links():
-    study = Study.objects.get(pk=take(as_file(dataset(AccessionNumber=""))).study_id)
-    order = order_for("MRN-4711-X", "", uid="1.2.3.1")
-    assert order_matching.match_order(order) == [study]
-
-
-def test_an_order_of_another_patient_is_never_linked():
-    order_for("MRN-OTHER", "ACC-77001")
-    study = Study.objects.get(pk=take(as_file(dataset())).study_id)
-    assert order_matching.match_study(study) is None
-    study.refresh_from_db()
-    assert (study.unsolicited, study.flag_code) == (True, "accession-other-patient")
-    assert Event.objects.filter(kind="study.flagged").count() == 1
 
 
 def test_a_later_series_brings_the_accession_number():

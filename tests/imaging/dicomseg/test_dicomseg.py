@@ -13,7 +13,6 @@ import highdicom as hd
 import numpy as np
 import pytest
 from django.apps import apps
-from django.db import transaction
 from pydicom import dcmread
 
 from imaging.deidentification.deidentify_study import shift_days
@@ -21,7 +20,7 @@ from imaging.dicomseg import Identity, NotEncodable, encode
 from imaging.geometry.sitk import LPS_FROM_RAS
 from imaging.identifiers import map_uid
 from imaging.models import PublishedInstance, Segmentation, SegmentationKind, Series, Volume
-from imaging.segmentation.label_maps import load_labels, save_segmentation
+from imaging.segmentation.label_maps import load_labels
 from imaging.volumes.load import grid_of
 from imaging.volumes.native_space import native_grid
 from oncoflow_site.foundation import objects
@@ -130,10 +129,9 @@ def test_both_identities_are_one_object() -> None:
 def test_a_person_is_named_as_what_they_did() -> None:
     study = bring([as_file(one) for one in slices("axial")])
     first = outlined(study, *LESIONS, model={"fusion": "majority", "experts": []})
-    with transaction.atomic():
-        labels = load_labels(first)
-        corrected = save_segmentation(study, first.volume_set, labels, kind="person", author="rhea", parent=first)
-        drawn = save_segmentation(study, first.volume_set, labels, kind="person", author="rhea")
+    labels = load_labels(first)
+    corrected = segment(study, first.volume_set, labels, "person", "rhea", parent=first)
+    drawn = segment(study, first.volume_set, labels, "person", "rhea")
     for one, kind in ((corrected, "SEMIAUTOMATIC"), (drawn, "MANUAL")):
         seg = dcmread(BytesIO(encode(one)))
         assert {item.SegmentAlgorithmType for item in seg.SegmentSequence} == {kind}
@@ -198,14 +196,11 @@ def test_an_enhanced_source(test_data: Path) -> None:
         except Exception:
             continue
         grid = grid_of(segmentation.volume_set)
-        with transaction.atomic():
-            drawn = save_segmentation(
-                study,
-                segmentation.volume_set,
-                tumour(grid, (tuple(grid.centre()), 9.0, 16.0, 25.0)),  # type: ignore[arg-type]
-                kind="consensus",
-                author="panel",
-            )
+        drawn = segment(
+            study,
+            segmentation.volume_set,
+            tumour(grid, (tuple(grid.centre()), 9.0, 16.0, 25.0)),  # type: ignore[arg-type]
+        )
         dice = overlap(hd.seg.segread(BytesIO(encode(drawn))), drawn)
         assert dice["WT"] > 0.9, dice
         return
@@ -252,10 +247,7 @@ def test_what_was_not_assessed_has_no_segment_and_a_tumour_without_core_is_no_oe
     labels = load_labels(whole)
 
     def segments(kept: np.ndarray, not_assessed: dict[str, str]) -> dict[str, str]:
-        with transaction.atomic():
-            made = save_segmentation(
-                study, whole.volume_set, kept, kind="consensus", author="panel", not_assessed=not_assessed
-            )
+        made = segment(study, whole.volume_set, kept, not_assessed=not_assessed)
         found = hd.seg.segread(BytesIO(encode(made)))
         return {one.SegmentLabel: one.SegmentedPropertyTypeCodeSequence[0].CodeValue for one in found.SegmentSequence}
 

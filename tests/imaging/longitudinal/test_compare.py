@@ -11,7 +11,7 @@ from imaging.geometry.grid import Grid
 from imaging.geometry.resample import resample
 from imaging.longitudinal.history import current_measurement, current_measurements
 from imaging.models import Alignment, Comparison, Measurement, Study, StudyState, Volumetry
-from imaging.segmentation.label_maps import current_segmentation, load_labels, save_segmentation
+from imaging.segmentation.label_maps import current_segmentation, load_labels, save_segmentation, write_labels
 from imaging.segmentation.probability_maps import decode_probability, encode_probability
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.models import Event, Job, JobState
@@ -255,10 +255,11 @@ def test_a_segmentation_belongs_to_its_own_study():
 @pytest.mark.django_db(transaction=True)
 def test_a_segmentation_needs_its_callers_transaction():
     study, volumes = ready_study(studies.patient(), brain_like(SMALL))
+    written = write_labels(study, volumes, np.zeros(SMALL.shape_zyx, "u1"))
     with pytest.raises(ValueError, match="transaction"):
-        save_segmentation(study, volumes, np.zeros(SMALL.shape_zyx, "u1"), kind="person", author="x")
+        save_segmentation(study, written, kind="person", author="x")
     with transaction.atomic():
-        save_segmentation(study, volumes, np.zeros(SMALL.shape_zyx, "u1"), kind="person", author="x")
+        save_segmentation(study, written, kind="person", author="x")
     assert Study.objects.get(pk=study.pk).segmentations.count() == 1
 
 

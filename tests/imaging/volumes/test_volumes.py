@@ -16,6 +16,7 @@ from imaging.preprocessing.coregistration import NotAligned, coregister_study, r
 from imaging.volumes.load import assessable_of, load_volumes
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
+from oncoflow_site.foundation.jobs import cancel, enqueue
 from oncoflow_site.foundation.models import Event, JobState
 from tests.factories import studies
 from tests.factories.phantoms import head, rigid, sphere
@@ -278,6 +279,32 @@ def test_a_study_reopened_meanwhile_is_left_alone(monkeypatch):
     assert (job.state, study.state) == (JobState.DONE, StudyState.RECEIVING)
     assert not VolumeSet.objects.exists()
     assert not Event.objects.filter(kind="volumes.ready").exists()
+
+
+@pytest.mark.django_db
+def test_a_preparation_that_ends_for_good_leaves_a_study_that_has_failed_and_can_be_prepared_again(monkeypatch):
+    study = studies.nifti_study(studies.patient(), stripped())
+    from imaging.volumes import prepare
+
+    def broken(*args, **kwargs):
+        raise PermanentError("out of order")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "coregister_study", broken)
+        job = studies.run("imaging.prepare_study", study)
+    assert (job.state, study.state, study.flag_code) == (JobState.FAILED, StudyState.FAILED, "preparation-failed")
+    assert Event.objects.filter(kind="study.flagged", payload__study_id=str(study.pk)).count() == 1
+    job = studies.run("imaging.prepare_study", study)
+    assert (job.state, study.state, study.flag_code) == (JobState.DONE, StudyState.READY, "")
+
+
+@pytest.mark.django_db
+def test_a_study_whose_preparation_was_cancelled_before_it_began_has_failed():
+    study = studies.nifti_study(studies.patient(), stripped())
+    job = enqueue("imaging.prepare_study", subject=study.subject, key="k", kwargs={"study_id": str(study.pk)})
+    assert cancel(job.pk)
+    study.refresh_from_db()
+    assert study.state == StudyState.FAILED
 
 
 @pytest.mark.django_db

@@ -26,6 +26,7 @@ from oncoflow_site.foundation.models import Event, Job, JobState
 from oncoflow_site.foundation.schema import plain
 from tests.factories import studies
 from tests.factories.panels import GOOD, LESION, WEAK, Panel, convene, painted, panel_of, play, weights
+from tests.factories.running import run_in_line
 from tests.factories.studies import DAY, SMALL, brain_like, tumour
 
 __all__ = ["panel_of"]  # fixtures
@@ -123,8 +124,7 @@ def test_every_job_may_run_twice(panel_of: Panel):
     panel = play(study)
     for job in Job.objects.filter(kind__startswith="inference."):
         again = enqueue(job.kind, subject=job.subject, key=f"again:{job.pk}", kwargs=job.kwargs)
-        run_job(again.pk)
-        again.refresh_from_db()
+        run_in_line(again)
         assert again.state == JobState.DONE, again.error
     assert PanelRun.objects.count() == 1
     assert ExpertRun.objects.count() == 2
