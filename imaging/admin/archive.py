@@ -15,12 +15,61 @@ from django.template.response import TemplateResponse
 from clinical.roles import can
 from imaging.admin.base import PatientRowsAdmin
 from imaging.archive import quarantine
-from imaging.models import Instance, InstanceState, MrSequence, ProtocolRule, QuarantinedInstance, Series, Study
+from imaging.models import (
+    Instance,
+    InstanceState,
+    MrSequence,
+    ProtocolRule,
+    QuarantinedInstance,
+    Series,
+    Study,
+    StudyFinding,
+)
 from imaging.recognition import learned_protocols
 from imaging.recognition.overrides import override_sequence
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.jobs import enqueue
+
+
+class FindingInline(admin.TabularInline):  # type: ignore[type-arg]
+    """What is or was wrong with a study."""
+
+    model = StudyFinding
+    fields = readonly_fields = (
+        "raised_at",
+        "code",
+        "severity",
+        "message",
+        "raised_by",
+        "cleared_at",
+        "cleared_by",
+    )
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never."""
+        return False
+
+
+class FindingFilter(admin.SimpleListFilter):
+    """Studies by what is wrong with them now."""
+
+    title = "finding"
+    parameter_name = "finding"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """The codes of open findings."""
+        codes = StudyFinding.objects.filter(cleared_at=None).order_by("code").values_list("code", flat=True)
+        return [(code, code) for code in codes.distinct()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Those that have it."""
+        if not self.value():
+            return queryset
+        with_it = StudyFinding.objects.filter(cleared_at=None, code=self.value()).values("study")
+        return queryset.filter(pk__in=with_it)
 
 
 @admin.register(Study)
@@ -33,17 +82,27 @@ class StudyAdmin(PatientRowsAdmin):
         "patient",
         "modality",
         "state",
-        "flag_code",
+        "found",
         "unsolicited",
         "purpose",
         "source",
         "generation",
     ]
-    list_filter = ["state", "unsolicited", "purpose", "source", "modality", "spacing_known", "flag_code"]
+    list_filter = ["state", "unsolicited", "purpose", "source", "modality", "spacing_known", FindingFilter]
     search_fields = ["id", "patient__pseudonym"]
     date_hierarchy = "performed_at"
     list_select_related = ["patient"]
     actions = ["prepare_again"]
+    inlines = [FindingInline]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """With their findings."""
+        return super().get_queryset(request).prefetch_related("findings")
+
+    @admin.display(description="findings")
+    def found(self, row: Study) -> str:
+        """Codes of what is wrong with it now, the heaviest first."""
+        return ", ".join(one.code for one in row.open_findings)
 
     @admin.action(description="Prepare the selected studies again", permissions=["change"])
     def prepare_again(self, request: HttpRequest, queryset: QuerySet[Study]) -> None:

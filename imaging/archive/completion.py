@@ -57,9 +57,7 @@ def touch(study_id: uuid.UUID) -> bool:
     if STUDY_MACHINE.apply(Study.objects.filter(pk=study_id), "receive", last_received_at=moment):
         return False
     study = Study.objects.get(pk=study_id)
-    STUDY_MACHINE.advance(
-        study, "reopen", last_received_at=moment, generation=F("generation") + 1, flag_code="", flag_message=""
-    )
+    STUDY_MACHINE.advance(study, "reopen", last_received_at=moment, generation=F("generation") + 1)
     if study.order is not None and study.order.status == OrderStatus.COMPLETED:
         clinical.advance_order(study.order, "reopen")  # what was signed did not know this image
     arm(study_id, study.generation)

@@ -14,8 +14,9 @@ from audit import services as audit
 from clinical import services as clinical
 from clinical.models import Order, OrderStatus
 from imaging.events import COMPARISON_READY, STUDY_FLAGGED
+from imaging.findings import clear_findings, raise_finding
 from imaging.identifiers import accession_index, open_study, uid_index
-from imaging.models import Study, StudyPurpose
+from imaging.models import FindingSeverity, Study, StudyPurpose
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.ids import new_id
 from oncoflow_site.foundation.jobs import enqueue
@@ -43,9 +44,9 @@ def match_study(study: Study) -> Order | None:
         if order is not None and order.status == OrderStatus.CANCELLED:
             order = None
         if order is not None and order.patient_id != study.patient_id:
-            if study.flag_code != OTHER_PATIENT:
-                study.flag_code, study.flag_message = OTHER_PATIENT, OTHER_PATIENT_MESSAGE
-                study.save(update_fields=["flag_code", "flag_message"])
+            if raise_finding(
+                study, OTHER_PATIENT, OTHER_PATIENT_MESSAGE, severity=FindingSeverity.WARNING, by="order matching"
+            ):
                 emit(STUDY_FLAGGED, subject=study.subject, study_id=str(study.id), code=OTHER_PATIENT)
             order = None
         _link(study, order)
@@ -110,6 +111,8 @@ def _link(study: Study, order: Order | None) -> None:
     unsolicited = order is None
     if study.order_id == (order.pk if order else None) and study.unsolicited == unsolicited:
         return
+    if order is not None:
+        clear_findings(study, OTHER_PATIENT, by="order matching")
     before = study.order
     study.order, study.unsolicited = order, unsolicited
     study.save(update_fields=["order", "unsolicited"])

@@ -23,6 +23,7 @@ from imaging.models.exchange import (
     PriorStudy,
 )
 from imaging.models.faces import DefacedInstance, FaceRemoval
+from imaging.models.findings import FindingSeverity, StudyFinding
 from imaging.models.intake import INTAKE_MACHINE, IntakeFile, IntakeState
 from imaging.models.protocols import ProtocolRule
 from imaging.models.published import PublishedInstance
@@ -55,6 +56,7 @@ __all__ = [
     "DeidentificationReport",
     "DicomPeer",
     "FaceRemoval",
+    "FindingSeverity",
     "Instance",
     "InstanceState",
     "IntakeFile",
@@ -73,6 +75,7 @@ __all__ = [
     "SegmentationKind",
     "Series",
     "Study",
+    "StudyFinding",
     "StudyPurpose",
     "StudySource",
     "StudyState",

@@ -142,8 +142,6 @@ class Study(models.Model):
     order = models.ForeignKey("clinical.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="studies")
     unsolicited = models.BooleanField(default=False, help_text="Looked for its order and found none.")
     state = models.CharField(max_length=12, choices=StudyState.choices, default=StudyState.RECEIVING, db_index=True)
-    flag_code = models.CharField(max_length=50, blank=True, default="")
-    flag_message = models.CharField(max_length=500, blank=True, default="", help_text="A sentence for a radiologist.")
     uid_index = models.CharField(max_length=64, unique=True, help_text="Keyed hash of the Study Instance UID.")
     accession_index = models.CharField(max_length=64, blank=True, default="", db_index=True)
     deidentified_uid = models.CharField(max_length=64, unique=True)
@@ -179,6 +177,23 @@ class Study(models.Model):
     def subject(self) -> str:
         """Name used as subject of jobs and events."""
         return f"study:{self.id}"
+
+    @property
+    def open_findings(self) -> list[Any]:
+        """What is wrong with it now (`StudyFinding`), the heaviest first, then in the order in which it was found."""
+        heaviest = ("stops", "warning", "note")
+        rows = [row for row in self.findings.all() if row.cleared_at is None]
+        return sorted(rows, key=lambda row: heaviest.index(row.severity))
+
+    @property
+    def flag_code(self) -> str:
+        """Code of the heaviest open finding; empty where there is none."""
+        return next((row.code for row in self.open_findings), "")
+
+    @property
+    def flag_message(self) -> str:
+        """Its sentence."""
+        return next((row.message for row in self.open_findings), "")
 
     @property
     def to_be_reported(self) -> bool:

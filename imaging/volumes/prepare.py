@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 
 from audit import services as audit
 from imaging.archive.order_matching import match_study
-from imaging.brats.assessability import Assessable, assessable
+from imaging.brats.assessability import assessable
 from imaging.brats.sequences import SEQUENCE_NAMES
 from imaging.deidentification.deidentify_study import deidentify_study
 from imaging.dicom.image_plane import VolumeRefused
 from imaging.events import STUDY_FLAGGED, VOLUMES_READY
+from imaging.findings import clear_findings, raise_finding
 from imaging.geometry.grid import GeometryError
 from imaging.geometry.nifti import write_nifti
-from imaging.models import InstanceState, Study, Volume, VolumeSet
+from imaging.models import FindingSeverity, InstanceState, Study, Volume, VolumeSet
 from imaging.preprocessing.brain_extraction_tools import brain_finder
 from imaging.preprocessing.coregistration import Coregistered, NoBrain, NotAligned, coregister_study
 from imaging.recognition.select import best_series
@@ -50,9 +51,11 @@ PIPELINE_VERSION = "2"
 PREPARE_JOB = "imaging.prepare_study"
 MODALITY = "MR"
 MISSING = "missing-sequence"
-"""Flag of a study whose sequences show no region of a tumour."""
+"""Finding of a study whose sequences show no region of a tumour."""
 REDUCED = "reduced"
-"""Flag of a study that is ready, with sequences missing."""
+"""Finding of a study that is ready, with sequences missing."""
+STEP = "preparation"
+"""Who raises and clears the findings of this module."""
 FAILED = "preparation-failed"
 FAILED_MESSAGE = (
     "The preparation of this study failed, so it was not segmented. Those who run the service see why; they can have it "
@@ -79,7 +82,8 @@ def prepare(ctx: JobContext, study: Study) -> None:
         if study.state == StudyState.READY and _done(study, _inputs(_chosen(study))):
             return
         if study.state != StudyState.PREPARING:
-            STUDY_MACHINE.advance(study, "prepare", flag_code="", flag_message="")
+            STUDY_MACHINE.advance(study, "prepare")
+        clear_findings(study, by=STEP, raised_by=STEP)
     ctx.progress(0.01, "Checking the images")
     deidentify_study(ctx, study, start=0.02, end=_DEIDENTIFIED)
     failpoints.hit("imaging.prepare_deidentified")
@@ -150,14 +154,6 @@ def _chosen(study: Study) -> dict[str, Series]:
     return {str(name): series for name, series in best_series(study).items() if series.modality == MODALITY}
 
 
-def _reduced(study: Study, what: Assessable) -> dict[str, str]:
-    """What a study that is ready says of its missing sequences; another flag that it has already stays."""
-    study.refresh_from_db(fields=["flag_code"])
-    if study.flag_code or not what.reduced:
-        return {}
-    return {"flag_code": REDUCED, "flag_message": what.reason[:500]}
-
-
 def _nothing_usable(study: Study) -> tuple[str, str]:
     """Code of the flag and a sentence."""
     quarantined = study.instances.filter(state=InstanceState.QUARANTINED).count()
@@ -196,10 +192,9 @@ def _done(study: Study, inputs: str) -> bool:
 def give_up(job: Job, *, study_id: str) -> None:
     """The job that prepares it ended for good: the study has failed, until somebody has it prepared again."""
     study = Study.objects.get(pk=study_id)
-    if not STUDY_MACHINE.apply(
-        Study.objects.filter(pk=study_id), "fail", flag_code=FAILED, flag_message=FAILED_MESSAGE
-    ):
+    if not STUDY_MACHINE.apply(Study.objects.filter(pk=study_id), "fail"):
         return
+    raise_finding(study, FAILED, FAILED_MESSAGE, severity=FindingSeverity.STOPS, by=STEP)
     emit(STUDY_FLAGGED, subject=study.subject, study_id=study_id, code=FAILED)
     audit.record(
         "study.fail",
@@ -243,7 +238,8 @@ def _flag(ctx: JobContext, study: Study, start: _Start, code: str, message: str)
 
 
 def _write_flag(study: Study, code: str, message: str) -> None:
-    STUDY_MACHINE.advance(study, "flag", flag_code=code, flag_message=message[:500])
+    STUDY_MACHINE.advance(study, "flag")
+    raise_finding(study, code, message, severity=FindingSeverity.STOPS, by=STEP)
     emit(STUDY_FLAGGED, subject=study.subject, study_id=str(study.pk), code=code)
     audit.record(
         "study.flag",
@@ -316,5 +312,7 @@ def _store(
         if not what.regions:
             _write_flag(study, MISSING, what.reason)
             return
-        STUDY_MACHINE.advance(study, "volumes", **_reduced(study, what))
+        STUDY_MACHINE.advance(study, "volumes")
+        if what.reduced:
+            raise_finding(study, REDUCED, what.reason, severity=FindingSeverity.NOTE, by=STEP)
         emit(VOLUMES_READY, subject=study.subject, study_id=str(study.pk))

@@ -18,6 +18,7 @@ from reports.content.schema import SCHEMA, ReportContent
 
 __all__ = [
     "ConsensusChoice",
+    "FindingRow",
     "FusionQueued",
     "JobQueued",
     "JobStatus",
@@ -54,8 +55,17 @@ class PatientPointer(ApiAnswer):
     pseudonym: str
 
 
+class FindingRow(ApiAnswer):
+    """One thing that is wrong with a study, or to be known; ``severity``: stops, warning or note."""
+
+    code: str
+    severity: str
+    message: str
+    raised_at: Instant
+
+
 class StudyFlag(ApiAnswer):
-    """What is wrong with a study."""
+    """The heaviest of a study's findings."""
 
     code: str
     message: str
@@ -77,6 +87,7 @@ class StudyRow(ApiAnswer):
     modality: str
     state: str
     flag: StudyFlag | None
+    findings: tuple[FindingRow, ...]
     performed_at: Instant
     unsolicited: bool
     report: ReportPointer | None

@@ -32,6 +32,7 @@ from imaging.segmentation.manual_import import MAX_BYTES, accept_label_map
 from imaging.volumes.load import assessable_of, grid_of, latest_volume_set, load_volume
 from inference.panel.queries import latest_panel, panel_summary
 from oncoflow_site.api.answers import (
+    FindingRow,
     MeasurementAnswer,
     OutlineAnswer,
     PatientPointer,
@@ -132,13 +133,18 @@ def bring_in_outline(request: HttpRequest, study: Study) -> Segmentation:
 def study_row(study: Study) -> StudyRow:
     """A study in a list: pseudonym and state, no identity."""
     report = getattr(study, "report", None)
+    findings = tuple(
+        FindingRow(code=one.code, severity=one.severity, message=one.message, raised_at=one.raised_at)
+        for one in study.open_findings
+    )
     return StudyRow(
         id=str(study.id),
         patient=PatientPointer(id=str(study.patient_id), pseudonym=study.patient.pseudonym),
         order=str(study.order_id) if study.order_id else None,
         modality=study.modality,
         state=study.state,
-        flag=StudyFlag(code=study.flag_code, message=study.flag_message) if study.flag_code else None,
+        flag=StudyFlag(code=findings[0].code, message=findings[0].message) if findings else None,
+        findings=findings,
         performed_at=study.performed_at,
         unsolicited=study.unsolicited,
         report=ReportPointer(id=str(report.id), state=report.state) if report else None,
@@ -190,7 +196,11 @@ class StudyList(Base):
         ],
     )
     def get(self, request: Request) -> Response:
-        studies = Study.objects.filter(patient__in=patients_for(request.user)).select_related("patient", "report")
+        studies = (
+            Study.objects.filter(patient__in=patients_for(request.user))
+            .select_related("patient", "report")
+            .prefetch_related("findings")
+        )
         patient = request.query_params.get("patient")
         if patient:
             try:

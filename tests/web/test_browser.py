@@ -9,7 +9,8 @@ from django.test import Client
 from django.utils import timezone
 
 from clinical.models import User
-from imaging.models import Study
+from imaging.findings import raise_finding
+from imaging.models import FindingSeverity, Study
 from oncoflow_site.foundation.models import Job
 from reports.models import Report
 from tests.factories.report_studies import PASSWORD
@@ -103,9 +104,8 @@ def test_progress_arrives_by_itself(signed_in: Any, site: str, make_study: Any, 
     assert one(chromium, ".steps progress").get_property("value") == 0.75
     # The end: the page loads itself again and says what is to be said.
     Job.objects.filter(pk=job.pk).update(state="done", finished_at=timezone.now())
-    Study.objects.filter(pk=study.pk).update(
-        state="flagged", flag_code="no_t1c", flag_message="There is no contrast-enhanced T1."
-    )
+    raise_finding(study, "no_t1c", "There is no contrast-enhanced T1.", severity=FindingSeverity.STOPS, by="test")
+    Study.objects.filter(pk=study.pk).update(state="flagged")
     until(lambda: texts(chromium, "p.note[role=status]") == ["There is no contrast-enhanced T1."])
     assert not chromium.find_elements("css selector", "[data-events]")
     assert "Not assessed" in one(chromium, "#measures + p").text
