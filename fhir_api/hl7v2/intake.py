@@ -15,7 +15,7 @@ from fhir_api.hl7v2.structure import MessageDisposition, examine
 from fhir_api.models import Hl7Message, Hl7MessageState, Peer
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
-from oncoflow_site.foundation.errors import safe_error_text
+from oncoflow_site.foundation.errors import error_frames, safe_error_text
 from oncoflow_site.foundation.failpoints import hit
 from oncoflow_site.foundation.jobs import enqueue
 from oncoflow_site.foundation.request_id import bind_request_id, current_request_id
@@ -42,7 +42,8 @@ def receive(data: bytes, remote: str) -> bytes:
             batch = batch_messages(data)
             return _receive(data, remote) if batch is None else _receive_batch(batch, remote)
         except Exception as error:  # whatever it is, the sender must not take silence or AA for an answer
-            logger.error("mllp: message of %d bytes not stored: %s", len(data), safe_error_text(error))
+            text, frames = safe_error_text(error), error_frames(error)
+            logger.error("mllp: message of %d bytes not stored: %s [%s]", len(data), text, frames)
             return _answer(_header(data), (Fault("207", "MSH^1", "The message could not be stored."),), transient=True)
         finally:
             if not connection.in_atomic_block:

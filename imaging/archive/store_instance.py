@@ -33,7 +33,14 @@ from imaging.models import Instance, InstanceState, Series, Study, StudySource
 from imaging.states import StudyState
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
-from oncoflow_site.foundation.errors import EngineError, TransientError, UserVisibleError, safe_error_text
+from oncoflow_site.foundation.errors import (
+    EngineError,
+    PermanentError,
+    TransientError,
+    UserVisibleError,
+    error_frames,
+    safe_error_text,
+)
 
 __all__ = ["DeclaredPatient", "ReceiveCache", "StoredInstance", "file_again", "store_instance"]
 
@@ -50,8 +57,8 @@ _AUDIT_SECONDS = 60.0
 class StoredInstance:
     """What became of one instance.
 
-    :param status: DICOM C-STORE status (PS3.4 Table B.2-1): 0x0000 success; 0xA700 out of resources; 0xA900 data set
-        does not match its SOP class; 0xC000 cannot understand.
+    :param status: DICOM C-STORE status (PS3.4 Table B.2-1): 0x0000 success; 0xA700 out of resources, which a failure of
+        this service is too: try again; 0xA900 data set does not match its SOP class; 0xC000 cannot understand.
     :param reason: why it was refused or quarantined; holds no identity.
     :param study_id: the study it was filed under, if any.
     :param duplicate: True when it was here already and nothing was done.
@@ -135,12 +142,13 @@ def store_instance(
         return _refused(error, peer)
     except TransientError:
         return _refused(BadInstance(OUT_OF_RESOURCES, "the storage cannot take it now"), peer)
-    except (EngineError, UserVisibleError):
+    except (PermanentError, UserVisibleError):
         return _refused(BadInstance(CANNOT_UNDERSTAND, "it cannot be filed"), peer)
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # A header that nobody thought of: this instance is refused, those beside it are not disturbed.
-        logger.error("an instance was refused: %s", safe_error_text(error))
-        return _refused(BadInstance(CANNOT_UNDERSTAND, f"it cannot be filed ({type(error).__name__})"), peer)
+    except (ArithmeticError, AttributeError, EngineError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # Our own fault, whatever the header holds: the sender is to keep the instance and try again, and those beside it
+        # are not disturbed. 0xC000 would be final to a scanner, and the image lost to us.
+        logger.error("an instance was not filed: %s [%s]", safe_error_text(error), error_frames(error))
+        return _refused(BadInstance(OUT_OF_RESOURCES, f"the service failed ({type(error).__name__})"), peer)
     raise AssertionError("unreachable")
 
 

@@ -26,14 +26,14 @@ from pynetdicom.events import Event
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from audit import services as audit
-from imaging.archive.filing_header import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
+from imaging.archive.filing_header import OUT_OF_RESOURCES
 from imaging.archive.store_instance import ReceiveCache, store_instance
 from imaging.dicom.file_meta import Implementation, file_meta
 from imaging.dicom.transfer_syntaxes import ACCEPTED, NATIVE_LITTLE
 from imaging.dimse import storage_commitment
 from imaging.dimse.transport import MAX_PDU, Server, in_flight
 from imaging.models import DicomPeer, StudySource
-from oncoflow_site.foundation.errors import safe_error_text
+from oncoflow_site.foundation.errors import error_frames, safe_error_text
 from oncoflow_site.foundation.request_id import bind_request_id
 
 __all__ = ["StorageScp"]
@@ -183,7 +183,8 @@ class StorageScp:
                 peer = DicomPeer.objects.get(ae_title=title, active=True)
                 return storage_commitment.answer(peer, event.action_type, event.action_information), None
         except Exception as error:
-            logger.error("a storage commitment request of %s failed: %s", title, safe_error_text(error))
+            text, frames = safe_error_text(error), error_frames(error)
+            logger.error("a storage commitment request of %s failed: %s [%s]", title, text, frames)
             connection.close()
             return 0x0110, None  # processing failure
 
@@ -217,9 +218,9 @@ class StorageScp:
         except MemoryError:
             return _answer(OUT_OF_RESOURCES, "not enough memory")
         except Exception as error:  # the sender must learn that it was not stored
-            logger.error("C-STORE of %s failed: %s", title, safe_error_text(error))
+            logger.error("C-STORE of %s failed: %s [%s]", title, safe_error_text(error), error_frames(error))
             connection.close()
-            return _answer(OUT_OF_RESOURCES if _is_database(error) else CANNOT_UNDERSTAND, "it could not be stored")
+            return _answer(OUT_OF_RESOURCES, "it could not be stored")  # not the sender's fault: it tries again
         finally:
             with self._running:
                 self._in_handler -= 1
@@ -233,10 +234,6 @@ def _answer(status: int, reason: str) -> int | Any:
     answer.Status = status
     answer.ErrorComment = reason[:64]
     return answer
-
-
-def _is_database(error: BaseException) -> bool:
-    return type(error).__module__.startswith("django.db")
 
 
 def _is_host(host: str, address: str) -> bool:

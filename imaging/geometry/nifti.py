@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imaging.geometry.grid import MAX_VOXELS, GeometryError, Grid
 
-__all__ = ["encode_nifti", "read_nifti", "write_nifti"]
+__all__ = ["encode_nifti", "read_nifti", "read_nifti_grid", "write_nifti"]
 
 
 _NIFTI_HEAD = 540  # of NIfTI-2; NIfTI-1 has 348
@@ -93,6 +93,29 @@ def read_nifti(data: bytes, *, as_float: bool = True) -> tuple[NDArray[Any], Gri
         raise GeometryError(f"the file is not a readable NIfTI image ({type(error).__name__})") from None
     array = np.ascontiguousarray(values.reshape(shape).transpose(2, 1, 0))
     return array, Grid(affine, (shape[0], shape[1], shape[2]))
+
+
+def read_nifti_grid(data: bytes) -> Grid:
+    """The grid that the header says, without unpacking a voxel.
+
+    :raises GeometryError: not a NIfTI, not three-dimensional, or an unusable affine.
+    """
+    try:
+        head = data[:_NIFTI_HEAD]
+        if data[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                head = packed.read(_NIFTI_HEAD)
+        kind = _nifti_kind(head)
+        header = kind.header_class(bytes(head[: kind.header_class.sizeof_hdr]))
+        shape = [int(n) for n in header.get_data_shape()]
+        while len(shape) > 3 and shape[-1] == 1:
+            shape.pop()
+        affine = np.asarray(header.get_best_affine())
+    except Exception as error:
+        raise GeometryError(f"the file is not a readable NIfTI image ({type(error).__name__})") from None
+    if len(shape) != 3:
+        raise GeometryError("the NIfTI file does not hold one three-dimensional image")
+    return Grid(affine, (shape[0], shape[1], shape[2]))
 
 
 def _nifti_kind(head: bytes | bytearray) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from clinical import services as clinical
 from imaging.archive import completion
+from imaging.archive.filing_header import OUT_OF_RESOURCES
 from imaging.archive.store_instance import DeclaredPatient, ReceiveCache, StoredInstance, store_instance
 from imaging.intake.byte_sources import ByteSource, FileSource, sources_of_paths
 from imaging.intake.declaration import Declaration
@@ -21,7 +22,7 @@ from imaging.intake.door import Door, Ingested
 from imaging.intake.file_contents import MAX_TOTAL, contents
 from imaging.intake.nifti_import import declare_nifti, declared_authority, declared_patient, nifti_study
 from imaging.models import Instance, Study
-from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.errors import TransientError, UserVisibleError
 
 __all__ = ["bring_in", "ingest"]
 
@@ -101,6 +102,8 @@ class _Run:
         stored = store_instance(
             data, source=self.door.source, peer=self.door.peer, cache=self.cache, declared=self.declared
         )
+        if stored.status == OUT_OF_RESOURCES:
+            raise TransientError(f"a file was not stored: {stored.reason}")
         ours = self._stored_before(data, stored)
         if stored.status:
             kind = "refused"

@@ -17,9 +17,8 @@ from audit import services as audit
 from imaging.brats.assessability import left_unassessed
 from imaging.brats.regions import REGIONS
 from imaging.events import MASK_CORRECTED
-from imaging.geometry.grid import GeometryError, Grid
-from imaging.geometry.nifti import read_nifti
-from imaging.geometry.resample import resample
+from imaging.geometry.grid import GeometryError, Grid, to_ras
+from imaging.geometry.nifti import read_nifti, read_nifti_grid
 from imaging.models import Segmentation, SegmentationKind, Study
 from imaging.segmentation.label_maps import WrittenLabels, current_segmentation, save_segmentation, write_labels
 from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
@@ -30,7 +29,6 @@ __all__ = ["MAX_BYTES", "accept_label_map", "put_in_force"]
 
 MAX_BYTES = 32 << 20
 _LABELS = (0, 1, 2, 3)
-_LEAST_KEPT = 0.8
 
 
 def accept_label_map(
@@ -42,7 +40,7 @@ def accept_label_map(
     ``assessed``; else it stays not assessed.
 
     :param data: NIfTI, gzipped or not: 0 background, 1 NCR, 2 ED, 3 ET, in the world frame (RAS mm) of the study's volumes.
-        Another grid than theirs is taken to it by the nearest voxel.
+        On their grid, its axes in any order and direction: what was drawn on another one is not resampled to it.
     :param author: user name of who drew it. :param reason: why, in that person's words; free of identity.
     :param assessed: regions that the person looked for, also where they outlined none: "there is none" is a finding too.
     :raises UserVisibleError: with a code, for anything that cannot be this study's segmentation.
@@ -54,11 +52,17 @@ def accept_label_map(
         )
     if len(data) > MAX_BYTES:
         raise UserVisibleError(f"The file is larger than {MAX_BYTES >> 20} MiB.", code="too-large")
+    wanted = grid_of(volume_set)
     try:
-        values, grid = read_nifti(data, as_float=True)
+        # A few kilobytes may unpack to gigabytes: what the header says comes first.
+        if sorted(read_nifti_grid(data).shape_xyz) != sorted(wanted.shape_xyz):
+            raise _other_frame()
+        values, grid = _turned(*read_nifti(data, as_float=True))
     except GeometryError as error:
         raise UserVisibleError(f"This is no label map: {error}.", code="unreadable") from None
-    labels = _on_grid(_whole_labels(values), grid, grid_of(volume_set))
+    if not grid.same_as(wanted):
+        raise _other_frame()
+    labels = _whole_labels(values)
     if not set(assessed) <= set(REGIONS):
         raise UserVisibleError(f"The regions are {', '.join(REGIONS)}.", code="region")
     left_out = left_unassessed(assessable_of(volume_set), np.unique(labels).tolist(), assessed)
@@ -115,17 +119,14 @@ def _whole_labels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _on_grid(labels: NDArray[np.uint8], grid: Grid, wanted: Grid) -> NDArray[np.uint8]:
-    if grid.same_as(wanted):
-        return labels
-    moved = np.asarray(resample(labels, grid, wanted, nearest=True), dtype=np.uint8)
-    drawn = float(np.count_nonzero(labels)) * grid.voxel_volume_mm3()
-    kept = float(np.count_nonzero(moved)) * wanted.voxel_volume_mm3()
-    # Another spacing changes a volume by some per cent; a mask in another frame loses much or all of it.
-    if kept < _LEAST_KEPT * drawn:
-        raise UserVisibleError(
-            "The outline lies outside this study's images, so it cannot be theirs.",
-            what_to_do="Export it in the frame of the volumes of this study.",
-            code="other-frame",
-        )
-    return moved
+def _turned(values: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], Grid]:
+    """The same voxels with their axes in the order and direction of our volumes."""
+    return to_ras(values, grid.affine)
+
+
+def _other_frame() -> UserVisibleError:
+    return UserVisibleError(
+        "The outline does not lie on the grid of this study's volumes, so it cannot be theirs.",
+        what_to_do="Draw it on the volumes of this study and export it as it was drawn.",
+        code="other-frame",
+    )

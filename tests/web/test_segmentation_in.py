@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from django.test import Client
@@ -14,7 +17,7 @@ from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import Patient, User
 from imaging.geometry.grid import Grid
-from imaging.geometry.nifti import write_nifti
+from imaging.geometry.nifti import read_nifti, write_nifti
 from imaging.models import Segmentation, Study
 from imaging.segmentation.label_maps import current_segmentation, load_labels
 from oncoflow_site.foundation.jobs import run_pending
@@ -64,12 +67,32 @@ def test_it_is_put_in_force_measured_and_reported(drafted: Report, reader: Clien
     assert study.measurements.filter(segmentation=current).exists()
 
 
-def test_another_grid_of_the_same_frame_is_taken_to_the_studys(drafted: Report, reader: Client) -> None:
-    fine = Grid(np.diag([0.5, 0.5, 0.5, 1.0]), (52, 56, 48))
-    assert send(reader, drafted.study, outline(fine)).status_code == 201
+def test_the_studys_grid_with_its_axes_turned_is_the_studys_grid(drafted: Report, reader: Client) -> None:
+    whole, _ = read_nifti(outline(), as_float=False)
+    mirrored = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirrored[0, 3] = GRID.shape_xyz[0] - 1
+    turned = Grid(GRID.affine @ mirrored, GRID.shape_xyz)
+    assert send(reader, drafted.study, write_nifti(whole[:, :, ::-1], turned)).status_code == 201
     current = current_segmentation(drafted.study)
     assert current is not None
-    assert 60 <= np.count_nonzero(load_labels(current)) <= 150
+    assert np.array_equal(load_labels(current), whole)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_by_its_header(drafted: Report, reader: Client) -> None:
+    shape = (400, 400, 400)
+    head = nib.Nifti1Header()
+    head.set_data_dtype(np.uint8)
+    head.set_data_shape(shape)
+    head.set_sform(np.eye(4), code=1)
+    head["vox_offset"], head["magic"] = 352, b"n+1"
+    bomb = gzip.compress(head.binaryblock + b"\0\0\0\0" + bytes(64_000_000), 9)
+    assert len(bomb) < 100_000
+    tracemalloc.start()
+    answer = send(reader, drafted.study, bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answer.json()["type"] == "urn:oncoflow:problem:other-frame"
+    assert peak < 16 << 20
 
 
 elsewhere = np.eye(4)
@@ -83,8 +106,9 @@ elsewhere[:3, 3] = 300.0
         (outline(value=4), "labels"),
         (write_nifti(np.full((24, 28, 26), 1.5, np.float32), GRID), "labels"),
         (write_nifti(np.ones((24, 28, 26), np.uint8), Grid(elsewhere, (26, 28, 24))), "other-frame"),
+        (outline(Grid(np.diag([0.5, 0.5, 0.5, 1.0]), (52, 56, 48))), "other-frame"),
     ],
-    ids=["nonsense", "label 4", "no whole labels", "another frame"],
+    ids=["nonsense", "label 4", "no whole labels", "another frame", "another grid"],
 )
 def test_what_cannot_be_this_studys_is_refused(data: bytes, code: str, drafted: Report, reader: Client) -> None:
     before = Segmentation.objects.count()

@@ -138,13 +138,15 @@ def test_a_date_that_no_examination_has_is_no_date(day):
 
 
 @pytest.mark.django_db
-def test_what_nobody_thought_of_refuses_one_instance_and_says_nothing_of_it(monkeypatch):
+def test_a_fault_of_ours_asks_the_sender_to_try_again_and_says_nothing_of_the_instance(monkeypatch, caplog):
     def stumble(facts):
         raise KeyError("Quastenflosser^Hildegund")
 
     monkeypatch.setattr("imaging.archive.study_records.acquisition_parameters", stumble)
     stored = store(as_file(dataset()))
-    assert (stored.status, stored.reason) == (0xC000, "it cannot be filed (KeyError)")
+    assert (stored.status, stored.reason) == (0xA700, "the service failed (KeyError)")
+    assert " stumble < imaging/archive/study_records.py:" in caplog.text
+    assert "Quasten" not in caplog.text
     assert not Instance.objects.exists()
     assert "Quasten" not in str(AuditRow.objects.get(event="dicom.refuse").detail)
 
