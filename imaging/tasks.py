@@ -62,6 +62,13 @@ def preparation_failed(job: Job, *, study_id: str) -> None:
     prepare.give_up(job, study_id=study_id)
 
 
+def measurement_failed(job: Job, *, study_id: str) -> None:
+    """See `imaging.longitudinal.compare_study.give_up`."""
+    from imaging.longitudinal import compare_study
+
+    compare_study.give_up(job, study_id=study_id)
+
+
 @job("imaging.publish_study", queue="default", lease_s=120, locks=published_study)
 def publish_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: de-identified instances. After: those that may be shown are offered through DICOMweb."""
@@ -94,7 +101,13 @@ def prepare_study(ctx: JobContext, *, study_id: str) -> None:
     prepare.prepare(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.measure_study", queue="default", lease_s=120, locks=measurement_of)
+@job(
+    "imaging.measure_study",
+    queue="default",
+    lease_s=120,
+    locks=measurement_of,
+    on_dead=measurement_failed,
+)
 def measure_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: an outline in force. After: its volumes, diameters and midline shift are kept (event study.measured)."""
     from imaging.longitudinal import measure_study
@@ -102,7 +115,13 @@ def measure_study(ctx: JobContext, *, study_id: str) -> None:
     measure_study.measure_study(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
-@job("imaging.compare_study", queue="default", lease_s=120, locks=patients_lesions)
+@job(
+    "imaging.compare_study",
+    queue="default",
+    lease_s=120,
+    locks=patients_lesions,
+    on_dead=measurement_failed,
+)
 def compare_study(ctx: JobContext, *, study_id: str) -> None:
     """Before: measured. After: its lesions followed, compared with every earlier study (event comparison.ready)."""
     from imaging.longitudinal import compare_study

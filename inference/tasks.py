@@ -23,7 +23,14 @@ __all__ = [
 ]
 
 
-@job("inference.convene_panel", queue="default")
+def convening_failed(job: Job, *, study_id: str) -> None:
+    """See `inference.panel.convene.give_up`."""
+    from inference.panel import convene
+
+    convene.give_up(job, study_id=study_id)
+
+
+@job("inference.convene_panel", queue="default", on_dead=convening_failed)
 def convene_panel(ctx: JobContext, *, study_id: str, after: str = "") -> None:
     """Before: study ready. After: a panel with one waiting run for each expert, each with its job.
 

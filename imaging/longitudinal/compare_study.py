@@ -14,6 +14,7 @@ from django.db.models import Max, Q
 
 from audit import services as audit
 from imaging.events import COMPARISON_READY
+from imaging.findings import clear_findings, raise_finding
 from imaging.longitudinal import lesion_tracking
 from imaging.longitudinal.alignment import Aligner
 from imaging.longitudinal.comparability import why_not_comparable
@@ -22,7 +23,7 @@ from imaging.longitudinal.history import current_measurements, earlier_studies, 
 from imaging.longitudinal.measure_study import cut_to_tumour, midline_of, volumetry_of
 from imaging.measurement.lesion_location import located
 from imaging.measurement.lesions import find_lesions
-from imaging.models import Measurement, Segmentation, Study
+from imaging.models import FindingSeverity, Measurement, Segmentation, Study
 from imaging.preprocessing.rigid import Registration
 from imaging.schemas.measurement import LesionMeasurement, MeasuredAnatomy
 from imaging.schemas.outline import OutlineSource
@@ -38,13 +39,19 @@ from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.jobs import enqueue
+from oncoflow_site.foundation.models import Job
 
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
 
-__all__ = ["compare_study"]
+__all__ = ["compare_study", "give_up"]
 
 JOB = "imaging.compare_study"
+NOT_COMPARED = "not-compared"
+NOT_COMPARED_MESSAGE = (
+    "The outline of this study could not be measured or compared with earlier studies, so its report is not up to date. "
+    "Those who run the service see why; they can have it done again."
+)
 WAIT_FOR_EARLIER = timedelta(minutes=10)
 LOOK_AGAIN = timedelta(seconds=3)
 
@@ -90,6 +97,7 @@ def compare_study(ctx: JobContext, study: Study) -> None:
             anatomy=MeasuredAnatomy(midline_shift=volumetry.midline_shift),
         )
         write_comparisons(study, measurement, priors, registrations)
+        clear_findings(study, NOT_COMPARED, by="comparison")
         emit(COMPARISON_READY, subject=study.subject, study_id=str(study.pk), measurement_id=str(measurement.pk))
         audit.record(
             "study.compare",
@@ -100,6 +108,13 @@ def compare_study(ctx: JobContext, study: Study) -> None:
             source="worker",
         )
         _rerun_later(study, measurement)
+
+
+def give_up(job: Job, *, study_id: str) -> None:
+    """The job that measures or compares it ended for good: the study says that its report is behind its outline."""
+    study = Study.objects.get(pk=study_id)
+    if current_segmentation(study) is not None:
+        raise_finding(study, NOT_COMPARED, NOT_COMPARED_MESSAGE, severity=FindingSeverity.WARNING, by="comparison")
 
 
 def _wait_for_earlier(study: Study, segmentation: Segmentation) -> bool:

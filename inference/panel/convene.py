@@ -15,7 +15,8 @@ from django.db.models import QuerySet
 from audit import services as audit
 from clinical.models import OrderPriority
 from imaging.brats.sequences import PANEL_SEQUENCES
-from imaging.models import Study, StudyState
+from imaging.findings import clear_findings, raise_finding
+from imaging.models import FindingSeverity, Study, StudyState
 from imaging.volumes.load import latest_volume_set
 from inference.experts.common.input_requirements import NotRunnable, plan
 from inference.models import ExpertRun, ExpertState, ModelStatus, ModelVersion, PanelRun, PanelState
@@ -29,8 +30,13 @@ from oncoflow_site.foundation.models import Job, JobState
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
 
-__all__ = ["convene", "enqueue_conclusion", "job_priority", "overall_deadline"]
+__all__ = ["convene", "enqueue_conclusion", "give_up", "job_priority", "overall_deadline"]
 
+NO_PANEL = "no-panel"
+NO_PANEL_MESSAGE = (
+    "No panel of models could be convened over this study. Those who run the service see why; a person can outline the "
+    "tumour, or the study is prepared again."
+)
 RUN_JOB = "inference.run_expert"
 CONCLUDE_JOB = "inference.conclude_panel"
 ENDED_WITHOUT_A_RESULT = (PanelState.CANCELLED, PanelState.FAILED)
@@ -82,6 +88,7 @@ def convene(ctx: JobContext, study: Study, *, after: str = "") -> None:
                 kwargs={"expert_run_id": str(run.pk)},
                 priority=priority,
             )
+        clear_findings(study, NO_PANEL, by="panel")
         failpoints.hit("inference.convene_commit")
         # Concludes also when an expert's job is lost for good: nobody waits for a panel for ever.
         enqueue(
@@ -102,6 +109,14 @@ def convene(ctx: JobContext, study: Study, *, after: str = "") -> None:
             detail={"panel": str(panel.pk), "experts": [run.expert for run in runs]},
             source="worker",
         )
+
+
+def give_up(job: Job, *, study_id: str) -> None:
+    """The job that convenes it ended for good: the study says that no model looked at it."""
+    study = Study.objects.get(pk=study_id)
+    volume_set = latest_volume_set(study)
+    if study.state == StudyState.READY and not PanelRun.objects.filter(volume_set=volume_set).exists():
+        raise_finding(study, NO_PANEL, NO_PANEL_MESSAGE, severity=FindingSeverity.WARNING, by="panel")
 
 
 def _expert_run(

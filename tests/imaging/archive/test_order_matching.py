@@ -15,7 +15,7 @@ from imaging.archive.store_instance import store_instance
 from imaging.models import Study
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.models import Event
-from tests.imaging.dicomfiles import as_file, dataset
+from tests.factories.dicom_files import as_file, dataset
 
 pytestmark = pytest.mark.django_db
 
