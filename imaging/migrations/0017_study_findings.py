@@ -40,7 +40,7 @@ def put_back(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("imaging", "0015_commitment_failed"),
+        ("imaging", "0016_commitment_failed"),
     ]
 
     operations = [

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("imaging", "0014_volume_facts"),
+        ("imaging", "0015_outline_acceptance"),
     ]
 
     operations = [
