@@ -39,7 +39,7 @@ def test_what_must_not_meet_has_a_lock_and_experts_have_none() -> None:
     locked = {name for name, kind in job_kinds().items() if kind.locks is not None}
     assert {
         "imaging.prepare_study",
-        "imaging.measure_and_compare",
+        "imaging.compare_study",
         "inference.conclude_panel",
         "reports.draft",
     } <= locked

@@ -371,7 +371,7 @@ def test_an_attempt_that_was_killed_counts_what_it_stored(sender: Sender, monkey
             raise ConnectionError("the machine went away")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(store_instance, "store_instance", dies)
+    monkeypatch.setattr("imaging.intake.file_import.store_instance", dies)
     run_pending("default")
     assert Instance.objects.count() == 5
     assert sender.state(upload)["state"] == "ingesting"
