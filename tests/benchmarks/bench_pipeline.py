@@ -94,11 +94,11 @@ def _counting() -> None:
     """Count whole walks, parses and decryptions, wherever they happen."""
     import pydicom.filereader as filereader
 
-    from imaging.dicom import elements, preflight
+    from imaging.dicom import elements
     from oncoflow_site.foundation import objects
 
     read_partial, reader_elements = filereader.read_partial, elements.ElementReader.elements
-    walk_elements, iter_chunks = preflight._PreflightWalk.elements, objects.iter_chunks
+    reader_survey, iter_chunks = elements.ElementReader.survey, objects.iter_chunks
 
     def parsed(*args: Any, **kwargs: Any) -> Any:
         dataset = read_partial(*args, **kwargs)
@@ -111,10 +111,10 @@ def _counting() -> None:
             COUNTED["parses"] += 1
         return reader_elements(self, position, end, implicit=implicit, depth=depth)
 
-    def walked(self: Any, position: int, end: int, depth: int, *args: Any, **kwargs: Any) -> Any:
-        if depth == 0 and end == len(self.data):
+    def surveyed(self: Any, position: int, end: int, **kwargs: Any) -> Any:
+        if end == len(self.data):  # not of the file meta information alone
             COUNTED["parses"] += 1
-        return walk_elements(self, position, end, depth, *args, **kwargs)
+        return reader_survey(self, position, end, **kwargs)
 
     def decrypted(item: Any, **kwargs: Any) -> Any:
         row = objects._row(item)
@@ -124,7 +124,7 @@ def _counting() -> None:
 
     filereader.read_partial = parsed
     elements.ElementReader.elements = indexed  # type: ignore[method-assign]
-    preflight._PreflightWalk.elements = walked  # type: ignore[method-assign]
+    elements.ElementReader.survey = surveyed  # type: ignore[method-assign]
     objects.iter_chunks = decrypted
 
 

@@ -9,7 +9,7 @@ import pytest
 from fhir_api.hl7v2.oru import _ts
 from fhir_api.r4.server.inbound import _dated
 from oncoflow_site.foundation.clock import DatedMoment, Precision, local, offset_name
-from reports.content.figures import date_text, moment_text
+from oncoflow_site.foundation.figures import date_text, moment_text
 
 
 def test_a_day_is_the_day_on_which_it_was_at_the_site(settings):

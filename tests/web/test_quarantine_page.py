@@ -22,7 +22,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> Instance:
     """A secondary capture that nothing could read, as where Tesseract is not installed."""
-    monkeypatch.setattr(pixel_inspection.text, "available", lambda: False)
+    monkeypatch.setattr(pixel_inspection.burned_in_text, "available", lambda: False)
     store_instance(as_file(dataset(SOPClassUID=SECONDARY_CAPTURE)), source="dicom", peer="SCANNER1")
     study = Study.objects.get()
     deidentify_study(context(study), study)

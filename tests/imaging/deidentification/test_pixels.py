@@ -95,8 +95,8 @@ def test_every_frame_is_read_and_equal_frames_once(monkeypatch):
         return burned_in_text.TextInspection(frame[0, 0] < 2, "text")
 
     monkeypatch.setattr(pixel_inspection, "frames_of", lambda data: iter(frames))
-    monkeypatch.setattr(pixel_inspection.text, "look_for_text", look_at)
-    monkeypatch.setattr(pixel_inspection.text, "available", lambda: True)
+    monkeypatch.setattr(pixel_inspection.burned_in_text, "look_for_text", look_at)
+    monkeypatch.setattr(pixel_inspection.burned_in_text, "available", lambda: True)
     assert "text was seen" in pixel_inspection.apart_because(b"", decide(SC, [], ""), lambda: None)
     assert seen == [0.0, 1.0, 2.0]
 
@@ -156,7 +156,7 @@ def test_a_name_in_the_pixels_is_kept_apart_until_a_person_releases_it(tesseract
 
 @pytest.mark.django_db
 def test_without_tesseract_a_doubtful_picture_stays_apart(monkeypatch):
-    monkeypatch.setattr(pixel_inspection.text, "available", lambda: False)
+    monkeypatch.setattr(pixel_inspection.burned_in_text, "available", lambda: False)
     study, instance = taken(instance_with(head(), SOPClassUID=SC))
     deidentify_study(context(study), study)
     instance.refresh_from_db()
