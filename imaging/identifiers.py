@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from oncoflow_site.foundation import keys
 
@@ -36,11 +37,13 @@ class StudyIdentity:
 
 @dataclass(frozen=True)
 class SeriesIdentity:
-    """Series level identifiers as sent, with the description before cleaning."""
+    """Series level identifiers as sent, with the description before cleaning and what else its header says of the acquisition
+    (`imaging.dicom.acquisition.to_json`; its free text may name somebody)."""
 
     series_instance_uid: str
     frame_of_reference: str = ""
     description: str = ""
+    acquisition: dict[str, Any] = field(default_factory=dict)
 
 
 def seal(

@@ -117,6 +117,7 @@ class FilingHeader:
 
     :ivar content_sha256: of the data set as it came, without preamble and file meta information.
     :ivar declared: a person said whose it is, whatever name the header has.
+    :ivar on_day: of ``performed_at`` only the day is known.
     :ivar doubt: why the patient it names cannot be believed; empty where nothing speaks against it.
     :ivar undated: why ``performed_at`` is None, where it is: no date at all, or which one cannot be read.
     :ivar repaired: the file as PS3.10 has it, where what was received was not (`imaging.dicom.part10`): to be stored.
@@ -143,6 +144,7 @@ class FilingHeader:
     declared: bool = False
     undated: str = "no study date (0008,0020)"
     repaired: bytes | None = field(default=None, repr=False, compare=False)
+    on_day: bool = False
 
     @property
     def dataset(self) -> Dataset:
@@ -243,6 +245,7 @@ def _header(
     dataset = _Texts(values, parse)
     issuer = _text(dataset, "IssuerOfPatientID")
     content = hashlib.sha256(memoryview(data)[start:])
+    moment, on_day = _moment(dataset)
     return FilingHeader(
         sop_class_uid=_uid(dataset, "SOPClassUID"),
         sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
@@ -254,7 +257,8 @@ def _header(
         authority=issuer or str(settings.ONCOFLOW_ASSIGNING_AUTHORITY),
         accession=_text(dataset, "AccessionNumber"),
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
-        performed_at=_moment(dataset),
+        performed_at=moment,
+        on_day=on_day,
         modality=_modality(dataset),
         series_number=integer(dataset.get("SeriesNumber")),
         instance_number=integer(dataset.get("InstanceNumber")),
@@ -342,16 +346,19 @@ def _zone(dataset: _Source) -> tzinfo:
     return ZoneInfo(settings.TIME_ZONE)  # type: ignore[arg-type]
 
 
-def _moment(dataset: _Source) -> datetime | None:
-    """When the study was made: study, series, acquisition or content date, in that order; aware."""
+def _moment(dataset: _Source) -> tuple[datetime | None, bool]:
+    """When the study was made (study, series, acquisition or content date, in that order; aware), and whether only the day
+    is known: the time is noon then, and none."""
     for name in ("Study", "Series", "Acquisition", "Content"):
         day = _date(_text(dataset, f"{name}Date"))
         if day is None or not 1900 <= day.year <= 2900:  # no examination, and no moment in every time zone
             continue
         match = re.match(r"(\d{2}):?(\d{2})?:?(\d{2})?", _text(dataset, f"{name}Time"))
         hour, minute, second = (min(int(part or 0), 59) for part in match.groups()) if match else (12, 0, 0)
-        return datetime(day.year, day.month, day.day, min(hour, 23), minute, second, tzinfo=_zone(dataset))
+        moment = datetime(day.year, day.month, day.day, min(hour, 23), minute, second, tzinfo=_zone(dataset))
+        return moment, match is None
     match = re.match(r"(\d{8})(\d{2})?(\d{2})?(\d{2})?", _text(dataset, "AcquisitionDateTime"))
     if match and (day := _date(match[1])) and 1900 <= day.year <= 2900:
-        return datetime(day.year, day.month, day.day, min(int(match[2] or 12), 23), tzinfo=_zone(dataset))
-    return None
+        hour = min(int(match[2] or 12), 23)
+        return datetime(day.year, day.month, day.day, hour, tzinfo=_zone(dataset)), match[2] is None
+    return None, False

@@ -162,6 +162,7 @@ def _as_declared(header: FilingHeader, declared: DeclaredPatient) -> FilingHeade
         authority=declared.authority,
         patient_id=declared.patient_id,
         performed_at=header.performed_at or declared.performed_at,
+        on_day=header.on_day if header.performed_at else True,
         declared=True,
         doubt="" if named in (None, told) else "its header names another patient than was declared",
     )

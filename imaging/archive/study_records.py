@@ -6,7 +6,7 @@ from clinical.models import Patient
 from imaging.archive import completion
 from imaging.archive.filing_header import FilingHeader
 from imaging.deidentification.value_cleaning import clean_words
-from imaging.dicom.acquisition import acquisition_parameters
+from imaging.dicom.acquisition import acquisition_parameters, to_json
 from imaging.identifiers import SeriesIdentity, StudyIdentity, accession_index, map_uid, open_study, seal, uid_index
 from imaging.models import PriorStudy, Series, Study, StudyPurpose
 from imaging.recognition.learned_protocols import as_said, protocol_of
@@ -33,6 +33,7 @@ def create_study(header: FilingHeader, patient: Patient, source: str) -> Study:
         deidentified_uid=map_uid(header.study_uid),
         ciphertext=seal(subject, identity, context="study"),
         performed_at=header.performed_at,
+        performed_on_day=header.on_day,
         modality=header.modality or "MR",
         source=source,
         purpose=StudyPurpose.READ if asked is None else StudyPurpose.PRIOR,
@@ -53,7 +54,7 @@ def series_of(header: FilingHeader, study: Study) -> Series:
     protocol = protocol_of(facts)
     recognition = as_said(recognise_facts(facts), protocol)
     description = str(header.dataset.get("SeriesDescription") or "")[:200]
-    identity = SeriesIdentity(header.series_uid, header.frame_of_reference, description)
+    identity = SeriesIdentity(header.series_uid, header.frame_of_reference, description, to_json(facts))
     return Series.objects.create(
         study=study,
         uid_index=uid_index(header.series_uid),

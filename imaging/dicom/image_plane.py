@@ -16,7 +16,16 @@ from imaging.dicom.functional_groups import FunctionalGroups
 from imaging.dicom.transfer_syntaxes import NATIVE_LITTLE
 from oncoflow_site.foundation.errors import UserVisibleError
 
-__all__ = ["READ_TAGS", "ImagePlane", "VolumeRefused", "image_planes", "pixels_of", "stored_type"]
+__all__ = [
+    "READ_TAGS",
+    "ImagePlane",
+    "VolumeRefused",
+    "image_planes",
+    "is_tiled",
+    "pixels_of",
+    "stored_type",
+    "tiles_refused",
+]
 
 _READ_TAGS = (
     "SpecificCharacterSet ImageType SOPInstanceUID Rows Columns NumberOfFrames SamplesPerPixel BitsAllocated BitsStored "
@@ -25,7 +34,14 @@ _READ_TAGS = (
     "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence ExtendedOffsetTable ExtendedOffsetTableLengths "
     "LossyImageCompression PixelData FloatPixelData DoubleFloatPixelData"
 )
-READ_TAGS = _READ_TAGS.split()
+# How many slices lie beside each other in one frame, by scanner: (group, creator, element of its block).
+_TILES = (
+    (0x0065, "Image Private Header", 0x50),
+    (0x0065, "Image Private Header", 0x51),
+    (0x0019, "SIEMENS MR HEADER", 0x0A),
+)
+_PRIVATE_TAGS = (0x00650010, 0x00651050, 0x00651051, 0x00190010, 0x0019100A)
+READ_TAGS: list[str | int] = [*_READ_TAGS.split(), *_PRIVATE_TAGS]
 """What reading a stack needs of a file: for ``specific_tags`` of `pydicom.dcmread`."""
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -64,8 +80,8 @@ def image_planes(dataset: Dataset, source: int) -> Iterator[ImagePlane]:
 
     :raises VolumeRefused: mosaic, not-a-volume, no-geometry, undecodable.
     """
-    if "MOSAIC" in [str(part) for part in dataset.get("ImageType") or []]:
-        raise VolumeRefused("mosaic", "This series is a mosaic: its slices share one plane and cannot be placed.")
+    if is_tiled(dataset):
+        raise tiles_refused()
     shape = (int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
     if min(shape) < 1 or not any(name in dataset for name in _PIXELS):
         raise VolumeRefused("undecodable", "The pixels of this series cannot be decoded.")
@@ -84,6 +100,31 @@ def image_planes(dataset: Dataset, source: int) -> Iterator[ImagePlane]:
         _scale(dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")),
         float(tilt) if tilt not in (None, "") else 0.0,
     )
+
+
+def is_tiled(dataset: Dataset) -> bool:
+    """Whether several slices lie beside each other in one frame: a Siemens mosaic, a United Imaging grid.
+
+    An enhanced object made of such a mosaic still has the word in its Image Type, and its frames have their places: no tiles.
+    """
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        return False
+    value = dataset.get("ImageType") or []
+    if {"MOSAIC", "VFRAME"} & {str(part) for part in ([value] if isinstance(value, str) else value)}:
+        return True
+    for group, creator, element in _TILES:
+        try:
+            found = dataset.private_block(group, creator)[element].value
+        except KeyError:
+            continue
+        if not isinstance(found, (str, int, float)) or (str(found).strip() not in ("", "0", "1")):
+            return True
+    return False
+
+
+def tiles_refused() -> VolumeRefused:
+    """What is said of tiles in one frame."""
+    return VolumeRefused("mosaic", "This series is a mosaic: its slices share one plane and cannot be placed.")
 
 
 def _multi_frame(groups: FunctionalGroups, frames: int, source: int, shape: tuple[int, int]) -> Iterator[ImagePlane]:

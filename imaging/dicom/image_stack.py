@@ -65,7 +65,10 @@ def stack_datasets(datasets: Sequence[Dataset]) -> ImageStack:
     )
     if voxels > MAX_VOXELS:
         raise VolumeRefused("too-large", "This series has more voxels than this service can hold.")
-    planes, affine = _ordered([plane for number, one in enumerate(datasets) for plane in image_planes(one, number)])
+    planes, copies = _without_copies(
+        [plane for number, one in enumerate(datasets) for plane in image_planes(one, number)], datasets
+    )
+    planes, affine = _ordered(planes)
     scales = {plane.scale for plane in planes}
     kind = stored_type(datasets) if len(scales) == 1 else np.dtype(np.float32)
     stored = np.empty((len(planes), *planes[0].shape), dtype=kind)
@@ -73,6 +76,8 @@ def stack_datasets(datasets: Sequence[Dataset]) -> ImageStack:
     for z, plane in enumerate(planes):
         places.setdefault(plane.source, []).append(z)
     for source, one in enumerate(datasets):
+        if source not in places:
+            continue
         pixels = pixels_of(one)
         for z in places[source]:
             values = pixels[planes[z].frame]
@@ -80,9 +85,40 @@ def stack_datasets(datasets: Sequence[Dataset]) -> ImageStack:
     if kind.kind == "f" and not np.all(np.isfinite(stored)):
         raise VolumeRefused("undecodable", "This series has pixel values that are not numbers.")
     step = float(np.linalg.norm(affine[:3, 2]))
-    warnings = (f"Thick slices: {step:.1f} mm apart.",) if step > 6.0 else ()
+    warnings: tuple[str, ...] = (f"Thick slices: {step:.1f} mm apart.",) if step > 6.0 else ()
+    if copies:
+        warnings += (
+            f"{copies} image{'s' if copies > 1 else ''} of this series came twice, alike in place and pixels: used once.",
+        )
     slope, intercept = scales.pop() if len(scales) == 1 else (1.0, 0.0)
     return ImageStack(stored, affine, slope, intercept, tuple((one.source, one.frame) for one in planes), warnings)
+
+
+def _without_copies(planes: Sequence[ImagePlane], datasets: Sequence[Dataset]) -> tuple[Sequence[ImagePlane], int]:
+    """The planes, each place that holds the same pixels several times once, and how many were left out.
+
+    Planes in one place with other pixels stay: the series is refused for them.
+    """
+    groups: dict[tuple[object, ...], list[ImagePlane]] = {}
+    for one in planes:
+        place = (*np.round(one.position, 2), *np.round(one.orientation, 3), *one.spacing, *one.shape, *one.scale)
+        groups.setdefault(place, []).append(one)
+    several = [group for group in groups.values() if len(group) > 1]
+    if not several:
+        return planes, 0
+    dropped: set[int] = set()
+    decoded: dict[int, NDArray[np.generic]] = {}
+    for group in several:
+        pixels = []
+        for one in group:
+            if one.source not in decoded:
+                decoded[one.source] = pixels_of(datasets[one.source])
+            pixels.append(decoded[one.source][one.frame])
+        if all(np.array_equal(pixels[0], other) for other in pixels[1:]):
+            dropped |= {id(one) for one in group[1:]}
+        else:
+            return planes, 0
+    return [one for one in planes if id(one) not in dropped], len(dropped)
 
 
 def _rescaled(pixels: NDArray[np.generic], slope: float, intercept: float) -> NDArray[np.float32]:

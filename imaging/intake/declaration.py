@@ -23,6 +23,8 @@ class Declaration:
     :param mrn: medical record number; one of the two is needed for NIfTI, and for DICOM without a Patient ID.
     :param sequences: sequence -> NIfTI file: a path, or the name of one of the files brought in.
     :param spacing_known: False when the header's spacing is an assumption: nothing in millimetres is then assessed.
+    :param geometry_confirmed: the person says that side and voxel size of the NIfTI headers are right, whatever speaks
+        against them.
     """
 
     patient: Patient | None = field(default=None, repr=False)
@@ -35,6 +37,7 @@ class Declaration:
     day: date | None = None
     sequences: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
     spacing_known: bool = True
+    geometry_confirmed: bool = False
 
     @property
     def performed_at(self) -> datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from django.conf import settings
@@ -16,7 +17,7 @@ from clinical.models import Patient
 from imaging.archive import completion
 from imaging.brats.sequences import PANEL_SEQUENCES
 from imaging.geometry.grid import GeometryError
-from imaging.geometry.nifti import read_nifti, write_nifti
+from imaging.geometry.nifti import read_foreign_nifti, write_nifti
 from imaging.identifiers import SeriesIdentity, StudyIdentity, map_uid, seal, uid_index
 from imaging.intake.byte_sources import ByteSource
 from imaging.intake.declaration import Declaration
@@ -25,6 +26,7 @@ from imaging.intake.file_contents import MAX_FILE
 from imaging.models import MrSequence, Series, Study, StudySource
 from imaging.recognition.rules import recognise_name
 from imaging.states import StudyState
+from imaging.volumes.findings import GEOMETRY_DOUBTS
 from oncoflow_site.foundation import keys, objects
 from oncoflow_site.foundation.errors import UserVisibleError
 
@@ -53,9 +55,9 @@ def declared_patient(declaration: Declaration, door: Door) -> Patient:
 
 def declare_nifti(
     loose: Sequence[tuple[ByteSource, str]], declaration: Declaration, result: Ingested
-) -> dict[str, tuple[bytes, str]]:
+) -> dict[str, DeclaredNifti]:
     """Which file is which sequence: as declared, and for the others by the convention of file names."""
-    nifti: dict[str, tuple[bytes, str]] = {}
+    nifti: dict[str, DeclaredNifti] = {}
     declared = {sequence for _, sequence in loose if sequence}
     for sequence in [*declaration.sequences, *declared]:
         if sequence not in PANEL_SEQUENCES:
@@ -78,7 +80,13 @@ def declare_nifti(
             )
         else:
             reason = "declared by the person who brought the file" if sequence else _BY_NAME
-            nifti[str(MrSequence(told))] = (_clean_nifti(source), reason)
+            data, doubts = _clean_nifti(source)
+            nifti[str(MrSequence(told))] = DeclaredNifti(data, reason, doubts)
+            if doubts and not declaration.geometry_confirmed:
+                result.notes.append(
+                    f"{source.name}: {'; '.join(doubts)}. Side and millimetres are not assessed unless a person declares that "
+                    "the header is right."
+                )
             if not sequence:
                 result.notes.append(f"{source.name} is taken as {told}")
     return nifti
@@ -87,23 +95,31 @@ def declare_nifti(
 _BY_NAME = "told by the file name, as is the convention"
 
 
-def _clean_nifti(source: ByteSource) -> bytes:
-    """The image with a header of geometry only: free text fields and extensions of a NIfTI header may hold a name."""
+@dataclass(frozen=True)
+class DeclaredNifti:
+    """One file: its cleaned bytes, why it is taken for its sequence, and what speaks against its header's geometry."""
+
+    data: bytes
+    reason: str
+    doubts: tuple[str, ...] = ()
+
+
+def _clean_nifti(source: ByteSource) -> tuple[bytes, tuple[str, ...]]:
+    """The image with a header of geometry only (free text fields and extensions of a NIfTI header may hold a name), and what
+    speaks against that geometry."""
     try:
         if source.size > MAX_FILE:
             raise GeometryError("it is larger than any image of a head")
         with source.open() as stream:
-            array, grid = read_nifti(stream.read(MAX_FILE))
+            array, grid, doubts = read_foreign_nifti(stream.read(MAX_FILE))
     except (GeometryError, OSError) as error:
         raise UserVisibleError(f"{source.name} cannot be used: {error}.", code="bad-nifti") from None
     if not np.all(np.isfinite(array)):
         raise UserVisibleError(f"{source.name} has voxels that are not numbers.", code="bad-nifti")
-    return write_nifti(array, grid)
+    return write_nifti(array, grid), doubts
 
 
-def nifti_study(
-    nifti: Mapping[str, tuple[bytes, str]], declaration: Declaration, door: Door, result: Ingested
-) -> Study:
+def nifti_study(nifti: Mapping[str, DeclaredNifti], declaration: Declaration, door: Door, result: Ingested) -> Study:
     """One study of one date. The same files of the same patient and date are the same study."""
     if (not declaration.mrn and declaration.patient is None) or declaration.performed_at is None:
         raise UserVisibleError(
@@ -112,7 +128,7 @@ def nifti_study(
             code="undeclared",
         )
     patient = declared_patient(declaration, door)
-    hashes = {sequence: hashlib.sha256(data).hexdigest() for sequence, (data, _) in nifti.items()}
+    hashes = {sequence: hashlib.sha256(one.data).hexdigest() for sequence, one in nifti.items()}
     facts = "|".join([str(patient.pk), str(declaration.day), *(f"{name}={hashes[name]}" for name in sorted(hashes))])
     uid = f"2.25.{int.from_bytes(keys.keyed_hash('nifti-study', facts)[:16], 'big')}"
     known = Study.objects.filter(uid_index=uid_index(uid)).first()
@@ -122,9 +138,10 @@ def nifti_study(
         return known
     subject = patient.key_subject
     written = {
-        sequence: objects.write(data, subject=subject, kind="nifti-original", content_type="application/gzip")
-        for sequence, (data, _) in nifti.items()
+        sequence: objects.write(one.data, subject=subject, kind="nifti-original", content_type="application/gzip")
+        for sequence, one in nifti.items()
     }
+    doubts = {sequence: list(one.doubts) for sequence, one in nifti.items()}
     with transaction.atomic():
         objects.keep(*written.values())
         study = Study.objects.create(
@@ -133,11 +150,12 @@ def nifti_study(
             deidentified_uid=map_uid(uid),
             ciphertext=seal(subject, StudyIdentity(uid), context="study"),
             performed_at=declaration.performed_at,
-            spacing_known=declaration.spacing_known,
+            performed_on_day=True,
+            spacing_known=declaration.spacing_known and (declaration.geometry_confirmed or not any(doubts.values())),
             source=StudySource.NIFTI,
             state=StudyState.RECEIVING,
         )
-        for number, (sequence, (_, reason)) in enumerate(sorted(nifti.items()), start=1):
+        for number, (sequence, one) in enumerate(sorted(nifti.items()), start=1):
             series_uid = f"{uid}.{number}"[:64]
             Series.objects.create(
                 study=study,
@@ -145,8 +163,11 @@ def nifti_study(
                 deidentified_uid=map_uid(series_uid),
                 number=number,
                 sequence=sequence,
-                sequence_confidence=1.0 if reason.startswith("declared") else 0.6,
-                sequence_reason=reason,
+                sequence_confidence=1.0 if one.reason.startswith("declared") else 0.6,
+                sequence_reason=one.reason,
+                parameters={GEOMETRY_DOUBTS: doubts[sequence]}
+                if doubts[sequence] and not declaration.geometry_confirmed
+                else {},
                 ciphertext=seal(subject, SeriesIdentity(series_uid), context="series"),
                 nifti=written[sequence],
             )

@@ -28,6 +28,7 @@ class UploadDeclaration:
     :param day: date of the examination.
     :param sequences: sequence (T1, T1c, T2, FLAIR) -> name of a NIfTI file.
     :param spacing_known: False: the headers' spacing is an assumption, nothing in millimetres is assessed.
+    :param geometry_confirmed: the headers' side and voxel size are right, whatever speaks against them.
     """
 
     patient: uuid.UUID | None = None
@@ -40,6 +41,7 @@ class UploadDeclaration:
     day: date | None = None
     sequences: Mapping[str, str] = field(default_factory=dict, repr=False)
     spacing_known: bool = True
+    geometry_confirmed: bool = False
 
     def __post_init__(self) -> None:
         if self.patient is not None and self.mrn:
@@ -68,13 +70,17 @@ class UploadDeclaration:
             day=self.day,
             sequences=dict(self.sequences),
             spacing_known=self.spacing_known,
+            geometry_confirmed=self.geometry_confirmed,
         )
+
+
+_PLAIN = ("mrn", "authority", "family", "given", "sex", "spacing_known", "geometry_confirmed")
 
 
 def seal(upload: Upload, declared: UploadDeclaration) -> bytes:
     """Encrypt for ``upload.declaration``."""
     plain = {
-        **{name: getattr(declared, name) for name in ("mrn", "authority", "family", "given", "sex", "spacing_known")},
+        **{name: getattr(declared, name) for name in _PLAIN},
         "patient": str(declared.patient) if declared.patient else None,
         "birth_date": declared.birth_date.isoformat() if declared.birth_date else None,
         "day": declared.day.isoformat() if declared.day else None,

@@ -37,14 +37,15 @@ _TEXT = ("mrn", "authority", "family", "given", "sex")
 
 
 def parse_declaration(data: bytes) -> UploadDeclaration:
-    """``oncoflow.json``: mrn, authority, family, given, sex, birth_date, date, sequences, spacing_known; all optional.
+    """``oncoflow.json``: mrn, authority, family, given, sex, birth_date, date, sequences,
+    spacing_known, geometry_confirmed; all optional.
 
     :raises UserVisibleError: it is no such object.
     """
     wrong = UserVisibleError(f"{DECLARATION} cannot be read.", code="bad-declaration")
     try:
         told: Any = json.loads(data)
-        known = {*_TEXT, "birth_date", "date", "sequences", "spacing_known"}
+        known = {*_TEXT, "birth_date", "date", "sequences", "spacing_known", "geometry_confirmed"}
         if not isinstance(told, dict) or not told.keys() <= known:
             raise wrong
         sequences = told.get("sequences", {})
@@ -58,6 +59,7 @@ def parse_declaration(data: bytes) -> UploadDeclaration:
             day=days["date"],
             sequences=sequences,
             spacing_known=bool(told.get("spacing_known", True)),
+            geometry_confirmed=told.get("geometry_confirmed") is True,
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise wrong from None

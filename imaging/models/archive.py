@@ -148,6 +148,9 @@ class Study(models.Model):
     ciphertext = models.BinaryField()
     key_subject = models.CharField(max_length=60, default="", editable=False)
     performed_at = models.DateTimeField(db_index=True)
+    performed_on_day = models.BooleanField(
+        default=False, help_text="Only the day is known: the time of performed_at is noon and is never shown."
+    )
     modality = models.CharField(max_length=16, default="MR")
     expected_instances = models.PositiveIntegerField(null=True, blank=True)
     spacing_known = models.BooleanField(default=True, help_text="False: no millimetre is computed from it.")

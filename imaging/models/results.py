@@ -57,6 +57,9 @@ class Volume(models.Model):
     object = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
     sha256 = models.CharField(max_length=64)
     source_series = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="volumes")
+    source_sha256 = models.CharField(
+        max_length=64, blank=True, default="", db_index=True, help_text="Of the source's voxels in RAS order."
+    )
     transform = schema_field(TRANSFORM, null=True, blank=True, help_text="Rigid transform found, and how.")
     quality = schema_field(QUALITY, default=dict, blank=True)
 

@@ -51,15 +51,16 @@ def protocol_of(facts: AcquisitionParameters) -> dict[str, Any]:
     """
     if facts.modality != "MR" or facts.tr is None or facts.te is None:
         return {}
-    words = sorted({word.lower() for word in clean_words(facts.description).split()})
+    words = sorted({word.lower() for word in clean_words(facts.words).split()})
     maker = facts.manufacturer.lower()
     return {
         "words": words,
-        "name": _hash(facts.description),
+        "name": _hash(facts.words),
         "image_type": sorted({clean_words(one) for one in facts.image_type} - {""}),
         "scanning": sorted(facts.scanning & {"SE", "IR", "GR", "EP", "RM"}),
         "acquisition": facts.acquisition if facts.acquisition in ("2D", "3D") else "",
-        "contrast": facts.contrast,
+        "contrast": bool(facts.contrast.given) and not facts.contrast.denied,
+        **({"frame_type": sorted({clean_words(one) for one in facts.frame_type} - {""})} if facts.frame_type else {}),
         "manufacturer": next((one for one in _VENDORS if re.search(rf"(?<![a-z]){one}(?![a-z])", maker)), ""),
         "model": _hash(facts.model),
         "field": None if facts.field is None else round(facts.field * 2) / 2,
@@ -67,15 +68,16 @@ def protocol_of(facts: AcquisitionParameters) -> dict[str, Any]:
     }
 
 
-def as_said(recognition: Recognition, protocol: dict[str, Any]) -> Recognition:
-    """What a person said of this protocol, or ``recognition`` where nobody did. Counts the use.
+def as_said(recognition: Recognition, protocol: dict[str, Any], *, count: bool = True) -> Recognition:
+    """What a person said of this protocol, or ``recognition`` where nobody did. Counts the use, if ``count``.
 
     Of several rules the newest that fits counts; what is not MR stays what it is.
     """
     rule = _rule(protocol)
     if rule is None:
         return recognition
-    ProtocolRule.objects.filter(pk=rule.pk).update(used=F("used") + 1)
+    if count:
+        ProtocolRule.objects.filter(pk=rule.pk).update(used=F("used") + 1)
     reason = f"as said by a person on {rule.said_at:%Y-%m-%d} for this protocol (the header says: {recognition.reason})"
     return Recognition(rule.sequence, 0.99, reason, recognition.parameters)
 

@@ -8,42 +8,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydicom.dataset import Dataset
 
 from imaging.dicom.acquisition import AcquisitionParameters, acquisition_parameters
+from imaging.dicom.contrast_agent import contrast_words
+from imaging.dicom.image_kind import kind_in_words
 from imaging.models import MrSequence
 
-__all__ = ["Recognition", "recognise", "recognise_facts", "recognise_name"]
+__all__ = [
+    "Recognition",
+    "described_sequence",
+    "recognise",
+    "recognise_facts",
+    "recognise_name",
+    "telling_words",
+    "weighting",
+]
 
 
 # Words of Image Type values 3 and later (PS3.3 C.8.3.1.1.1 and what scanners write) that no anatomical volume has.
 _NOT_ANATOMY = (
-    "LOCALIZER ADC EADC FA TRACEW TRACE DIFFUSION PERFUSION TTP MTT TMAX RCBV RCBF RELCBF RELCBV CBV CBF SUBTRACTION SUB "
-    "MIP MINIP MNIP SWI VELOCITY PHASE PROJECTION CSAPARALLEL MOSAIC SCREENSAVE SCREEN FMRI ASL TENSOR T2_STAR_WEIGHTED "
-    "T2_STAR SPECTROSCOPY DIFFUSION_ANISO DIFFUSION_ISO ISO QSM MAP TMAP T1MAP T2MAP FIELD_MAP B0 B1 P PCA TOF PC ZSCORE "
+    "LOCALIZER ADC EADC FA TRACEW TRACE DIFFUSION PERFUSION TTP MTT TMAX RCBV RCBF RELCBF RELCBV CBV CBF "
+    "SWI VELOCITY MOSAIC SCREENSAVE SCREEN FMRI ASL TENSOR T2_STAR_WEIGHTED "
+    "T2_STAR SPECTROSCOPY DIFFUSION_ANISO DIFFUSION_ISO ISO QSM MAP TMAP T1MAP T2MAP FIELD_MAP B0 B1 PCA TOF PC ZSCORE "
     "COLFA EXP BOLD MEANS"
 )
 NOT_ANATOMY = frozenset(_NOT_ANATOMY.split())
 HEAD = frozenset(
     {"", "HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD_NECK", "CEREBRUM", "HIRN", "KOPF", "SCHAEDEL", "NEURO"}
 )
-SAYS_CONTRAST = re.compile(
-    r"((?<![a-z])post(?![a-z])|(?<![a-z])post[_ -]?(gd|gad|con|km)|gadolin|(?<![a-z])gad(o)?(?![a-z])|gadavist|gadovist|"
-    r"dotarem|magnevist|multihance|prohance|clariscan|omniscan|(?<![a-z])inj(ect)?|(?<![a-z])gd(?![a-z])|\+\s?(c|gd|km)\b|"
-    r"(?<![a-z0-9])t1[_ -]?c(?![a-z])|(?<![a-z0-9])t1w?[_ -]?ce(?![a-z])|t1ce|(?<![a-z])ce(?![a-z])|contrast|"
-    r"(?<![a-z])km(?![a-z])|(?<![a-z])with c\b|(?<![a-z])c\+|(?<![a-z])civ(?![a-z]))",
-    re.IGNORECASE,
-)
-SAYS_NO_CONTRAST = re.compile(
-    r"((?<![a-z])pre(?![a-z])|(?<![a-z])nativ|without|w/o|(?<![a-z])sans(?![a-z])|(?<![a-z])ohne(?![a-z])|"
-    r"non[-_ ]?contrast|(?<![a-z])no[-_ ]?(gd|gad|contrast|km)(?![a-z])|(?<![a-z])-\s?c\b|(?<![a-z])c-(?![a-z]))",
-    re.I,
-)
-
-
 # Kinds that share the numbers of a T1 or T2 (an inflow angiogram, a scout, the b = 0 image) but are none: believed.
 SAYS_OTHER = re.compile(
     r"(locali[sz]er|scout|survey|3[- ]?pl(ane)?(?![a-z])|calibration|asset|(?<![a-z])dwi|(?<![a-z])dti|dif{1,2}(?![a-z])|"
@@ -80,12 +76,14 @@ class Recognition:
     :param confidence: 0 to 1.
     :param reason: the numbers and words that led to it; contains nothing of a patient.
     :param parameters: the acquisition facts used (times in ms, angles in degrees), for display.
+    :param question: what a person has to say before the answer may be used; empty where nothing is open.
     """
 
     sequence: str
     confidence: float
     reason: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    question: str = ""
 
 
 def recognise(dataset: Dataset) -> Recognition:
@@ -98,8 +96,11 @@ def recognise_facts(facts: AcquisitionParameters) -> Recognition:
     if facts.modality != "MR":
         return Recognition(MrSequence.OTHER, 1.0, "not a magnetic resonance image")
     parameters = _parameters(facts)
-    described = _described(facts.description)
+    words = telling_words(facts)
+    described = described_sequence(words)
     found = _not_anatomy(facts)
+    if found is None and (kind := kind_in_words(words)):
+        return Recognition(MrSequence.OTHER, 0.8, f"the description names it: {kind}", parameters)
     if found is None and described == MrSequence.OTHER:
         # A missed series is flagged and a person can say what it shows; a wrong name would be segmented.
         found = (MrSequence.OTHER, 0.8, "the description names another kind of series")
@@ -119,11 +120,18 @@ def recognise_facts(facts: AcquisitionParameters) -> Recognition:
             return Recognition(MrSequence.UNKNOWN, 0.3, f"{reason}, and no inversion time is given", parameters)
         if not facts.scanning & {"SE", "GR"}:
             return Recognition(MrSequence.UNKNOWN, 0.3, f"{reason}, and the kind of echo is not given", parameters)
-    if not facts.description and (doubt := _needs_words(facts, sequence)):
+    if not words and (doubt := _needs_words(facts, sequence)):
         return Recognition(MrSequence.UNKNOWN, 0.4, f"{reason}; {doubt}", parameters)
     if sequence == MrSequence.T1:
-        sequence, confidence, reason = _contrast(facts, confidence, reason)
+        return _contrast(facts, words, Recognition(sequence, confidence, reason, parameters))
     return Recognition(sequence, confidence, reason, parameters)
+
+
+def telling_words(facts: AcquisitionParameters) -> str:
+    """The words that speak of this series: GE writes the examination's name into Protocol Name, for every series of it."""
+    if facts.description and re.match(r"ge(?![a-z])|general electric", facts.manufacturer, re.I):
+        return facts.description
+    return facts.words
 
 
 def recognise_name(name: str) -> str | None:
@@ -151,13 +159,22 @@ def _parameters(facts: AcquisitionParameters) -> dict[str, Any]:
         "MRAcquisitionType": acquisition,
         "MagneticFieldStrength": facts.field,
         "ScanningSequence": sorted(facts.scanning & {"SE", "IR", "GR", "EP", "RM"}),
-        "ContrastBolusAgent": "given" if facts.contrast else "not given",
+        "ContrastBolusAgent": _contrast_state(facts),
     }
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _contrast_state(facts: AcquisitionParameters) -> str:
+    if bool(facts.contrast.given) == bool(facts.contrast.denied):
+        return "unclear" if facts.contrast.stated else "not given"
+    return "given" if facts.contrast.given else "not given"
+
+
 def _not_anatomy(facts: AcquisitionParameters) -> tuple[str, float, str] | None:
-    words = [word for value in facts.image_type[2:] for word in (value, *re.split(r"[^A-Z0-9]+", value))]
+    if facts.kind:
+        return MrSequence.OTHER, 0.98, f"image type: {facts.kind}"
+    values = (*facts.image_type[2:], *facts.frame_type)
+    words = [word for value in values for word in (value, *re.split(r"[^A-Z0-9]+", value))]
     telling = [word for word in words if word in NOT_ANATOMY]
     if telling:
         return MrSequence.OTHER, 0.98, f"image type {telling[0].lower().replace('_', ' ')}"
@@ -176,6 +193,12 @@ def _not_anatomy(facts: AcquisitionParameters) -> tuple[str, float, str] | None:
     if facts.said_contrast in {"DIFFUSION", "PERFUSION", "FLOW_ENCODED", "TAGGING", "SPECTROSCOPY", "TOF"}:
         return MrSequence.OTHER, 0.95, "acquisition contrast of another kind"
     return None
+
+
+def weighting(facts: AcquisitionParameters) -> str | None:
+    """The sequence by its numbers alone; None without them."""
+    found = _by_physics(facts)
+    return found[0] if found else None
 
 
 def _by_physics(facts: AcquisitionParameters) -> tuple[str, float, str] | None:
@@ -235,7 +258,8 @@ def _gradient(facts: AcquisitionParameters, told: str, sure: float) -> tuple[str
     return MrSequence.OTHER, 0.6, f"{told}, flip {flip:g}°: gradient echo without T1 weighting"
 
 
-def _described(description: str) -> str | None:
+def described_sequence(description: str) -> str | None:
+    """What the words name: a value of `imaging.models.MrSequence`, None where they name nothing."""
     if FLAIR_T1.search(description) and not SAYS_OTHER.search(description):
         return MrSequence.T1  # an inversion recovery T1, as one vendor names it
     for sequence, pattern in DESCRIPTIONS:
@@ -244,16 +268,45 @@ def _described(description: str) -> str | None:
     return None
 
 
-def _contrast(facts: AcquisitionParameters, confidence: float, reason: str) -> tuple[str, float, str]:
-    """T1 or T1c: the header's contrast agent decides; the description only where the header is silent."""
-    says_yes = bool(SAYS_CONTRAST.search(facts.description)) and not SAYS_NO_CONTRAST.search(facts.description)
-    says_no = bool(SAYS_NO_CONTRAST.search(facts.description))
-    if facts.contrast:
-        if says_no:
-            return MrSequence.UNKNOWN, 0.4, f"{reason}; contrast agent in the header, the description denies it"
-        return MrSequence.T1C, confidence, f"{reason}; contrast agent in the header"
-    if says_yes:
-        return MrSequence.T1C, round(confidence * 0.8, 2), f"{reason}; contrast agent only in the description"
-    if not facts.description and not facts.contrast_stated:
-        return MrSequence.T1, round(confidence * 0.65, 2), f"{reason}; nothing says whether contrast was given"
-    return MrSequence.T1, confidence if says_no else round(confidence * 0.95, 2), f"{reason}; no contrast agent"
+def _contrast(facts: AcquisitionParameters, words: str, found: Recognition) -> Recognition:
+    """T1 or T1c: the elements about contrast, the time of the bolus and the description weighed together.
+
+    A contradiction is nobody's to resolve but a person's: the series is not used until one says what it shows.
+    """
+    evidence, said = facts.contrast, contrast_words(words)
+    given, denied = list(evidence.given), list(evidence.denied)
+    if evidence.start is not None and facts.acquired_at is not None and facts.acquired_at % 86400 < evidence.start - 1:
+        denied.append("the time of the bolus, after the acquisition")
+    header = ""
+    if given and denied:
+        header = f"the header contradicts itself about contrast ({', '.join(given)} against {', '.join(denied)})"
+    elif given and said.denied and not said.given:
+        header = "contrast agent in the header, the description denies it"
+    elif denied and said.given and not said.denied:
+        header = "the header says that no contrast was given, the description that it was"
+    elif not given and not denied and said.given and said.denied:
+        header = "the description says both with and without contrast"
+    elif not given and not denied and evidence.hinted and not said.given and not said.denied:
+        header = f"the header hints at contrast without saying so ({', '.join(evidence.hinted)})"
+    if header:
+        return replace(
+            found,
+            sequence=MrSequence.UNKNOWN,
+            confidence=0.4,
+            reason=f"{found.reason}; {header}",
+            question="Was this T1-weighted series acquired before or after contrast agent?",
+        )
+    if given:
+        return replace(found, sequence=MrSequence.T1C, reason=f"{found.reason}; contrast agent in the header")
+    if denied:
+        return replace(found, reason=f"{found.reason}; the header says that no contrast agent was given")
+    if said.given:
+        confidence = round(found.confidence * (0.9 if evidence.hinted else 0.8), 2)
+        reason = f"{found.reason}; contrast agent only in the description"
+        return replace(found, sequence=MrSequence.T1C, confidence=confidence, reason=reason)
+    if said.denied:
+        return replace(found, reason=f"{found.reason}; no contrast agent")
+    if not words:
+        reason = f"{found.reason}; nothing says whether contrast was given"
+        return replace(found, confidence=round(found.confidence * 0.65, 2), reason=reason)
+    return replace(found, confidence=round(found.confidence * 0.95, 2), reason=f"{found.reason}; no contrast agent")

@@ -9,15 +9,15 @@ from imaging.models import InstanceState, MrSequence
 if TYPE_CHECKING:
     from imaging.models import Series, Study
 
-__all__ = ["best_series"]
+__all__ = ["best_series", "ranked_series"]
 
 
-def best_series(study: Study) -> dict[str, Series]:
-    """For each of T1, T1c, T2 and FLAIR that the study has, the series to use.
+def ranked_series(study: Study) -> dict[str, list[Series]]:
+    """For each of T1, T1c, T2 and FLAIR that the study has, its series, the best first.
 
     A person's override wins; then confidence, 3D acquisition, and the number of images.
     """
-    best: dict[str, tuple[tuple[Any, ...], Series]] = {}
+    ranked: dict[str, list[tuple[tuple[Any, ...], Series]]] = {}
     for series in study.series.filter(sequence__in=(MrSequence.T1, MrSequence.T1C, MrSequence.T2, MrSequence.FLAIR)):
         images = series.instances.exclude(state=InstanceState.QUARANTINED).count()
         if series.nifti_id is None and images == 0:
@@ -30,6 +30,13 @@ def best_series(study: Study) -> dict[str, Series]:
             images,
             -(series.number or 0),
         )
-        if series.sequence not in best or rank > best[series.sequence][0]:
-            best[series.sequence] = (rank, series)
-    return {sequence: series for sequence, (_, series) in best.items()}
+        ranked.setdefault(series.sequence, []).append((rank, series))
+    return {
+        sequence: [series for _, series in sorted(rows, key=lambda row: row[0], reverse=True)]
+        for sequence, rows in ranked.items()
+    }
+
+
+def best_series(study: Study) -> dict[str, Series]:
+    """The first of `ranked_series` of each sequence."""
+    return {sequence: rows[0] for sequence, rows in ranked_series(study).items()}

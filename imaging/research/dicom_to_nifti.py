@@ -22,6 +22,7 @@ from imaging.deidentification.value_cleaning import clean_words
 from imaging.dicom.acquisition import HEADER_TAGS
 from imaging.dicom.image_plane import READ_TAGS, VolumeRefused
 from imaging.dicom.image_stack import stack_datasets
+from imaging.dicom.sop_classes import IMAGE_CLASSES
 from imaging.geometry.grid import GeometryError, to_ras
 from imaging.geometry.nifti import encode_nifti
 from imaging.recognition.rules import Recognition, recognise
@@ -69,8 +70,19 @@ def convert_folder(folder: Path, out: Path) -> Iterator[Converted]:
 
 
 def _convert(datasets: list[Dataset], out: Path, taken: set[str]) -> Converted:
-    first, images = datasets[0], len(datasets)
+    # Raw data, presentation states and reports may come under the series of the images; they are none of its slices.
+    pictures = [one for one in datasets if str(one.get("SOPClassUID") or "") in IMAGE_CLASSES or "Rows" in one]
+    aside = len(datasets) - len(pictures)
+    first, images = (pictures or datasets)[0], len(datasets)
     number, recognition = _number(first), recognise(first)
+    datasets[:] = pictures
+    left = (
+        (f"{aside} file{'s' if aside > 1 else ''} of this series hold{'' if aside > 1 else 's'} no image: left out.",)
+        if aside
+        else ()
+    )
+    if not pictures:
+        return Converted(number, images, recognition, None, "no-images", "This series holds no image.")
     try:
         stack = stack_datasets(datasets)
         datasets.clear()
@@ -85,9 +97,9 @@ def _convert(datasets: list[Dataset], out: Path, taken: set[str]) -> Converted:
     taken.add(name)
     path = out / f"{name}.nii.gz"
     _write(path, data)
-    sidecar = _sidecar(first, recognition, stack.warnings)
+    sidecar = _sidecar(first, recognition, (*left, *stack.warnings))
     _write(out / f"{name}.json", (json.dumps(sidecar, indent=1) + "\n").encode())
-    return Converted(number, images, recognition, path, warnings=stack.warnings)
+    return Converted(number, images, recognition, path, warnings=(*left, *stack.warnings))
 
 
 def _files(folder: Path) -> Iterator[Path]:

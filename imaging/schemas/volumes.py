@@ -26,6 +26,7 @@ __all__ = [
     "Matrix",
     "MidlineRecord",
     "TransformRecord",
+    "VolumeFinding",
     "VolumeParameters",
     "parameters_of_v1",
     "transform_of_v1",
@@ -53,6 +54,13 @@ class BrainRecord(Schema):
     quality: Mapping[str, float]
 
 
+class VolumeFinding(Schema):
+    """What speaks against trusting the volumes, and a reason to hold: ``code`` for machines, ``message`` for a radiologist."""
+
+    code: str
+    message: str
+
+
 class VolumeParameters(Schema):
     """What was done to the series of a study, in order.
 
@@ -73,6 +81,7 @@ class VolumeParameters(Schema):
     inputs: str = ""
     pipeline: JsonValue = ""
     versions: Mapping[str, str] = {}
+    findings: tuple[VolumeFinding, ...] = ()
 
 
 class TransformRecord(Schema):

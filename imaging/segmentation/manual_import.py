@@ -18,7 +18,7 @@ from imaging.brats.assessability import left_unassessed
 from imaging.brats.regions import REGIONS
 from imaging.events import MASK_CORRECTED
 from imaging.geometry.grid import GeometryError, Grid, to_ras
-from imaging.geometry.nifti import read_nifti, read_nifti_grid
+from imaging.geometry.nifti import read_foreign_nifti, read_nifti_grid
 from imaging.models import Segmentation, SegmentationKind, Study
 from imaging.segmentation.label_maps import WrittenLabels, current_segmentation, save_segmentation, write_labels
 from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
@@ -57,9 +57,16 @@ def accept_label_map(
         # A few kilobytes may unpack to gigabytes: what the header says comes first.
         if sorted(read_nifti_grid(data).shape_xyz) != sorted(wanted.shape_xyz):
             raise _other_frame()
-        values, grid = _turned(*read_nifti(data, as_float=True))
+        values, its_grid, doubts = read_foreign_nifti(data, as_float=True)
+        values, grid = _turned(values, its_grid)
     except GeometryError as error:
         raise UserVisibleError(f"This is no label map: {error}.", code="unreadable") from None
+    if doubts:
+        raise UserVisibleError(
+            f"The file does not say where the outline lies: {'; '.join(doubts)}.",
+            what_to_do="Export it with the frame of the volumes of this study (sform and qform).",
+            code="geometry",
+        )
     if not grid.same_as(wanted):
         raise _other_frame()
     labels = _whole_labels(values)

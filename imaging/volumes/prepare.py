@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +32,26 @@ from imaging.geometry.grid import GeometryError
 from imaging.geometry.nifti import write_nifti
 from imaging.models import FindingSeverity, InstanceState, Study, Volume, VolumeSet
 from imaging.preprocessing.brain_extraction_tools import brain_finder
-from imaging.preprocessing.coregistration import Coregistered, NoBrain, NotAligned, coregister_study
-from imaging.recognition.select import best_series
+from imaging.preprocessing.coregistration import (
+    IMPLAUSIBLE_ALIGNMENT,
+    Coregistered,
+    NoBrain,
+    NotAligned,
+    coregister_study,
+)
+from imaging.recognition.select import ranked_series
+from imaging.recognition.study_context import SeriesQuestion, settle_sequences
 from imaging.states import STUDY_MACHINE, StudyState
+from imaging.volumes.findings import (
+    ASK,
+    GEOMETRY_DOUBTS,
+    VolumeFinding,
+    each_once,
+    finding,
+    same_voxels,
+    study_findings,
+    voxels_sha256,
+)
 from imaging.volumes.reproduce import library_versions, read_source
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.events import emit
@@ -64,6 +81,8 @@ FAILED_MESSAGE = (
 _DEIDENTIFIED = 0.25
 _READ = 0.35
 _NORMALISED = 0.92
+_SURE = 0.6
+"""Confidence of a sequence's name below which a person is asked."""
 
 
 def prepare(ctx: JobContext, study: Study) -> None:
@@ -79,7 +98,8 @@ def prepare(ctx: JobContext, study: Study) -> None:
         if study.state == StudyState.RECEIVING:
             return
         generation = study.generation
-        if study.state == StudyState.READY and _done(study, _inputs(_chosen(study))):
+        questions = settle_sequences(study)
+        if study.state == StudyState.READY and _done(study, _inputs(_ranked(study))):
             return
         if study.state != StudyState.PREPARING:
             STUDY_MACHINE.advance(study, "prepare")
@@ -89,27 +109,16 @@ def prepare(ctx: JobContext, study: Study) -> None:
     failpoints.hit("imaging.prepare_deidentified")
     with ctx.commit():
         match_study(study)
-    chosen = _chosen(study)
-    start = _Start(generation, _inputs(chosen))
-    if not chosen:
+    ranked = _ranked(study)
+    start = _Start(generation, _inputs(ranked))
+    if not ranked:
         _flag(ctx, study, start, *_nothing_usable(study))
         return
-    loaded: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = {}
-    notes: list[str] = []
-    for number, (sequence, series) in enumerate(sorted(chosen.items())):
-        ctx.progress(_DEIDENTIFIED + (_READ - _DEIDENTIFIED) * number / len(chosen), f"Reading {sequence}")
-        try:
-            array, affine, warnings = read_source(series)
-        except (VolumeRefused, GeometryError) as error:
-            text = error.message if isinstance(error, VolumeRefused) else f"The file cannot be used: {error}."
-            code = error.code if isinstance(error, VolumeRefused) else "unreadable"
-            message = (
-                f"The {SEQUENCE_NAMES[sequence]} series could not be used, so this study was not segmented. {text}"
-            )
-            _flag(ctx, study, start, code, message)
-            return
-        loaded[sequence] = (array, affine)
-        notes += [f"{sequence}: {one}" for one in warnings]
+    reading = _read(ctx, ranked)
+    if not reading.chosen:
+        _flag(ctx, study, start, *reading.refused[0])
+        return
+    chosen, loaded = reading.chosen, reading.loaded
     try:
         normalised = coregister_study(
             loaded,
@@ -136,9 +145,16 @@ def prepare(ctx: JobContext, study: Study) -> None:
         return
     failpoints.hit("imaging.prepare_normalised")
     ctx.progress(_NORMALISED, "Storing the volumes")
-    warnings = (*notes, *normalised.parameters.warnings)
-    normalised = replace(normalised, parameters=normalised.parameters.model_copy(update={"warnings": warnings}))
-    _store(ctx, study, start, chosen, normalised)
+    warnings = (*reading.notes, *normalised.parameters.warnings)
+    findings = [
+        *(finding("alignment-implausible", one) for one in warnings if one.startswith(IMPLAUSIBLE_ALIGNMENT)),
+        *reading.findings,
+        *_doubts(chosen, questions),
+        *study_findings(study),
+        *same_voxels(study, reading.hashes),
+    ]
+    recorded = normalised.parameters.model_copy(update={"warnings": warnings, "findings": each_once(findings)})
+    _store(ctx, study, start, chosen, replace(normalised, parameters=recorded), reading.hashes)
 
 
 @dataclass(frozen=True)
@@ -149,9 +165,86 @@ class _Start:
     inputs: str
 
 
-def _chosen(study: Study) -> dict[str, Series]:
-    """The series of each sequence. Whatever a person says it shows: only MR is segmented."""
-    return {str(name): series for name, series in best_series(study).items() if series.modality == MODALITY}
+@dataclass
+class _Reading:
+    """What was read of a study's series.
+
+    :param chosen: sequence -> the series it was read from. :param hashes: of its voxels. :param notes: sentences for a person.
+    :param refused: (code, message) of each sequence of which no series could be used.
+    """
+
+    chosen: dict[str, Series] = field(default_factory=dict)
+    loaded: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    findings: list[VolumeFinding] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _read(ctx: JobContext, ranked: Mapping[str, Sequence[Series]]) -> _Reading:
+    """The best series of each sequence that is a volume; what could not be used is a finding."""
+    reading = _Reading()
+    for number, (sequence, candidates) in enumerate(sorted(ranked.items())):
+        ctx.progress(_DEIDENTIFIED + (_READ - _DEIDENTIFIED) * number / len(ranked), f"Reading {sequence}")
+        refusals: list[tuple[Series, str, str]] = []
+        for series in candidates:
+            try:
+                array, affine, warnings = read_source(series)
+            except (VolumeRefused, GeometryError) as error:
+                text = error.message if isinstance(error, VolumeRefused) else f"The file cannot be used: {error}."
+                refusals.append((series, error.code if isinstance(error, VolumeRefused) else "unreadable", text))
+                continue
+            reading.chosen[sequence], reading.loaded[sequence] = series, (array, affine)
+            reading.hashes[sequence] = voxels_sha256(array, affine)
+            reading.notes += [f"{sequence}: {one}" for one in warnings]
+            break
+        name = SEQUENCE_NAMES[sequence]
+        for series, code, text in refusals:
+            which = f"The {name} series" if series.number is None else f"The {name} series (number {series.number})"
+            after = "the next best series was taken" if sequence in reading.chosen else "no other was there"
+            reading.findings.append(finding(code, f"{which} could not be used, and {after}. {text}"))
+        if refusals and sequence not in reading.chosen:
+            code, text = refusals[0][1:]
+            message = f"The {name} series could not be used, so this study was not segmented. {text}"
+            reading.refused.append((code, message))
+    return reading
+
+
+def _doubts(chosen: Mapping[str, Series], questions: Sequence[SeriesQuestion]) -> list[VolumeFinding]:
+    """What only a person can say of the series: questions of recognition, and sequences named with little confidence."""
+    found = []
+    for sequence, series in sorted(chosen.items()):
+        if doubts := series.parameters.get(GEOMETRY_DOUBTS):
+            message = (
+                f"Side and millimetres of the {SEQUENCE_NAMES[sequence]} file are not assessed: {'; '.join(doubts)}."
+            )
+            found.append(finding("geometry-doubtful", message))
+    for one in questions:
+        numbers = ", ".join(str(number) for number in one.numbers)
+        which = f"Series {numbers}: " if numbers else ""
+        found.append(finding("sequence-question", f"{which}{one.question} {ASK}"))
+    for sequence, series in chosen.items():
+        if series.overridden_by_id is None and series.sequence_confidence < _SURE and series.nifti_id is None:
+            message = f"The {SEQUENCE_NAMES[sequence]} series was named with little confidence. {ASK}"
+            found.append(finding("sequence-doubtful", message))
+    return found
+
+
+def _ranked(study: Study) -> dict[str, list[Series]]:
+    """The series of each sequence, best first. Whatever a person says it shows: only MR is segmented."""
+    ranked = {
+        str(name): [one for one in rows if one.modality == MODALITY] for name, rows in ranked_series(study).items()
+    }
+    return {name: rows for name, rows in ranked.items() if rows}
+
+
+def _raise(study: Study, findings: Sequence[VolumeFinding]) -> None:
+    """One row a code, with all its sentences. Inside the caller's transaction."""
+    by_code: dict[str, list[str]] = {}
+    for one in findings:
+        by_code.setdefault(one.code, []).append(one.message)
+    for code, messages in by_code.items():
+        raise_finding(study, code, " ".join(messages), severity=FindingSeverity.WARNING, by=STEP)
 
 
 def _nothing_usable(study: Study) -> tuple[str, str]:
@@ -173,14 +266,15 @@ def _nothing_usable(study: Study) -> tuple[str, str]:
     )
 
 
-def _inputs(chosen: Mapping[str, Series]) -> str:
-    """Fingerprint of what a preparation starts from: the images of each chosen series and the pipeline's version."""
+def _inputs(ranked: Mapping[str, Sequence[Series]]) -> str:
+    """Fingerprint of what a preparation starts from: the images of each series that it may take and the pipeline's version."""
     facts: list[Any] = [PIPELINE_VERSION]
-    for sequence, series in sorted(chosen.items()):
-        hashes = sorted(
-            series.instances.exclude(state=InstanceState.QUARANTINED).values_list("content_sha256", flat=True)
-        )
-        facts.append([sequence, str(series.pk), str(series.nifti_id or ""), hashes])
+    for sequence, candidates in sorted(ranked.items()):
+        for series in candidates:
+            hashes = sorted(
+                series.instances.exclude(state=InstanceState.QUARANTINED).values_list("content_sha256", flat=True)
+            )
+            facts.append([sequence, str(series.pk), str(series.nifti_id or ""), hashes])
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -218,7 +312,7 @@ def _superseded(ctx: JobContext, study: Study, start: _Start) -> bool:
     study.refresh_from_db(fields=["state", "generation"])
     if study.generation != start.generation or study.state != StudyState.PREPARING:
         return True
-    inputs = _inputs(_chosen(study))
+    inputs = _inputs(_ranked(study))
     if inputs == start.inputs:
         return False
     enqueue(
@@ -257,6 +351,7 @@ def _store(
     start: _Start,
     chosen: Mapping[str, Series],
     normalised: Coregistered,
+    hashes: Mapping[str, str],
 ) -> None:
     subject = study.key_subject
     grid = normalised.grid
@@ -297,6 +392,7 @@ def _store(
                     object=volume,
                     sha256=volume.sha256,
                     source_series=chosen[name],
+                    source_sha256=hashes.get(name, ""),
                     transform=registration.record(normalised.scanner_grids[name]),
                     quality=registration.quality,
                 )
@@ -315,4 +411,5 @@ def _store(
         STUDY_MACHINE.advance(study, "volumes")
         if what.reduced:
             raise_finding(study, REDUCED, what.reason, severity=FindingSeverity.NOTE, by=STEP)
+        _raise(study, normalised.parameters.findings)
         emit(VOLUMES_READY, subject=study.subject, study_id=str(study.pk))

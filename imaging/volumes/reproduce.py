@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.geometry.grid import GeometryError, Grid, crop_to_box, to_ras
-from imaging.geometry.nifti import read_nifti, write_nifti
+from imaging.geometry.nifti import read_nifti, without_spikes, write_nifti
 from imaging.preprocessing.coregistration import on_grid, within
 from imaging.volumes.series_reader import read_series
 from oncoflow_site.foundation import objects
@@ -48,9 +48,17 @@ def read_source(series: Series) -> tuple[NDArray[Any], NDArray[np.float64], tupl
         array, grid = read_nifti(objects.get(series.nifti))
         if not np.all(np.isfinite(array)):
             raise GeometryError("it has voxels that are not numbers")
-        return array, grid.affine, ()
-    stack = read_series(series)
-    return stack.array, stack.affine_ras, stack.warnings
+        affine, warnings = grid.affine, tuple[str, ...]()
+    else:
+        stack = read_series(series)
+        array, affine, warnings = stack.array, stack.affine_ras, stack.warnings
+    array, cut = without_spikes(array)
+    if cut:
+        warnings = (
+            *warnings,
+            f"{cut} voxel{'s' if cut > 1 else ''} far brighter than all others cut to bright tissue.",
+        )
+    return array, affine, warnings
 
 
 def remake(volume: Volume) -> bytes:

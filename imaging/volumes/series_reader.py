@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from imaging.dicom.image_plane import READ_TAGS, VolumeRefused
+from imaging.dicom.image_plane import READ_TAGS, VolumeRefused, is_tiled, tiles_refused
 from imaging.dicom.image_stack import ImageStack, stack_datasets
 from imaging.models import InstanceState
 from oncoflow_site.foundation import objects
@@ -39,4 +39,17 @@ def read_series(series: Series, *, original: bool = False) -> ImageStack:
         if stored is None:
             raise VolumeRefused("not-de-identified", "This series has instances that are not de-identified yet.")
         datasets.append(dcmread(BytesIO(objects.get(stored)), force=True, specific_tags=READ_TAGS))  # type: ignore[arg-type]
-    return stack_datasets(datasets)
+    try:
+        return stack_datasets(datasets)
+    except VolumeRefused:
+        # What says that slices lie in tiles is private to the scanner, and de-identification leaves it out.
+        if not original and _original_is_tiled(series):
+            raise tiles_refused() from None
+        raise
+
+
+def _original_is_tiled(series: Series) -> bool:
+    row = next(iter(series_instances(series)), None)
+    return row is not None and is_tiled(
+        dcmread(BytesIO(objects.get(row.original)), force=True, specific_tags=READ_TAGS, stop_before_pixels=True)  # type: ignore[arg-type]
+    )

@@ -32,12 +32,12 @@ def study_flags(
     """What speaks against trusting the panel on this study, one sentence each; empty when nothing does.
 
     :param images: sequence -> (z, y, x), 0 outside the brain. :param spacing_zyx: mm.
-    :param parameters: of the volume set; its doubts about the brain mask count here.
+    :param parameters: of the volume set; its findings and its doubts about the brain mask count here.
     """
-    flags: list[str] = []
+    flags = [one.message for one in parameters.findings] if parameters else []
     inside = int(np.count_nonzero(brain_mask))
     if inside == 0:
-        return ("The brain mask is empty.",)
+        return (*flags, "The brain mask is empty.")
     brain = parameters.brain if parameters else None
     if brain is not None and brain.plausible is False:
         flags.append(f"The brain mask is doubtful: {brain.reason or 'no reason recorded'}.")

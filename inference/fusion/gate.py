@@ -40,7 +40,8 @@ def decide(
     "issue"; a >= hold: "hold"; below: "manual". An adviser below adviser_floor in that sense lowers the band by one, once
     however many there are. Fewer than two voters never reach "issue", nor does a panel with `flags` (an expert failed, a
     sequence is missing, the images look unlike the training's) or one that found no tumour; an adviser lowers what is
-    left. Without a voter the consensus is the advisers' and is held. Without any answer a person has to segment. Names
+    left. Without a voter the advisers' outlines are shown and a person has to
+    segment, as without any answer. Names
     in `voters` and `advisers` without a place in `agreement` did not answer and count for nothing.
     """
     limits = {**DEFAULT_THRESHOLDS, **(thresholds or {})}
@@ -54,8 +55,10 @@ def decide(
     a: float | None = None
     region: Region | None = None
     if not answered_voters:
-        band: GateBand = "hold"
-        reasons.append("no expert has a vote: the consensus is the advisers' and is held for review")
+        band: GateBand = "manual"
+        reasons.append(
+            "no expert has a vote on these sequences: the advisers' outlines are shown, a person's is asked for"
+        )
     else:
         # The consensus holds only regions that every voter answered for.
         scores = {r: float(np.mean([agreement.vs_consensus[v][r].dice for v in answered_voters])) for r in filled}

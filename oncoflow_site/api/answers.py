@@ -89,6 +89,7 @@ class StudyRow(ApiAnswer):
     flag: StudyFlag | None
     findings: tuple[FindingRow, ...]
     performed_at: Instant
+    performed_on_day: bool
     unsolicited: bool
     report: ReportPointer | None
 

@@ -146,6 +146,7 @@ def study_row(study: Study) -> StudyRow:
         flag=StudyFlag(code=findings[0].code, message=findings[0].message) if findings else None,
         findings=findings,
         performed_at=study.performed_at,
+        performed_on_day=study.performed_on_day,
         unsolicited=study.unsolicited,
         report=ReportPointer(id=str(report.id), state=report.state) if report else None,
     )

@@ -37,6 +37,11 @@ class DeclarationForm(serializers.Serializer[Any]):
     spacing_known = serializers.BooleanField(
         required=False, default=True, help_text="False: nothing in millimetres is assessed."
     )
+    geometry_confirmed = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="True: side and voxel size of the NIfTI headers are right, whatever speaks against them.",
+    )
 
     @classmethod
     def declared(cls, data: Any) -> UploadDeclaration:

@@ -50,6 +50,11 @@ class Command(BaseCommand):
             help=f"NAME is one of {', '.join(PANEL_SEQUENCES)}",
         )
         parser.add_argument("--spacing-unknown", action="store_true", help="assess nothing in millimetres")
+        parser.add_argument(
+            "--geometry-confirmed",
+            action="store_true",
+            help="side and voxel size of the NIfTI headers are right, I know",
+        )
         parser.add_argument("--reference", type=Path, help="not read: a known mask never enters the service")
         parser.add_argument("--wait", action="store_true", help="follow the pipeline to its end")
         parser.add_argument("--run-here", action="store_true", help="with --wait: run the jobs in this process")
@@ -138,4 +143,5 @@ def _declaration(options: dict[str, Any]) -> Declaration:
         day=options["date"],
         sequences=sequences,
         spacing_known=not options["spacing_unknown"],
+        geometry_confirmed=options["geometry_confirmed"],
     )

@@ -1,9 +1,9 @@
 """Which sequences an expert can run with. No torch: the panel asks before any expert is woken.
 
-An nnU-Net is given blank channels only in combinations that its recorded evaluation holds, with a mean Dice of at least 0.5
+An expert is given blank channels only in combinations that its recorded evaluation holds, with a mean Dice of at least 0.5
 in each region: a network answers whatever it is given, and only an evaluation tells what the answer is worth. SAM and
-vision-language models look for a tumour where FLAIR is bright: they need FLAIR, and take the rest blank. An entry of the
-panel may say ``needs`` for an expert of one's own.
+vision-language models look for a tumour where FLAIR is bright: they need FLAIR besides. An entry of the panel may say
+``needs`` for an expert of one's own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 NEEDS: Mapping[str, tuple[str, ...]] = {"sam": ("FLAIR",), "vlm": ("FLAIR",)}
-"""Kinds of experts that take any sequences as long as these are among them."""
+"""What kinds of experts cannot do without, whatever their evaluation holds."""
 LEAST_DICE = 0.5
 """Mean Dice on held-out cases below which an outline misleads more than it helps, so that none is asked for."""
 
@@ -105,14 +105,12 @@ def plan(
     there = [name for name in PANEL_SEQUENCES if name in present]
     if len(there) == len(PANEL_SEQUENCES):
         return Plan(PANEL_SEQUENCES, assessable(PANEL_SEQUENCES).regions)
-    least = tuple(needs) if needs is not None else NEEDS.get(kind)
-    if least is not None:
-        missing = [name for name in least if name not in there]
-        if missing:
-            raise NotRunnable(f"needs {in_words(missing)}")
-        return Plan(tuple(there), assessable(there).regions)
+    least = tuple(needs) if needs is not None else NEEDS.get(kind, ())
+    missing = [name for name in least if name not in there]
+    if missing:
+        raise NotRunnable(f"needs {in_words(missing)}")
     for one in evaluated_sets(evaluation):
-        if set(one) <= set(there):
+        if set(least) <= set(one) <= set(there):
             return Plan(one, assessable(one).regions)
     lacking = in_words([name for name in PANEL_SEQUENCES if name not in there])
     if subset_of(evaluation, there):

@@ -124,11 +124,19 @@ def test_a_stack_is_sorted_by_place_and_rescaled():
     assert np.allclose(np.diag(stack.affine_ras), [-1, -1, 2, 1])
 
 
+def test_a_slice_that_came_twice_is_used_once_and_said():
+    slices = stacked()
+    stack = stack_datasets([*slices, slices[2]])
+    assert np.array_equal(stack.array, stack_datasets(slices).array)
+    assert stack.frames == stack_datasets(slices).frames
+    assert any("came twice" in one for one in stack.warnings)
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
         (lambda s: s.pop(3), "missing-slice"),
-        (lambda s: s.append(s[2]), "duplicate-slice"),
+        (lambda s: setattr(s[3], "ImagePositionPatient", s[2].ImagePositionPatient), "duplicate-slice"),
         (lambda s: setattr(s[3], "ImagePositionPatient", [-8, -8, 8.7]), "uneven-slices"),
         (
             lambda s: [setattr(o, "ImagePositionPatient", [-8, -8 + 0.4 * i, 2.0 * i]) for i, o in enumerate(s)],

@@ -205,3 +205,15 @@ def test_the_command_writes_no_identity_and_says_what_it_left_out(tmp_path):
     assert (facts["EchoTime"], facts["MagneticFieldStrength"], facts["Sequence"]) == (0.0025, 3, "T1c")
     with pytest.raises(CommandError, match="no series"):
         call_command("convert", str(tmp_path / "in" / "tilted"), "--out", str(tmp_path / "none"), stdout=out)
+
+
+def test_what_is_no_image_in_a_series_is_left_out_and_said(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(1, 6):
+        (folder / f"{number}.dcm").write_bytes(as_file(dataset(number=number)))
+    raw = dataset(number=9, SOPClassUID="1.2.840.10008.5.1.4.1.1.66", Rows=None, Columns=None, PixelData=None)
+    (folder / "raw.dcm").write_bytes(as_file(raw))
+    (result,) = convert_folder(folder, tmp_path / "out")
+    assert result.path is not None
+    assert any("holds no image" in one for one in result.warnings)

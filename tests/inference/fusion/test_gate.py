@@ -88,9 +88,9 @@ def test_fewer_than_two_voters_never_issue() -> None:
     assert decide(agreement({"a": (1, 1, 1), "s": (0.2, 1, 1)}), ["a"], ["s"]).band == "manual"
 
 
-def test_without_a_voter_it_is_held_and_without_anybody_manual() -> None:
+def test_without_a_voter_or_without_anybody_a_person_outlines() -> None:
     found = decide(agreement({"s": (1, 1, 1), "t": (0.1, 0.1, 0.1)}), [], ["s", "t"])
-    assert (found.band, found.a) == ("hold", None)
+    assert (found.band, found.a) == ("manual", None)
     assert decide(agreement({}), ["a"], []) == GateDecision(
         band="manual", a=None, region=None, reasons=("no expert gave an answer",)
     )

@@ -49,9 +49,16 @@ def test_all_four_sequences_suit_everybody():
 @pytest.mark.parametrize("kind", ["sam", "vlm"])
 def test_sam_and_language_models_need_flair(kind):
     with pytest.raises(NotRunnable, match="needs FLAIR"):
-        plan(["T1", "T1c", "T2"], kind, {})
-    found = plan(["T2", "FLAIR"], kind, {})
-    assert (found.sequences, found.regions) == (("T2", "FLAIR"), ("WT",))
+        plan(["T1", "T1c", "T2"], kind, evaluation(T1c=GOOD))
+    found = plan(["T2", "FLAIR"], kind, evaluation(FLAIR=GOOD))
+    assert (found.sequences, found.regions) == (("FLAIR",), ("WT",))
+
+
+@pytest.mark.parametrize("present", [["T1c", "FLAIR"], ["T1", "T2", "FLAIR"], ["FLAIR"]])
+@pytest.mark.parametrize("kind", ["nnunet", "sam", "vlm"])
+def test_no_kind_of_expert_runs_on_what_it_was_not_evaluated_on(kind, present):
+    with pytest.raises(NotRunnable, match="was not evaluated without"):
+        plan(present, kind, evaluation(T1c_T2=GOOD))
 
 
 def test_an_nnunet_runs_with_what_its_evaluation_holds():
@@ -73,7 +80,9 @@ def test_an_evaluation_that_went_badly_keeps_an_expert_from_running():
 
 
 def test_an_entry_of_the_panel_may_say_what_its_expert_needs():
-    assert plan(["T1c", "T2"], "nnunet", {}, ["T1c"]).sequences == ("T1c", "T2")
+    assert plan(["T1c", "T2"], "nnunet", evaluation(T1c_T2=GOOD), ["T1c"]).sequences == ("T1c", "T2")
+    with pytest.raises(NotRunnable, match="was not evaluated without"):
+        plan(["T1c", "T2"], "nnunet", {}, ["T1c"])
     with pytest.raises(NotRunnable, match="needs contrast-enhanced T1"):
         plan(["FLAIR"], "nnunet", {}, ["T1c"])
 
@@ -275,7 +284,8 @@ def test_who_was_evaluated_on_something_else_advises(panel_of: Panel, settings):
     with_only(study, "T1c")
     panel = play(study)
     assert {run.role for run in panel.expert_runs.all()} == {"adviser"}
-    assert panel.band == "hold"
+    assert panel.band == "manual"
+    assert panel.consensus is not None  # the advisers' outlines are shown
 
 
 @pytest.mark.django_db

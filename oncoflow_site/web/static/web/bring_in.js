@@ -159,7 +159,7 @@
   });
 
   const declaration = () => {
-    const told = { spacing_known: $("spacing").checked };
+    const told = { spacing_known: $("spacing").checked, geometry_confirmed: $("geometry").checked };
     for (const [id, key] of [["patient", "patient"], ["date", "date"], ["mrn", "mrn"], ["authority", "authority"]]) {
       const value = $(id).value.trim();
       if (value) told[key] = value;
