@@ -17,7 +17,7 @@ from clinical.events import ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_CHANGED
 from clinical.identity import OrderIdentity
 from clinical.models import ORDER_MACHINE, Order, OrderPriority, OrderStatus, Patient
 from clinical.registry import current_patient, identities_for_cleaning
-from clinical.vault import ei_index, open_json, seal_json
+from clinical.vault import accession_index, dicom_uid_index, ei_index, open_json, seal_json
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError, IllegalMove, UserVisibleError
 from oncoflow_site.foundation.events import emit
@@ -30,14 +30,13 @@ __all__ = [
     "cleaned_reason",
     "find_order",
     "find_order_by_accession",
+    "find_orders_by_index",
     "find_orders_by_study_uid",
     "reveal_order",
 ]
 
-_ACCESSION = "order.accession"
 _PLACER = "order.placer"
 _FILLER = "order.filler"
-_STUDY_UID = "order.study_uid"
 
 
 def _context(order: Order) -> str:
@@ -50,10 +49,10 @@ def _load(order: Order) -> OrderIdentity:
 
 def _indexes(identity: OrderIdentity) -> dict[str, str | None]:
     return {
-        "accession_index": ei_index(_ACCESSION, identity.accession),
+        "accession_index": accession_index(identity.accession),
         "placer_index": ei_index(_PLACER, identity.placer_number, identity.placer_authority),
         "filler_index": ei_index(_FILLER, identity.filler_number, identity.filler_authority),
-        "study_uid_index": ei_index(_STUDY_UID, identity.study_instance_uid),
+        "study_uid_index": dicom_uid_index(identity.study_instance_uid),
     }
 
 
@@ -71,14 +70,25 @@ def cleaned_reason(order: Order) -> str:
 
 def find_order_by_accession(accession: str) -> Order | None:
     """The order with this accession number, or None."""
-    index = ei_index(_ACCESSION, accession)
+    index = accession_index(accession)
     return Order.objects.filter(accession_index=index).select_related("patient").first() if index else None
 
 
 def find_orders_by_study_uid(study_instance_uid: str) -> QuerySet[Order]:
     """Orders that announced this Study Instance UID (IPC-3, ZDS-1): one study may answer several orders."""
-    index = ei_index(_STUDY_UID, study_instance_uid)
+    index = dicom_uid_index(study_instance_uid)
     return Order.objects.filter(study_uid_index=index).select_related("patient") if index else Order.objects.none()
+
+
+def find_orders_by_index(accession: str, study_uid: str) -> tuple[Order | None, list[Order]]:
+    """The order of a study's accession number, and those that announced its Study Instance UID, the earliest first.
+
+    Nothing is decrypted. :param accession: `clinical.vault.accession_index`, empty without a number. :param study_uid:
+    `clinical.vault.dicom_uid_index`.
+    """
+    orders = Order.objects.select_related("patient")
+    numbered = orders.filter(accession_index=accession).first() if accession else None
+    return numbered, list(orders.filter(study_uid_index=study_uid).order_by("requested_at", "pk")) if study_uid else []
 
 
 def find_order(identity: OrderIdentity) -> Order | None:

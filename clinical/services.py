@@ -9,6 +9,7 @@ from clinical.orders import (
     change_order,
     find_order,
     find_order_by_accession,
+    find_orders_by_index,
     find_orders_by_study_uid,
     reveal_order,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "current_patient",
     "find_order",
     "find_order_by_accession",
+    "find_orders_by_index",
     "find_orders_by_study_uid",
     "find_patient",
     "matching_policy",

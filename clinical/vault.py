@@ -11,8 +11,10 @@ from typing import Any
 from oncoflow_site.foundation import keys
 
 __all__ = [
+    "accession_index",
     "birth_date_index",
     "blind_index",
+    "dicom_uid_index",
     "ei_index",
     "family3_index",
     "family_index",
@@ -75,3 +77,15 @@ def ei_index(purpose: str, number: str, authority: str = "") -> str | None:
     """Blind index of an entity identifier (HL7 EI: the number and its namespace together), None without a number."""
     number = number.strip()
     return blind_index(purpose, authority.strip(), number) if number else None
+
+
+def accession_index(number: str) -> str | None:
+    """Blind index of an accession number, the same for an order and for a study, so that a match is a join and discloses
+    nothing; None without a number."""
+    return ei_index("order.accession", number)
+
+
+def dicom_uid_index(uid: str) -> str | None:
+    """Blind index of a DICOM UID as sent, the same for what an order announces and for what arrives; None without one."""
+    uid = uid.strip()
+    return keys.keyed_hash("dicom-uid-index", uid).hex() if uid else None

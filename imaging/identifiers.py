@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from clinical import vault
 from oncoflow_site.foundation import keys
 
 __all__ = [
@@ -73,14 +74,13 @@ def open_sop_instance_uid(subject: str, ciphertext: bytes) -> str:
 
 
 def uid_index(uid: str) -> str:
-    """Blind index of a UID as sent: 64 hexadecimal digits."""
-    return keys.keyed_hash("dicom-uid-index", uid).hex()
+    """Blind index of a UID as sent: 64 hexadecimal digits; empty for an empty one. An order that announces it has the same."""
+    return vault.dicom_uid_index(uid) or ""
 
 
 def accession_index(accession: str) -> str:
-    """Blind index of an accession number; empty for an empty one."""
-    value = accession.strip()
-    return keys.keyed_hash("dicom-accession-index", value).hex() if value else ""
+    """Blind index of an accession number; empty for an empty one. The order of that number has the same."""
+    return vault.accession_index(accession) or ""
 
 
 def is_standard_uid(uid: str) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from django.db import transaction
+from django.db.models import Q
 
 from audit import services as audit
 from clinical import services as clinical
 from clinical.models import Order, OrderStatus
 from imaging.events import COMPARISON_READY, STUDY_FLAGGED
 from imaging.findings import clear_findings, raise_finding
-from imaging.identifiers import accession_index, open_study, uid_index
 from imaging.models import FindingSeverity, Study, StudyPurpose
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.ids import new_id
@@ -25,7 +25,7 @@ __all__ = ["follow_merge", "match_order", "match_study", "release_order"]
 
 OTHER_PATIENT = "accession-other-patient"
 OTHER_PATIENT_MESSAGE = (
-    "The accession number of this study belongs to another patient's order, so the study was not linked to it. "
+    "The {number} of this study belongs to another patient's order, so the study was not linked to it. "
     "Please check the patient and the order at the scanner."
 )
 
@@ -33,22 +33,24 @@ OTHER_PATIENT_MESSAGE = (
 def match_study(study: Study) -> Order | None:
     """Link ``study`` to the order that asked for it; idempotent. Call it inside or outside a transaction.
 
-    :returns: the order, or None: the study is then marked unsolicited. An order of another patient is never linked;
-        the study is flagged with a sentence for a radiologist and goes on unsolicited.
+    :returns: the order of its accession number, else the earliest that announced its Study Instance UID; None marks the
+        study unsolicited. An order of another patient is never linked, nor one beside it: the study is flagged with a
+        sentence for a radiologist and goes on unsolicited.
     """
     if study.order_id is not None:
         return study.order
     with transaction.atomic():
-        identity = open_study(study.key_subject, study.ciphertext)  # type: ignore[arg-type]
-        order = clinical.find_order_by_accession(identity.accession) if identity.accession else None
-        if order is not None and order.status == OrderStatus.CANCELLED:
+        numbered, announced = clinical.find_orders_by_index(study.accession_index, study.uid_index)
+        if numbered is not None and numbered.status == OrderStatus.CANCELLED:
+            numbered = None
+        announced = [order for order in announced if order.status != OrderStatus.CANCELLED]
+        own = [order for order in announced if order.patient_id == study.patient_id]
+        order = numbered or next(iter(own), None)
+        if numbered is not None and numbered.patient_id != study.patient_id:
+            _flag_other_patient(study, "accession number")
             order = None
-        if order is not None and order.patient_id != study.patient_id:
-            if raise_finding(
-                study, OTHER_PATIENT, OTHER_PATIENT_MESSAGE, severity=FindingSeverity.WARNING, by="order matching"
-            ):
-                emit(STUDY_FLAGGED, subject=study.subject, study_id=str(study.id), code=OTHER_PATIENT)
-            order = None
+        elif order is None and announced:
+            _flag_other_patient(study, "Study Instance UID")
         _link(study, order)
     return order
 
@@ -60,16 +62,15 @@ def match_order(order: Order) -> list[Study]:
     """
     if order.status == OrderStatus.CANCELLED:
         return []
-    identity = clinical.reveal_order(order, purpose="match a study to its order", actor=audit.Actor.system("imaging"))
+    same = Q()
+    if order.accession_index:
+        same |= Q(accession_index=order.accession_index)
+    if order.study_uid_index:
+        same |= Q(uid_index=order.study_uid_index)
     with transaction.atomic():
-        wanted = Study.objects.filter(patient_id=order.patient_id, order__isnull=True)
-        found: dict[object, Study] = {}
-        if identity.accession:
-            found |= {row.pk: row for row in wanted.filter(accession_index=accession_index(identity.accession))}
-        if identity.study_instance_uid:
-            found |= {row.pk: row for row in wanted.filter(uid_index=uid_index(identity.study_instance_uid))}
-        for study in found.values():
-            _link(study, order)
+        if same:
+            for study in Study.objects.filter(same, patient_id=order.patient_id, order__isnull=True):
+                _link(study, order)
     return list(Study.objects.filter(order=order).order_by("performed_at"))
 
 
@@ -104,6 +105,12 @@ def _let_go(order: Order) -> None:
     order.refresh_from_db()
     if order.status == OrderStatus.IN_PROGRESS and not Study.objects.filter(order=order).exists():
         clinical.advance_order(order, "release")
+
+
+def _flag_other_patient(study: Study, number: str) -> None:
+    message = OTHER_PATIENT_MESSAGE.format(number=number)
+    if raise_finding(study, OTHER_PATIENT, message, severity=FindingSeverity.WARNING, by="order matching"):
+        emit(STUDY_FLAGGED, subject=study.subject, study_id=str(study.id), code=OTHER_PATIENT)
 
 
 def _link(study: Study, order: Order | None) -> None:

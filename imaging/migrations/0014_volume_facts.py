@@ -9,10 +9,11 @@ from django.db import migrations, models
 def number_lesions(apps, schema_editor):
     """What was read from every measurement of a patient at each comparison is kept as a column."""
     measurements = apps.get_model("imaging", "Measurement").objects
-    for row in measurements.only("pk", "lesions").iterator():
-        numbers = [int(lesion["id"][1:]) for lesion in row.lesions if str(lesion.get("id", ""))[1:].isdigit()]
+    for pk in list(measurements.values_list("pk", flat=True)):
+        lesions = measurements.values_list("lesions", flat=True).get(pk=pk)
+        numbers = [int(lesion["id"][1:]) for lesion in lesions if str(lesion.get("id", ""))[1:].isdigit()]
         if numbers:
-            measurements.filter(pk=row.pk).update(highest_lesion=max(numbers))
+            measurements.filter(pk=pk).update(highest_lesion=max(numbers))
 
 
 def rename_jobs(apps, schema_editor):
