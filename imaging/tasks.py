@@ -18,12 +18,14 @@ __all__ = [
     "compare_study",
     "complete_study",
     "deface_study",
+    "deidentify_study",
     "file_waiting",
     "find_priors",
     "follow_merge",
     "ingest_intake",
     "ingest_upload",
     "match_order_to_study",
+    "match_study",
     "measure_study",
     "prepare_study",
     "publish_segmentations",
@@ -93,9 +95,26 @@ def publish_segmentations(ctx: JobContext, *, study_id: str) -> None:
     dicomseg.publish_segmentations(ctx, Study.objects.select_related("patient").get(pk=study_id))
 
 
+@job("imaging.deidentify_study", queue="default", lease_s=120, locks=study_inputs, on_dead=preparation_failed)
+def deidentify_study(ctx: JobContext, *, study_id: str) -> None:
+    """Before: complete. After: every instance has a copy that names nobody, or is quarantined (event study.deidentified)."""
+    from imaging.deidentification import deidentify_study
+    from imaging.dicomweb import index
+
+    study = Study.objects.select_related("patient").get(pk=study_id)
+    deidentify_study.deidentify_study(ctx, study, offer=index.offered)
+
+
+@job("imaging.match_study", queue="default")
+def match_study(ctx: JobContext, *, study_id: str) -> None:
+    """After: the study is linked to the order that asked for it, or unsolicited."""
+    with ctx.commit(done=True):
+        order_matching.match_study(Study.objects.select_related("patient", "order").get(pk=study_id))
+
+
 @job("imaging.prepare_study", queue="default", lease_s=120, locks=study_inputs, on_dead=preparation_failed)
 def prepare_study(ctx: JobContext, *, study_id: str) -> None:
-    """Before: complete. After: ready with volumes (event volumes.ready), or flagged (event study.flagged)."""
+    """Before: de-identified. After: ready with volumes (event volumes.ready), or flagged (event study.flagged)."""
     from imaging.volumes import prepare
 
     prepare.prepare(ctx, Study.objects.select_related("patient").get(pk=study_id))

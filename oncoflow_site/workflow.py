@@ -26,8 +26,8 @@ FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     "document.arrived": ("clinical.read_document",),
     "document.read": ("reports.redraft_open",),
     # images: from the scanner to volumes on one grid
-    "study.complete": ("imaging.prepare_study",),
-    "study.deidentified": ("imaging.publish_study",),
+    "study.complete": ("imaging.deidentify_study",),
+    "study.deidentified": ("imaging.match_study", "imaging.prepare_study", "imaging.publish_study"),
     "study.defaced": ("imaging.publish_study",),
     "study.flagged": ("imaging.deface_study",),  # without volumes there is no face to be told: it says so
     "volumes.ready": ("inference.convene_panel", "imaging.deface_study"),

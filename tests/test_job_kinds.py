@@ -14,6 +14,7 @@ NOTHING_WAITS = {
     "fhir_api.process_waiting": "the message stays held, where people see it",
     "imaging.complete_study": "a study stays open for more images, and the next one arms another look",
     "imaging.match_order_to_study": "the study stays unsolicited, and people see that",
+    "imaging.match_study": "the study stays unsolicited, and people see that",
     "imaging.release_order": "the link stays, and the order says that it is cancelled",
     "imaging.find_priors": "nothing is asked for; the report says that there was nothing to compare with",
     "imaging.ask_for_priors": "as for find_priors",
@@ -38,7 +39,9 @@ def test_every_kind_says_what_follows_from_its_end() -> None:
 def test_what_must_not_meet_has_a_lock_and_experts_have_none() -> None:
     locked = {name for name, kind in job_kinds().items() if kind.locks is not None}
     assert {
+        "imaging.deidentify_study",
         "imaging.prepare_study",
+        "imaging.measure_study",
         "imaging.compare_study",
         "inference.conclude_panel",
         "reports.draft",

@@ -8,11 +8,14 @@ here removes it, and (0028,0302) says so.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydicom.dataset import Dataset
 
 from audit import services as audit
 from clinical.registry import identities_for_cleaning
@@ -28,11 +31,13 @@ from imaging.deidentification.pixel_inspection import apart_because
 from imaging.deidentification.pixel_policy import PixelAction, decide
 from imaging.deidentification.profile import RULES
 from imaging.deidentification.report import add_to_report
+from imaging.dicom.image_header import image_header
+from imaging.dicom.written_file import WrittenFile
 from imaging.events import STUDY_DEIDENTIFIED
 from imaging.identifiers import map_uid
-from imaging.models import INSTANCE_MACHINE, Instance, InstanceState, Study
+from imaging.models import INSTANCE_MACHINE, Instance, InstanceState, Study, StudyState
 from oncoflow_site.foundation import failpoints, keys, objects
-from oncoflow_site.foundation.errors import PermanentError
+from oncoflow_site.foundation.errors import PermanentError, safe_error_text
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.models import StoredObject
 
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["deidentify_study", "profile_of", "shift_days"]
 
+logger = logging.getLogger(__name__)
 BATCH = 16
 
 
@@ -66,12 +72,21 @@ def profile_of(patient: Patient) -> PatientProfile:
     return PatientProfile(pseudonym=patient.pseudonym, shift_days=shift_days(patient), map_uid=map_uid, known=known)
 
 
-def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: float = 1.0) -> dict[str, int]:
-    """De-identify every instance of ``study`` that is not yet; can be stopped at any point and called again.
+Keep = Callable[[Study, Instance, StoredObject], object]
+Offer = Callable[[WrittenFile, Dataset], Keep | None]
+"""Given a copy and its header while they are in memory: what notes the copy in the transaction that keeps it, if anything."""
 
-    Arrival hashes are verified on the way. An instance that cannot be de-identified is quarantined with its reason.
 
-    :param start: progress of the job when this begins; it moves on to ``end``.
+def deidentify_study(ctx: JobContext, study: Study, *, offer: Offer | None = None) -> dict[str, int]:
+    """De-identify every instance of ``study`` that is not yet (event study.deidentified, also where none was left to do).
+
+    Can be stopped at any point and called again; ends the job. Arrival hashes are verified on the way. An instance that
+    cannot be de-identified is quarantined with its reason. Without an event when a late instance reopened the study: it
+    will be complete again.
+
+    One pass while the bytes of an instance are in memory: its copy, its place and pixels (`imaging.dicom.image_header`), and
+    what ``offer`` makes of it for viewers.
+
     :returns: ``{"deidentified": …, "quarantined": …}`` of this call.
     :raises PermanentError: a stored original is not what arrived.
     """
@@ -86,18 +101,17 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
     codes = set(study.deidentification.get("codes", []))
     for begin in range(0, len(waiting), BATCH):
         batch = waiting[begin : begin + BATCH]
-        reached = start + (end - start) * begin / len(waiting)
-        beat = partial(ctx.progress, reached, "Looking for text in the pixels")
+        beat = partial(ctx.progress, begin / len(waiting), "Looking for text in the pixels")
         results = [(instance, _one(instance, deidentifier, beat)) for instance in batch]
         pixels = Counter(result.pixels for _, result in results if result.pixels)
         written = [result.written for _, result in results if result.written is not None]
         for one in written:
             actions.update(one.actions)
             codes.update(one.codes)
-        copies = [_written(study, result) for _, result in results]
+        copies = [_copy(study, result, offer) for _, result in results]
         with ctx.commit():
-            for (instance, result), stored in zip(results, copies, strict=True):
-                counts[_store(study, instance, result, stored)] += 1
+            for (instance, result), copy in zip(results, copies, strict=True):
+                counts[_store(study, instance, result, copy)] += 1
             study.deidentification = {
                 "profile": RULES.method,
                 "codes": sorted(codes),
@@ -105,19 +119,23 @@ def deidentify_study(ctx: JobContext, study: Study, *, start: float = 0.0, end: 
             }
             study.save(update_fields=["deidentification"])
             add_to_report(study, written, pixels)
-            if begin + BATCH >= len(waiting):
-                audit.record(
-                    "study.deidentify",
-                    action="U",
-                    resource=study.subject,
-                    patient_id=study.patient_id,
-                    detail={**counts, "codes": sorted(codes)},
-                    source="worker",
-                )
-                emit(STUDY_DEIDENTIFIED, subject=study.subject, study_id=str(study.pk))
         failpoints.hit("imaging.deidentified_batch")
-        done = (begin + len(batch)) / len(waiting)
-        ctx.progress(start + (end - start) * done, f"De-identified {begin + len(batch)} of {len(waiting)} images")
+        reached = begin + len(batch)
+        ctx.progress(0.99 * reached / len(waiting), f"De-identified {reached} of {len(waiting)} images")
+    with ctx.commit(done=True):
+        if waiting:
+            audit.record(
+                "study.deidentify",
+                action="U",
+                resource=study.subject,
+                patient_id=study.patient_id,
+                detail={**counts, "codes": sorted(codes)},
+                source="worker",
+            )
+        study.refresh_from_db(fields=["state"])
+        if study.state != StudyState.RECEIVING:
+            emit(STUDY_DEIDENTIFIED, subject=study.subject, study_id=str(study.pk))
+        failpoints.hit("imaging.deidentified_commit")
     return counts
 
 
@@ -149,22 +167,34 @@ def _one(instance: Instance, deidentifier: Deidentifier, beat: Callable[[], None
         return _Result(None, f"cannot be de-identified: {error}")
 
 
-def _written(study: Study, result: _Result) -> StoredObject | None:
-    """The bytes of the copy, durable before the transaction that names them."""
+@dataclass(frozen=True)
+class _Copy:
+    """The copy, durable before the transaction that names it; the record of the image, and what notes it for viewers."""
+
+    stored: StoredObject
+    image: dict[str, Any] | None = None
+    keep: Keep | None = None
+
+
+def _copy(study: Study, result: _Result, offer: Offer | None) -> _Copy | None:
     if result.written is None:
         return None
-    return objects.write(
-        result.written.data,
-        subject=study.key_subject,
-        kind="dicom-deidentified",
-        content_type="application/dicom",
+    file = result.written.file
+    stored = objects.write(
+        file.data, subject=study.key_subject, kind="dicom-deidentified", content_type="application/dicom"
     )
+    try:
+        header = file.header()
+    except Exception as error:  # what pydicom cannot read is kept all the same, and read by nobody
+        logger.warning("the header of a copy cannot be read: %s", safe_error_text(error))
+        return _Copy(stored)
+    return _Copy(stored, image_header(file, header), offer(file, header) if offer is not None else None)
 
 
-def _store(study: Study, instance: Instance, result: _Result, stored: StoredObject | None) -> str:
+def _store(study: Study, instance: Instance, result: _Result, copy: _Copy | None) -> str:
     """Write one result (inside the caller's fenced transaction); returns which count it belongs to."""
     row = Instance.objects.filter(pk=instance.pk)
-    if stored is None:
+    if copy is None:
         if INSTANCE_MACHINE.apply(row, "quarantine", reason=result.reason[:300]):
             audit.record(
                 "instance.quarantine",
@@ -175,6 +205,8 @@ def _store(study: Study, instance: Instance, result: _Result, stored: StoredObje
                 source="worker",
             )
         return "quarantined"
-    if INSTANCE_MACHINE.apply(row, "deidentify", deidentified=stored):
-        objects.keep(stored)
+    if INSTANCE_MACHINE.apply(row, "deidentify", deidentified=copy.stored, image=copy.image):
+        objects.keep(copy.stored)
+        if copy.keep is not None:
+            copy.keep(study, instance, copy.stored)
     return "deidentified"

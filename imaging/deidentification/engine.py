@@ -27,6 +27,7 @@ from imaging.dicom.elements import Element, ElementReader, ElementWriter, Malfor
 from imaging.dicom.file_meta import content_start, file_meta
 from imaging.dicom.part10 import WRITER, well_formed
 from imaging.dicom.transfer_syntaxes import EXPLICIT_LITTLE
+from imaging.dicom.written_file import WrittenFile
 from oncoflow_site.foundation.errors import EngineError
 
 __all__ = [
@@ -98,20 +99,25 @@ class PixelStatement:
 class Deidentified:
     """The result for one instance.
 
-    :param data: a DICOM file (preamble, file meta information, data set in the transfer syntax it came in; a deflated one
-        comes out as Explicit VR Little Endian).
     :param report: (tag, VR, action of `imaging.deidentification.profile.ACTIONS`) -> how many. Private tags are reported by
         their group alone, as (group << 16), unless they are on the safe list. No values.
+    :param file: the DICOM file in the transfer syntax it came in (a deflated one comes out as Explicit VR Little Endian),
+        with the elements it was joined from: its header need not be parsed again.
     :param codes: CID 7050 codes written into (0012,0064).
     :param image_type: (0008,0008) and :param burned_in: (0028,0301) as they were sent, to judge the pixels by. Not to be
         shown: they are the sender's.
     """
 
-    data: bytes
+    file: WrittenFile
     report: Counter[_Key] = field(default_factory=Counter)
     codes: tuple[str, ...] = ()
     image_type: tuple[str, ...] = field(default=(), repr=False)
     burned_in: str = field(default="", repr=False)
+
+    @property
+    def data(self) -> bytes:
+        """A DICOM file (preamble, file meta information, data set)."""
+        return self.file.data
 
     @property
     def actions(self) -> Counter[str]:
@@ -178,12 +184,11 @@ class Deidentifier:
         codes = tuple(sorted({*OUR_CODES, *codes, *ours}))
         burned_in = b"NO" if pixels.no_text else _said(data, by_tag)
         written |= dict(_statement(writer, codes, burned_in, face=not (no_face or pixels.no_face)))
-        body = b"".join([written[tag] for tag in sorted(written)])
         # Written anew: nothing of the sender's preamble and file meta information survives.
         meta = file_meta(sop_class, self.profile.map_uid(sop_instance), str(syntax), WRITER)
         image_type = tuple(_stripped(data, by_tag, 0x00080008).decode("ascii", "replace").split("\\"))
         said = _stripped(data, by_tag, 0x00280301).decode("ascii", "replace")
-        return Deidentified(meta + body, walk.report, codes, image_type, said)
+        return Deidentified(WrittenFile.of(meta, written, syntax), walk.report, codes, image_type, said)
 
 
 def _transfer_syntax(data: bytes, start: int) -> UID:

@@ -157,7 +157,7 @@ class ElementReader:
             undefined = length == UNDEFINED
             if undefined:
                 if depth == 0 and tag in PIXEL_TAGS:
-                    fragments, behind = self._fragments(position, end)
+                    fragments, behind = self.fragments(position, end)
                 elif vr in ("", "SQ", "UN"):
                     children, behind = self._items(position, end, nested, depth + 1, delimited=True, wanted=within)
                 else:
@@ -247,7 +247,7 @@ class ElementReader:
             raise MalformedDataSet("it is cut short")
         return found, position
 
-    def _fragments(self, position: int, end: int) -> tuple[list[tuple[int, int]], int]:
+    def fragments(self, position: int, end: int) -> tuple[list[tuple[int, int]], int]:
         """Encapsulated pixel data (PS3.5 A.4): (start, end) of each fragment, the Basic Offset Table first, and the
         offset behind the delimiter."""
         found: list[tuple[int, int]] = []

@@ -17,9 +17,10 @@ from pydicom.uid import UID
 from imaging.dicom.elements import PIXEL_TAGS, MalformedDataSet
 from imaging.dicom.file_meta import content_start
 from imaging.dicom.preflight import Layout, scan
+from imaging.dicom.written_file import WrittenFile
 from oncoflow_site.foundation.errors import EngineError
 
-__all__ = ["BULK_FROM", "Published", "Unpublishable", "element_at", "read_published"]
+__all__ = ["BULK_FROM", "Published", "Unpublishable", "element_at", "published_from", "read_published"]
 
 BULK_FROM = 4096
 """Binary values longer than this are bulk data: a URI in the metadata. Pixel data always are."""
@@ -59,6 +60,28 @@ def read_published(data: bytes) -> Published:
         walked = scan(data, implicit=syntax.is_implicit_VR, little=syntax.is_little_endian)
         end = walked.end if walked.pixels is None else walked.pixels
         dataset = dcmread(BytesIO(memoryview(data)[:end]))
+    except MalformedDataSet as error:
+        raise Unpublishable(str(error)) from None
+    except Exception as error:  # any parser error; its text may quote the data
+        raise Unpublishable(f"the header cannot be written as DICOM JSON ({type(error).__name__})") from None
+    return _published(data, dataset, walked, syntax)
+
+
+def published_from(file: WrittenFile, header: Dataset) -> Published:
+    """As `read_published`, from what has just been written: nothing is parsed again.
+
+    :param header: `WrittenFile.header` of it.
+    :raises Unpublishable: the pixels are not what the header says.
+    """
+    try:
+        layout = file.layout()
+    except Exception as error:
+        raise Unpublishable(f"the header cannot be written as DICOM JSON ({type(error).__name__})") from None
+    return _published(file.data, header, layout, file.transfer_syntax_uid)
+
+
+def _published(data: bytes, dataset: Dataset, walked: Layout, syntax: UID) -> Published:
+    try:
         frames = 0 if walked.pixels is None else max(1, int(dataset.get("NumberOfFrames") or 1))
         layout = {} if walked.pixels is None else _layout(data, walked, syntax, frames, dataset)
         header = dict(_members(dataset, ""))

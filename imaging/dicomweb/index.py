@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db.models import F, Q
 
 from imaging.archive.filing_header import integer
-from imaging.dicomweb.dicom_json import Published, Unpublishable, read_published
+from imaging.dicomweb.dicom_json import Published, Unpublishable, published_from, read_published
 from imaging.models import Instance, InstanceState, PublishedInstance, Study
 from oncoflow_site.foundation import keys, objects
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from imaging.dicom.written_file import WrittenFile
     from imaging.models import Segmentation
     from oncoflow_site.foundation.jobs import JobContext
     from oncoflow_site.foundation.models import StoredObject
 
-__all__ = ["headers_json", "publish_object", "publish_study"]
+__all__ = ["headers_json", "offered", "publish_object", "publish_study"]
 
 _CONTEXT = "published-header"
 BATCH = 16
@@ -53,6 +56,20 @@ def publish_study(ctx: JobContext, study: Study) -> int:
                 publish_object(study, stored, published, instance=row)
         ctx.progress((begin + len(read)) / len(rows), "Offering the images to viewers")
     return len(rows)
+
+
+def offered(file: WrittenFile, header: Dataset) -> Callable[[Study, Instance, StoredObject], object] | None:
+    """For a copy that was just made: what puts it into the index in the transaction that keeps it, read while it is in memory.
+
+    None where it is not offered: with ``ONCOFLOW_DEFACE`` (the copy without a face will be), or without a readable header.
+    """
+    if settings.ONCOFLOW_DEFACE:
+        return None
+    try:
+        published = published_from(file, header)
+    except Unpublishable:
+        return None
+    return lambda study, instance, stored: publish_object(study, stored, published, instance=instance)
 
 
 def publish_object(

@@ -262,6 +262,9 @@ class Instance(models.Model):
         help_text="Of the canonical form, pixels decoded; computed when its UID comes again with other bytes.",
     )
     deidentified = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    image = models.JSONField(
+        null=True, blank=True, help_text="Place and pixels of the de-identified copy; empty: its file must be read."
+    )
     state = models.CharField(max_length=12, choices=InstanceState.choices, default=InstanceState.RECEIVED)
     reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it is quarantined; no identity.")
     identity_conflict = models.ForeignKey(

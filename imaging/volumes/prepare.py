@@ -3,8 +3,8 @@
 A study that lacks sequences is ready too where those it has show a region (`imaging.brats.assessability`): the panel then runs
 reduced, and the study says so. A late series reopens it, and it runs whole.
 
-Every step can be stopped and run again: de-identification is kept image by image, and the volumes, the study's new state and
-the event are written in one fenced transaction. The same images prepared twice give one volume set.
+It can be stopped and run again: the volumes, the study's new state and the event are written in one fenced transaction. The
+same images prepared twice give one volume set.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from django.db.models import Max
 from numpy.typing import NDArray
 
 from audit import services as audit
-from imaging.archive.order_matching import match_study
 from imaging.brats.assessability import assessable
 from imaging.brats.sequences import SEQUENCE_NAMES
-from imaging.deidentification.deidentify_study import deidentify_study
 from imaging.dicom.image_plane import VolumeRefused
 from imaging.events import STUDY_FLAGGED, VOLUMES_READY
 from imaging.findings import clear_findings, raise_finding
@@ -66,6 +64,7 @@ __all__ = ["MISSING", "PIPELINE_VERSION", "REDUCED", "give_up", "prepare"]
 
 PIPELINE_VERSION = "2"
 PREPARE_JOB = "imaging.prepare_study"
+DEIDENTIFY_JOB = "imaging.deidentify_study"
 MODALITY = "MR"
 MISSING = "missing-sequence"
 """Finding of a study whose sequences show no region of a tumour."""
@@ -78,8 +77,7 @@ FAILED_MESSAGE = (
     "The preparation of this study failed, so it was not segmented. Those who run the service see why; they can have it "
     "prepared again."
 )
-_DEIDENTIFIED = 0.25
-_READ = 0.35
+_READ = 0.15
 _NORMALISED = 0.92
 _SURE = 0.6
 """Confidence of a sequence's name below which a person is asked."""
@@ -88,10 +86,12 @@ _SURE = 0.6
 def prepare(ctx: JobContext, study: Study) -> None:
     """Prepare ``study``: complete -> ready with a new volume set (event volumes.ready), or flagged (study.flagged).
 
+    Where an image is not de-identified yet, that is done first; the preparation follows from it.
+
     The job holds the lock of the study's inputs: one preparation of a study at a time. Nothing is kept of one that a late
     instance overtook, or a person's word on what a series shows: the study is then prepared again.
 
-    :raises PermanentError: a stored image is not what arrived.
+    :raises PermanentError: a stored image is not what was kept.
     """
     with ctx.commit():
         study.refresh_from_db()
@@ -101,14 +101,12 @@ def prepare(ctx: JobContext, study: Study) -> None:
         questions = settle_sequences(study)
         if study.state == StudyState.READY and _done(study, _inputs(_ranked(study))):
             return
+        if study.instances.filter(state=InstanceState.RECEIVED).exists():
+            _deidentify_first(ctx, study)
+            return
         if study.state != StudyState.PREPARING:
             STUDY_MACHINE.advance(study, "prepare")
         clear_findings(study, by=STEP, raised_by=STEP)
-    ctx.progress(0.01, "Checking the images")
-    deidentify_study(ctx, study, start=0.02, end=_DEIDENTIFIED)
-    failpoints.hit("imaging.prepare_deidentified")
-    with ctx.commit():
-        match_study(study)
     ranked = _ranked(study)
     start = _Start(generation, _inputs(ranked))
     if not ranked:
@@ -157,6 +155,15 @@ def prepare(ctx: JobContext, study: Study) -> None:
     _store(ctx, study, start, chosen, replace(normalised, parameters=recorded), reading.hashes)
 
 
+def _deidentify_first(ctx: JobContext, study: Study) -> None:
+    enqueue(
+        DEIDENTIFY_JOB,
+        subject=study.subject,
+        key=f"deidentify:{study.pk}:before:{ctx.job.pk}",
+        kwargs={"study_id": str(study.pk)},
+    )
+
+
 @dataclass(frozen=True)
 class _Start:
     """What a preparation began with: the study's generation and the fingerprint of its images and what they show."""
@@ -185,7 +192,7 @@ def _read(ctx: JobContext, ranked: Mapping[str, Sequence[Series]]) -> _Reading:
     """The best series of each sequence that is a volume; what could not be used is a finding."""
     reading = _Reading()
     for number, (sequence, candidates) in enumerate(sorted(ranked.items())):
-        ctx.progress(_DEIDENTIFIED + (_READ - _DEIDENTIFIED) * number / len(ranked), f"Reading {sequence}")
+        ctx.progress(0.01 + (_READ - 0.01) * number / len(ranked), f"Reading {sequence}")
         refusals: list[tuple[Series, str, str]] = []
         for series in candidates:
             try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from imaging.dicom.image_header import image_dataset
 from imaging.dicom.image_plane import READ_TAGS, VolumeRefused, is_tiled, tiles_refused
 from imaging.dicom.image_stack import ImageStack, stack_datasets
 from imaging.models import InstanceState
@@ -38,7 +39,11 @@ def read_series(series: Series, *, original: bool = False) -> ImageStack:
         stored = row.original if original else row.deidentified
         if stored is None:
             raise VolumeRefused("not-de-identified", "This series has instances that are not de-identified yet.")
-        datasets.append(dcmread(BytesIO(objects.get(stored)), force=True, specific_tags=READ_TAGS))  # type: ignore[arg-type]
+        data = objects.get(stored)
+        if row.image is not None and not original:
+            datasets.append(image_dataset(row.image, data))
+        else:
+            datasets.append(dcmread(BytesIO(data), force=True, specific_tags=READ_TAGS))  # type: ignore[arg-type]
     try:
         return stack_datasets(datasets)
     except VolumeRefused:

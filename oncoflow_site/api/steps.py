@@ -11,6 +11,10 @@ __all__ = ["current_steps"]
 # Every expert is a job of its own; of all other kinds only the newest job tells how far the study is.
 _SIDE_BY_SIDE = "inference.run_expert"
 _BEGINS_ANEW = "imaging.prepare_study"
+# What goes before a preparation, or beside it.
+_NOT_ANEW = frozenset(
+    {"imaging.complete_study", "imaging.deidentify_study", "imaging.match_study", "imaging.publish_study"}
+)
 
 
 def current_steps(study: Study) -> list[StudyStep]:
@@ -22,7 +26,7 @@ def current_steps(study: Study) -> list[StudyStep]:
     shown: dict[str, StudyStep] = {}
     for step in study_steps(study):
         if step.kind == _BEGINS_ANEW:
-            shown = {key: one for key, one in shown.items() if one.kind == "imaging.complete_study"}
+            shown = {key: one for key, one in shown.items() if one.kind in _NOT_ANEW}
         key = step.id if step.kind == _SIDE_BY_SIDE else step.kind
         shown.pop(key, None)
         shown[key] = step

@@ -35,9 +35,9 @@ def bring(files: list[bytes]) -> Study:
 
 
 def _context(study: Study) -> JobContext:
-    """As `imaging.prepare_study` has it, without what that job does afterwards."""
+    """As `imaging.deidentify_study` has it."""
     row = enqueue(
-        "imaging.prepare_study", subject=study.subject, key=f"t:{uuid.uuid4()}", kwargs={"study_id": study.pk}
+        "imaging.deidentify_study", subject=study.subject, key=f"t:{uuid.uuid4()}", kwargs={"study_id": study.pk}
     )
     Job.objects.filter(pk=row.pk).update(state="running", lease_token=uuid.uuid4(), fence=1)
     kind = JobKind("test", lambda ctx: None, "default", 1, 60.0, 600.0, frozenset(), frozenset())

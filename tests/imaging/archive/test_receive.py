@@ -401,7 +401,7 @@ def test_ct_is_stored_and_never_segmented_and_that_is_said():
     completion.complete(study)
     # even where a person said that it shows T1
     Series.objects.update(sequence=MrSequence.T1)
-    studies.run("imaging.prepare_study", study)
+    studies.run_waiting("imaging")
     study.refresh_from_db()
     assert (study.state, study.flag_code) == (StudyState.FLAGGED, "not-mr")
     assert study.flag_message == "This is a CT study; only MR is segmented."

@@ -319,10 +319,9 @@ def test_a_study_is_deidentified_once_and_can_be_resumed():
     for number in range(1, 21):
         stored = store_instance(as_file(dataset(number=number)), source="dicom", peer="X")
     study = Study.objects.get(pk=stored.study_id)
-    ctx = context(study)
-    assert deidentify_study(ctx, study) == {"deidentified": 20, "quarantined": 0}
+    assert deidentify_study(context(study), study) == {"deidentified": 20, "quarantined": 0}
     first = {row.pk: row.deidentified_id for row in Instance.objects.all()}
-    assert deidentify_study(ctx, study) == {"deidentified": 0, "quarantined": 0}
+    assert deidentify_study(context(study), study) == {"deidentified": 0, "quarantined": 0}
     assert {row.pk: row.deidentified_id for row in Instance.objects.all()} == first
     instance = Instance.objects.first()
     assert instance.state == InstanceState.DEIDENTIFIED
