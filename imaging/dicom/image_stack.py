@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from imaging.dicom.image_plane import ImagePlane, VolumeRefused, image_planes, pixels_of, stored_type
+from imaging.geometry.grid import MAX_VOXELS
 
 __all__ = ["ImageStack", "stack_datasets"]
 
@@ -21,7 +22,6 @@ ORTHOGONAL_TOLERANCE = 1e-3  # of unit vectors; scanners round direction cosines
 UNEVEN_TOLERANCE = 0.05  # of the slice distance
 UNEVEN_TOLERANCE_MM = 0.02
 TILT_TOLERANCE_DEG = 0.5
-MAX_VOXELS = 512 * 512 * 1024
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,14 @@ from imaging.schemas.comparison import VolumesAt
 from imaging.segmentation.label_maps import current_segmentations
 from oncoflow_site.foundation.clock import local
 
-__all__ = ["current_measurement", "current_measurements", "earlier_studies", "history_entry", "later_studies"]
+__all__ = [
+    "current_measurement",
+    "current_measurements",
+    "earlier_studies",
+    "history_entry",
+    "later_studies",
+    "volume_history",
+]
 
 
 def earlier_studies(study: Study) -> QuerySet[Study]:
@@ -60,3 +67,11 @@ def history_entry(study: Study, measurement: Measurement) -> VolumesAt:
         TC=volume("TC"),
         WT=volume("WT"),
     )
+
+
+def volume_history(study: Study, measurement: Measurement) -> list[VolumesAt]:
+    """The history up to ``study`` as ``measurement`` has it: what is in force of each earlier date, oldest first."""
+    earlier = list(earlier_studies(study))
+    measured = current_measurements(earlier)
+    points = [history_entry(row, measured[row.pk]) for row in reversed(earlier) if row.pk in measured]
+    return [*points, history_entry(study, measurement)]

@@ -22,6 +22,7 @@ from scipy import ndimage
 from imaging.geometry.grid import Grid
 from imaging.geometry.resample import resample
 from imaging.geometry.sitk import LPS_FROM_RAS, from_sitk, to_sitk
+from imaging.preprocessing.brain_size import BRAIN_ML
 from imaging.preprocessing.itk_descent import Descent, descend
 from imaging.preprocessing.mni152 import atlas_template
 
@@ -34,7 +35,6 @@ _OF_FIXED_SCALE = replace(_SCALED, weights=(1, 1, 1, 1, 1, 1, 0))  # of a simila
 _SHEARED = replace(_SCALED, step_mm=2.0, iterations=100)
 # Top of the scalp to the middle of the MNI152 brain, RAS z: half the brain's height, 12 mm of skull and scalp.
 _TOP_TO_CENTRE_MM = 90.0
-_BRAIN_ML = (600.0, 2000.0)
 _HEAD_ML = 2300.0  # what skull-stripped images may hold at most
 # The head's radius less the brain's at the height of the hemispheres: simulated heads have 13 to 18 mm.
 _SCALP_AND_SKULL_MM = 15.0
@@ -99,7 +99,7 @@ def skull_stripped_mask(
         return None
     filled = ndimage.binary_fill_holes(union)
     # A whole head on a background set to zero by the scanner has the same zeros, but is twice as large as a brain.
-    if spacing_known and not _BRAIN_ML[0] <= filled.sum() * grid.voxel_volume_mm3() / 1000.0 <= _HEAD_ML:
+    if spacing_known and not BRAIN_ML[0] <= filled.sum() * grid.voxel_volume_mm3() / 1000.0 <= _HEAD_ML:
         return None
     return np.asarray(filled)
 
@@ -122,7 +122,7 @@ def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int =
     second = coarse.get("FLAIR") if base_name != "FLAIR" else None
     to_template, correlation = _fit_atlas(template, template_grid, base, second, coarse_grid, threads)
     atlas = _warped(template > 0, template_grid, to_template, coarse_grid)
-    if atlas.sum() * coarse_grid.voxel_volume_mm3() < _BRAIN_ML[0] * 500.0:
+    if atlas.sum() * coarse_grid.voxel_volume_mm3() < BRAIN_ML[0] * 500.0:
         empty = np.zeros(grid.shape_zyx, dtype=bool)
         return BrainMask(empty, "MNI152 B-spline", False, "the atlas brain does not fit onto this head")
     refined = _refine(atlas, coarse)
@@ -139,7 +139,7 @@ def find_brain(images: Mapping[str, NDArray[Any]], grid: Grid, *, threads: int =
         "atlas_dice": round(dice, 3),
     }
     reason = ""
-    if not _BRAIN_ML[0] <= volume_ml <= _BRAIN_ML[1]:
+    if not BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1]:
         reason = "the brain found is not of a brain's size"
     elif dice < 0.8:
         reason = "the brain found and the atlas disagree"

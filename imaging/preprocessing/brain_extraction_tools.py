@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from imaging.geometry.grid import GeometryError, Grid
 from imaging.geometry.nifti import read_nifti, write_nifti
 from imaging.preprocessing.brain_extraction import BrainFinder, BrainMask, find_brain
+from imaging.preprocessing.brain_size import BRAIN_ML
 from imaging.preprocessing.brain_tool_availability import HD_BET, brain_tool_problem
 from oncoflow_site.foundation.errors import PermanentError
 
 __all__ = ["brain_finder", "checked", "hd_bet"]
 
 TIMEOUT_S = 1800.0
-_BRAIN_ML = (600.0, 2000.0)
 
 
 def brain_finder(name: str) -> BrainFinder:
@@ -54,7 +54,7 @@ def checked(tool: BrainFinder, name: str) -> BrainFinder:
         if mask.shape != grid.shape_zyx:
             raise PermanentError(f"the brain mask of {name} does not fit the images")
         volume_ml = float(mask.sum()) * grid.voxel_volume_mm3() / 1000.0
-        fits = _BRAIN_ML[0] <= volume_ml <= _BRAIN_ML[1]
+        fits = BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1]
         reason = found.reason or ("" if fits else "the brain found is not of a brain's size")
         quality = {**found.quality, "volume_ml": round(volume_ml, 1)}
         return BrainMask(mask, found.method or name, found.plausible and fits, reason, quality)

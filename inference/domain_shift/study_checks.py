@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.preprocessing.brain_size import ADULT_BRAIN_ML
 from imaging.schemas.volumes import VolumeParameters
 
 __all__ = ["study_flags"]
 
-BRAIN_ML = (800.0, 2000.0)
 SPACING_MM = (0.4, 2.5)
 COVERED = 0.90
 ALIKE = 0.985
@@ -45,7 +45,7 @@ def study_flags(
         flags.append("The spacing of the voxels is not known; the models expect millimetres.")
     else:
         volume_ml = inside * float(np.prod(spacing_zyx)) / 1000.0
-        if not BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1]:
+        if not ADULT_BRAIN_ML[0] <= volume_ml <= ADULT_BRAIN_ML[1]:
             flags.append(f"The brain mask measures {volume_ml:.0f} ml, unlike an adult's brain.")
         if min(spacing_zyx) < SPACING_MM[0] or max(spacing_zyx) > SPACING_MM[1]:
             flags.append("The voxels are larger or smaller than those the models know.")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.common.byte_lru import ByteLru
+from oncoflow_site.foundation.byte_lru import ByteLru
 
 __all__ = ["VolumeCache", "array_names"]
 

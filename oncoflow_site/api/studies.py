@@ -27,10 +27,11 @@ from clinical.models import ClinicalDocument
 from clinical.roles import can
 from imaging.models import Comparison, Measurement, MrSequence, Segmentation, Study, VolumeSet
 from imaging.rendering.slices import VIEW_PLANES, best_slices, render_slice, slice_count
-from imaging.segmentation.label_maps import current_segmentation, load_labels
+from imaging.segmentation.label_maps import current_segmentation
 from imaging.segmentation.manual_import import MAX_BYTES, accept_label_map
-from imaging.volumes.load import assessable_of, grid_of, latest_volume_set, load_volume
+from imaging.volumes.load import assessable_of, grid_of, latest_volume_set
 from inference.panel.queries import latest_panel, panel_summary
+from oncoflow_site.api import slice_cache
 from oncoflow_site.api.answers import (
     FindingRow,
     MeasurementAnswer,
@@ -57,6 +58,8 @@ from reports.services import load_content, load_pdf
 
 STEPS = {
     "imaging.complete_study": "Waiting for the last images",
+    "imaging.deidentify_study": "De-identifying the images",
+    "imaging.match_study": "Looking for the order",
     "imaging.prepare_study": "Preparing the volumes",
     "imaging.publish_study": "Offering the images to viewers",
     "inference.convene_panel": "Convening the panel",
@@ -354,12 +357,12 @@ class SlicePicture(Base):
         volume_set = latest_volume_set(study)
         if plane not in VIEW_PLANES or sequence not in MrSequence.values or volume_set is None:
             raise Http404
-        if not volume_set.volumes.filter(sequence=sequence).exists():
+        volume = volume_set.volumes.filter(sequence=sequence).select_related("object").first()
+        if volume is None:
             raise Http404
         grid = grid_of(volume_set)
         if index >= slice_count(grid, plane):
             raise Http404
-        volume, _ = load_volume(study, sequence, volume_set=volume_set)
         overlay = request.query_params.get("overlay", "")
         segmentation = None
         if overlay == "current":
@@ -369,9 +372,11 @@ class SlicePicture(Base):
                 segmentation = Segmentation.objects.filter(pk=uuid.UUID(overlay), study=study).first()
             except ValueError as error:
                 raise exceptions.ParseError("'overlay' must be 'current' or a UUID.") from error
-        labels = load_labels(segmentation) if segmentation and segmentation.volume_set_id == volume_set.id else None
+        fits = segmentation is not None and segmentation.volume_set_id == volume_set.id
+        labels = slice_cache.labels_of(segmentation) if segmentation is not None and fits else None
+        grey = slice_cache.grey_of(volume)
         record_view("study.slices", resource=study.subject, patient_id=study.patient_id, actor=Actor.user(request.user))
-        picture = render_slice(volume, grid, plane, index, labels)
+        picture = render_slice(grey, grid, plane, index, labels, window=slice_cache.WINDOW)
         return HttpResponse(picture, content_type="image/png", headers={"Cache-Control": "private, max-age=300"})
 
 
@@ -464,6 +469,6 @@ def default_slices(study: Study) -> dict[str, int]:
         return {}
     segmentation = current_segmentation(study)
     if segmentation is not None and segmentation.volume_set_id == volume_set.id:
-        return {str(plane): int(index) for plane, index in best_slices(load_labels(segmentation)).items()}
+        return {str(plane): int(index) for plane, index in best_slices(slice_cache.labels_of(segmentation)).items()}
     grid = grid_of(volume_set)
     return {plane: slice_count(grid, plane) // 2 for plane in VIEW_PLANES}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 
-from imaging.longitudinal.history import history_entry
+from imaging.longitudinal.history import volume_history
 from imaging.models import Comparison, Measurement, SegmentationKind
 from imaging.schemas.comparison import ComparisonResult, VolumesAt
 from imaging.schemas.outline import OutlineSource
@@ -119,4 +119,5 @@ def _without_names(result: ComparisonResult) -> ComparisonResult:
 def _history(measurement: Measurement) -> tuple[VolumesAt, ...]:
     """Volumes of this study and of every earlier one, oldest first, as the comparison gathered them."""
     row = main_comparison(measurement)
-    return row.result.history if row is not None else (history_entry(measurement.study, measurement),)
+    kept = row.result.history if row is not None else ()
+    return tuple(kept or volume_history(measurement.study, measurement))

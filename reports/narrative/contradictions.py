@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from imaging.longitudinal.rano import SMALL_MM3
 from oncoflow_site.foundation.figures import millilitres
 from oncoflow_site.foundation.schema import plain
 from reports.content.paths import resolve
@@ -32,7 +33,6 @@ _CLAIMS: Mapping[str, re.Pattern[str]] = {
 }
 # A statement about size can only be set against the comparison when both are about the same stretch of time.
 _WINDOW = timedelta(days=45)
-_MEASURABLE_MM3 = 100.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _imaging_says(facts: ReportFacts, claim: str) -> _ImagingEvidence | None:
     """What the images say against ``claim``, or None where they do not contradict it."""
     if claim == "none":
         measured = facts.findings.regions.get("ET")
-        if measured is None or not measured.volume_mm3 or measured.volume_mm3 < _MEASURABLE_MM3:
+        if measured is None or not measured.volume_mm3 or measured.volume_mm3 < SMALL_MM3:
             return None
         shown = millilitres(measured.volume_mm3)
         return _ImagingEvidence(

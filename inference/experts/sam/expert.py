@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.brats.regions import REGIONS, nest
-from inference.experts.common.byte_lru import ByteLru
 from inference.experts.common.flair_baseline import salient_places, suggested_regions
 from inference.experts.common.intensity import blank_channels, stack_channels, zscore_in_brain
 from inference.experts.common.islands import minimum_volumes, suppress_small
@@ -38,6 +37,7 @@ from inference.experts.sam.backends import make_backend
 from inference.experts.sam.contract import SamBackend
 from inference.experts.sam.interactive import Interaction, Prepared
 from inference.experts.weights import read_model_json, verify_weights
+from oncoflow_site.foundation.byte_lru import ByteLru
 
 __all__ = ["SamExpert"]
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.experts.common.byte_lru import ByteLru
 from inference.experts.common.out_of_memory import MemoryFallback
 from inference.experts.common.slices import MAXIMUM_WINDOW, WORKING_SPACING, Box, Window, box_of, resize, window_for
 from inference.experts.contract import Prompt
 from inference.experts.errors import ExpertFailed
 from inference.experts.sam.click_enforcement import enforce_clicks, linked
 from inference.experts.sam.contract import Click, Embedding, SamBackend
+from oncoflow_site.foundation.byte_lru import ByteLru
 
 __all__ = ["PROPAGATION_LIMIT", "Interaction", "Prepared"]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.experts.common.byte_lru import ByteLru
 from inference.experts.common.out_of_memory import MemoryFallback
 from inference.experts.contract import Prompt, Refined, Volumes
 from inference.experts.errors import ExpertFailed, InvalidVolumes
@@ -18,6 +17,7 @@ from inference.experts.factory import ExpertSpec
 from inference.experts.sam.click_enforcement import enforce_clicks
 from inference.supervisor.client import ExpertUnavailable, SupervisorClient
 from inference.supervisor.server import Supervisor, SupervisorConfig
+from oncoflow_site.foundation.byte_lru import ByteLru
 
 FACTORY = "tests.factories.fake_experts:make"
 SHAPE = (9, 10, 11)
