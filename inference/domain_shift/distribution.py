@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.experts.weights import DISTRIBUTION
 
-__all__ = ["FILE", "Distribution", "DomainShift", "feature_names", "features", "fit", "load"]
+__all__ = ["FILE", "Distribution", "DomainShift", "feature_names", "features", "fit", "from_json", "load"]
 
-FILE = "distribution.json"
+FILE = DISTRIBUTION
 STEP_MM = 2.0
 PERCENTILES = (1, 5, 95, 99)
 PASS = 99.5
@@ -267,7 +268,14 @@ def fit(rows: NDArray[np.float64]) -> Distribution:
 def load(folder: Path) -> Distribution | None:
     """The distribution of a weights folder; None when it has none or it cannot be read."""
     try:
-        data = json.loads((folder / FILE).read_text("utf-8"))
+        return from_json(json.loads((folder / FILE).read_text("utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def from_json(data: Any) -> Distribution | None:
+    """Inverse of `Distribution.as_json`; None where the record is none."""
+    try:
         found = Distribution(
             tuple(map(str, data["names"])),
             np.array(data["mean"], np.float64),
@@ -275,7 +283,7 @@ def load(folder: Path) -> Distribution | None:
             {str(k): (float(v[0]), float(v[1])) for k, v in data["limits"].items()},
             int(data["cases"]),
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
     count = len(found.names)
     return found if found.mean.shape == (count,) and found.covariance.shape == (count, count) else None

@@ -70,6 +70,26 @@ class Volumes:
 
 
 @dataclass(frozen=True)
+class VolumesOnDemand:
+    """What is known of a study's volumes without reading them; ``load`` reads them, where they are needed at all.
+
+    sequences: names of the images. spacing: (z, y, x) mm. shape: voxels along (z, y, x).
+    """
+
+    sequences: tuple[str, ...]
+    spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    load: Callable[[], Volumes]
+    indication: str = ""
+
+    @staticmethod
+    def of(volumes: Volumes) -> VolumesOnDemand:
+        """Volumes that are in memory already."""
+        names = tuple(volumes.images)
+        return VolumesOnDemand(names, volumes.spacing, volumes.shape, lambda: volumes, volumes.indication)
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A person's hints, in voxel indices (z, y, x) of the reference grid.
 

@@ -10,7 +10,10 @@ from typing import Any
 from inference.experts.contract import ModelIdentity
 from inference.experts.errors import WeightsMismatch, WeightsMissing
 
-__all__ = ["read_model_json", "sha256_of", "verify_weights"]
+__all__ = ["DISTRIBUTION", "read_model_json", "sha256_of", "verify_weights"]
+
+DISTRIBUTION = "distribution.json"
+"""File of a weights folder: what the images it was trained on look like (`inference.domain_shift.distribution`)."""
 
 
 def sha256_of(path: Path) -> str:

@@ -9,14 +9,10 @@ Without an evaluation e is 0.5, so that such a model begins light."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from imaging.brats.regions import REGIONS
 from inference.experts.common.islands import least_voxels
-from inference.experts.errors import WeightsMissing
-from inference.experts.weights import read_model_json
 from inference.models import ExpertRun, FusionWeights, ModelVersion
 
 __all__ = ["fusion_arguments", "island_limits", "shrunk"]
@@ -42,15 +38,11 @@ def evaluated_mean(model: ModelVersion, region: str) -> float | None:
 def island_limits(names: Iterable[str], runs: Iterable[ExpertRun], spacing: Sequence[float]) -> dict[str, float]:
     """Region -> voxels, `fusion.fuse`'s ``least_voxels``: the largest of the limits that the fused experts' models have.
 
-    :param spacing: (z, y, x) mm. A model whose folder is gone has no limits.
+    :param spacing: (z, y, x) mm.
     """
     names = set(names)
-    models = []
-    for run in runs:
-        if run.expert in names and run.model_version is not None:
-            with suppress(WeightsMissing):
-                models.append(read_model_json(Path(run.model_version.weights_dir)))
-    return least_voxels(models, spacing)
+    versions = [run.model_version for run in runs if run.expert in names and run.model_version is not None]
+    return least_voxels([{"minimum_mm3": version.minimum_mm3} for version in versions], spacing)
 
 
 def fusion_arguments(method: str, names: Iterable[str], runs: Iterable[ExpertRun]) -> dict[str, Any]:

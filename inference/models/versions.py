@@ -58,6 +58,17 @@ class ModelVersion(models.Model):
     status = models.CharField(max_length=10, choices=ModelStatus.choices, default=ModelStatus.ADVISER)
     status_reason = models.CharField(max_length=1000, blank=True, default="")
     evaluation = models.JSONField(default=dict, blank=True, help_text="Dice per region on held-out cases.")
+    minimum_mm3 = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Region -> the smallest island worth showing, as model.json had it when added.",
+    )
+    distribution = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="distribution.json as it was when added: what the model learned from looks like.",
+    )
+    distribution_sha256 = models.CharField(max_length=64, blank=True, default="", help_text="Of that file.")
     weights_dir = models.CharField(max_length=500)
     demo_only = models.BooleanField(default=False, help_text="Trained on simulated patients only.")
     registered_at = models.DateTimeField(default=now)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,7 +111,7 @@ def _unlike(runs: list[ExpertRun], loaded: LoadedVolumes) -> list[str]:
     known = {
         run.expert: one
         for run in runs
-        if run.model_version and (one := distribution.load(Path(run.model_version.weights_dir))) is not None
+        if run.model_version and (one := distribution.from_json(run.model_version.distribution)) is not None
     }
     if not known:
         return []

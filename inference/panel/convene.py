@@ -20,7 +20,7 @@ from imaging.models import FindingSeverity, Study, StudyState
 from imaging.volumes.load import latest_volume_set
 from inference.experts.common.input_requirements import NotRunnable, plan
 from inference.models import ExpertRun, ExpertState, ModelStatus, ModelVersion, PanelRun, PanelState
-from inference.registry.models import panel_specs, register_panel
+from inference.registry.models import panel_specs, panel_versions
 from inference.registry.standing import role_on
 from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
@@ -63,7 +63,7 @@ def convene(ctx: JobContext, study: Study, *, after: str = "") -> None:
     volume_set = latest_volume_set(study)
     if study.state != StudyState.READY or volume_set is None:
         return
-    versions = register_panel()
+    versions = panel_versions()
     present = list(volume_set.volumes.values_list("sequence", flat=True))
     priority = job_priority(study)
     with ctx.commit(done=True):

@@ -18,8 +18,8 @@ from imaging.models import SegmentationKind
 from imaging.schemas.outline import ModelOutline
 from imaging.segmentation.label_maps import save_segmentation, write_labels
 from imaging.segmentation.probability_maps import encode_probability
-from imaging.volumes.load import load_volumes
-from inference.experts.contract import ExpertOutput, Volumes
+from imaging.volumes.load import grid_of, load_volumes
+from inference.experts.contract import ExpertOutput, Volumes, VolumesOnDemand
 from inference.experts.errors import ExpertError
 from inference.models import EXPERT_MACHINE, PANEL_MACHINE, ExpertRun, ModelVersion, PanelRun
 from inference.panel.convene import enqueue_conclusion, job_priority
@@ -82,18 +82,20 @@ def fail_run(ctx: JobContext, run: ExpertRun, reason: str) -> None:
 
 def _ask(ctx: JobContext, run: ExpertRun) -> ExpertOutput:
     panel = run.panel_run
-    ctx.progress(0.02, f"Loading the volumes for {run.expert}")
-    loaded = load_volumes(panel.study, volume_set=panel.volume_set)
     given = run.sequences or PANEL_SEQUENCES
-    missing = [name for name in given if name not in loaded.images]
+    there = set(panel.volume_set.volumes.values_list("sequence", flat=True))
+    missing = [name for name in given if name not in there]
     if missing:
         raise PermanentError(f"the volumes lack {', '.join(missing)}")
-    volumes = Volumes(
-        images={name: loaded.images[name] for name in given},
-        spacing=loaded.grid.spacing_zyx(),
-        brain_mask=loaded.brain_mask,
-        indication=cleaned_reason(panel.study.order) if panel.study.order else "",
-    )
+
+    def load() -> Volumes:
+        loaded = load_volumes(panel.study, volume_set=panel.volume_set)
+        images = {name: loaded.images[name] for name in given}
+        return Volumes(images, loaded.grid.spacing_zyx(), loaded.brain_mask)
+
+    grid = grid_of(panel.volume_set)
+    reason = cleaned_reason(panel.study.order) if panel.study.order else ""
+    volumes = VolumesOnDemand(tuple(given), grid.spacing_zyx(), grid.shape_zyx, load, reason)
     client = SupervisorClient(settings.ONCOFLOW_SUPERVISOR_ADDRESS, read_key(settings.ONCOFLOW_SUPERVISOR_KEY))
     ctx.progress(0.05, f"{run.expert} is waiting for its turn")
     return client.run(

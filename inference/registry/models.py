@@ -1,7 +1,12 @@
-"""Model versions: weights folders, verified, as `ModelVersion` rows with the standing that their evaluation earns."""
+"""Model versions: weights folders, verified, as `ModelVersion` rows with the standing that their evaluation earns.
+
+What fusion and gate need of a version is frozen in its row: replaced weights do not change how older answers are fused.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +16,13 @@ from django.db import IntegrityError, transaction
 
 from audit import services as audit
 from inference.experts.common.input_requirements import read_evaluation
+from inference.experts.common.islands import minimum_volumes
 from inference.experts.errors import ExpertError
-from inference.experts.weights import read_model_json, sha256_of, verify_weights
+from inference.experts.weights import DISTRIBUTION, read_model_json, sha256_of, verify_weights
 from inference.models import ModelStatus, ModelVersion
 from inference.registry.standing import REGISTRY, apply_status, record_status_change, standing
 
-__all__ = ["panel_specs", "register", "register_panel", "verify", "warnings"]
+__all__ = ["panel_specs", "panel_versions", "register", "register_panel", "verify", "warnings"]
 
 
 """Author of standings that follow from an evaluation."""
@@ -76,6 +82,8 @@ def register(folder: Path, kind: str, pin: str | None = None) -> ModelVersion:
         "evaluation": evaluation,
         "weights_dir": str(folder),
         "demo_only": simulated,
+        "minimum_mm3": minimum_volumes(description),
+        **_looks(folder),
     }
     try:
         with transaction.atomic():
@@ -98,12 +106,51 @@ def register(folder: Path, kind: str, pin: str | None = None) -> ModelVersion:
     if changed:
         ModelVersion.objects.filter(pk=row.pk).update(**changed)
         row.refresh_from_db()
+    _keep_standing(row, status, reason)
+    return row
+
+
+def _keep_standing(row: ModelVersion, status: str, reason: str) -> None:
+    """Give the version the standing that its evaluation earns, unless a person decided on another."""
     last = row.status_changes.first()
     by_person = last is not None and last.who != REGISTRY
     if row.status == ModelStatus.VOTER and status != ModelStatus.VOTER:
         by_person = False  # a vote needs what earned it, whoever confirmed it
     if not by_person and (row.status != status or row.status_reason != reason[:1000]):
         apply_status(row, status, who=REGISTRY, why=reason)
+
+
+def _looks(folder: Path) -> dict[str, Any]:
+    """``distribution`` and ``distribution_sha256`` of a folder: what the model learned from, where that is recorded."""
+    try:
+        text = (folder / DISTRIBUTION).read_bytes()
+        return {"distribution": json.loads(text), "distribution_sha256": hashlib.sha256(text).hexdigest()}
+    except (OSError, ValueError):
+        return {"distribution": None, "distribution_sha256": ""}
+
+
+def panel_versions() -> dict[str, ModelVersion | None]:
+    """The rows of the configured experts: name -> the version that its folder holds, or None when that is not usable.
+
+    Weights are not read: they are hashed when they are registered, by `verify`, and by the expert that loads them. A
+    version that was never registered is registered now.
+    """
+    return {str(spec["name"]): _panel_version(spec) for spec in panel_specs()}
+
+
+def _panel_version(spec: Mapping[str, Any]) -> ModelVersion | None:
+    folder, pin = Path(spec["weights_dir"]), spec.get("sha256")
+    try:
+        digest = sha256_of(folder / "model.json")
+        if pin is not None and pin != digest:
+            return None
+        rows = ModelVersion.objects.filter(sha256=digest, weights_dir=str(folder), kind=str(spec["kind"]))
+        row = rows.order_by("-registered_at").first()
+        if row is None:
+            return register(folder, str(spec["kind"]), pin)
+    except (OSError, ExpertError):
+        return None
+    _keep_standing(row, *standing(row.evaluation, simulated=row.demo_only))
     return row
 
 

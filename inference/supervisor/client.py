@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.brats.regions import REGIONS
-from inference.experts.contract import ExpertOutput, Finding, ModelIdentity, Progress, Prompt, Refined, Volumes
+from inference.experts.contract import (
+    ExpertOutput,
+    Finding,
+    ModelIdentity,
+    Progress,
+    Prompt,
+    Refined,
+    Volumes,
+    VolumesOnDemand,
+)
 from inference.experts.errors import ExpertError, ExpertFailed, InvalidVolumes, MissingSequence
 from inference.supervisor.protocol import Channel, ChannelClosed, ProtocolError, ProtocolMessage, open_channel
 
@@ -115,7 +124,7 @@ class SupervisorClient:
     def run(
         self,
         expert_name: str,
-        volumes: Volumes,
+        volumes: Volumes | VolumesOnDemand,
         deadline_s: float,
         on_progress: Progress | None = None,
         prompt: Prompt | None = None,
@@ -126,23 +135,24 @@ class SupervisorClient:
 
         deadline_s counts from the moment the expert starts, not while the request queues. A request with a prompt
         overtakes those without, and among those one of higher `priority` (as that of jobs: STAT 20). key: names the volumes
-        for good; with one, they travel only where the supervisor does not have them. Exceptions from
+        for good; with one, they are loaded and travel only where the supervisor does not have them. Exceptions from
         `on_progress` end the wait and are passed on; the supervisor then drops the request.
         Raises ExpertFailed, ExpertTimeout, ExpertUnavailable, MissingSequence, InvalidVolumes.
         """
+        given = volumes if isinstance(volumes, VolumesOnDemand) else VolumesOnDemand.of(volumes)
         values = {
             "expert": expert_name,
             "deadline_s": float(deadline_s),
             "key": key,
-            "spacing": [float(s) for s in volumes.spacing],
-            "sequences": list(volumes.images),
-            "indication": volumes.indication,
+            "spacing": [float(s) for s in given.spacing],
+            "sequences": list(given.sequences),
+            "indication": given.indication,
             "prompt": _prompt_values(prompt),
             "priority": int(priority),
         }
-        request = ProtocolMessage("run", values, {} if key else _arrays(volumes))
-        answer = self._converse(request, lambda: volumes, on_progress)
-        return self._exchange(partial(_output, answer, volumes.shape))
+        request = ProtocolMessage("run", values, {} if key else _arrays(given.load()))
+        answer = self._converse(request, given.load, on_progress)
+        return self._exchange(partial(_output, answer, given.shape))
 
     def refine(
         self,
