@@ -94,11 +94,10 @@ def _counting() -> None:
     """Count whole walks, parses and decryptions, wherever they happen."""
     import pydicom.filereader as filereader
 
-    from imaging.dicom import elements
+    from imaging.dicom.elements import ElementReader
     from oncoflow_site.foundation import objects
 
-    read_partial, reader_elements = filereader.read_partial, elements.ElementReader.elements
-    reader_survey, iter_chunks = elements.ElementReader.survey, objects.iter_chunks
+    read_partial, iter_chunks = filereader.read_partial, objects.iter_chunks
 
     def parsed(*args: Any, **kwargs: Any) -> Any:
         dataset = read_partial(*args, **kwargs)
@@ -106,15 +105,13 @@ def _counting() -> None:
             COUNTED["parses"] += 1
         return dataset
 
-    def indexed(self: Any, position: int, end: int, *, implicit: bool, depth: int = 0) -> Any:
-        if depth == 0 and end == len(self.data):
-            COUNTED["parses"] += 1
-        return reader_elements(self, position, end, implicit=implicit, depth=depth)
+    def walked(walk: Any) -> Any:
+        def counted(self: Any, position: int, end: int, **kwargs: Any) -> Any:
+            if kwargs.get("depth", 0) == 0 and end == len(self.data):
+                COUNTED["parses"] += 1
+            return walk(self, position, end, **kwargs)
 
-    def surveyed(self: Any, position: int, end: int, **kwargs: Any) -> Any:
-        if end == len(self.data):  # not of the file meta information alone
-            COUNTED["parses"] += 1
-        return reader_survey(self, position, end, **kwargs)
+        return counted
 
     def decrypted(item: Any, **kwargs: Any) -> Any:
         row = objects._row(item)
@@ -123,8 +120,8 @@ def _counting() -> None:
         return iter_chunks(row, **kwargs)
 
     filereader.read_partial = parsed
-    elements.ElementReader.elements = indexed  # type: ignore[method-assign]
-    elements.ElementReader.survey = surveyed  # type: ignore[method-assign]
+    for name in ("elements", "survey"):
+        setattr(ElementReader, name, walked(getattr(ElementReader, name)))
     objects.iter_chunks = decrypted
 
 
