@@ -10,6 +10,7 @@ from imaging.dimse import storage_commitment
 from imaging.intake import upload_job, watched_files_job
 from imaging.models import Study, Upload
 from imaging.priors import fetch
+from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.jobs import JobContext, job
 from oncoflow_site.foundation.models import Job
 
@@ -110,6 +111,7 @@ def match_study(ctx: JobContext, *, study_id: str) -> None:
     """After: the study is linked to the order that asked for it, or unsolicited."""
     with ctx.commit(done=True):
         order_matching.match_study(Study.objects.select_related("patient", "order").get(pk=study_id))
+        failpoints.hit("imaging.match_commit")
 
 
 @job("imaging.prepare_study", queue="default", lease_s=120, locks=study_inputs, on_dead=preparation_failed)

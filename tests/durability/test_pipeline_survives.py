@@ -41,7 +41,7 @@ KILLS = [
     ("default", "objects.after_write:20", "imaging.deidentify_study"),
     ("default", "imaging.deidentified_batch", "imaging.deidentify_study"),
     ("default", "imaging.deidentified_commit", "imaging.deidentify_study"),
-    ("default", "jobs.in_commit", "imaging.match_study"),
+    ("default", "imaging.match_commit", "imaging.match_study"),
     ("default", "imaging.prepare_normalised", "imaging.prepare_study"),
     ("default", "objects.after_write:3", "imaging.prepare_study"),
     ("default", "imaging.prepare_commit", "imaging.prepare_study"),
