@@ -45,7 +45,7 @@ KILLS = [
     ("default", "imaging.prepare_normalised", "imaging.prepare_study"),
     ("default", "objects.after_write:3", "imaging.prepare_study"),
     ("default", "imaging.prepare_commit", "imaging.prepare_study"),
-    ("default", "jobs.after_commit:3", "imaging.prepare_study"),
+    ("default", "jobs.after_commit:2", "imaging.prepare_study"),
     ("default", "inference.convene_commit", "inference.convene_panel"),
     ("default", "jobs.before_wake:2", "inference.convene_panel"),
     ("gpu", "jobs.after_claim", "inference.run_expert"),
