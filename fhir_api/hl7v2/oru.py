@@ -98,6 +98,11 @@ def _valid(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, An
     return message
 
 
+def _performed(facts: DisclosedReport) -> str:
+    """Of a day there is no time (DTM of eight digits)."""
+    return local(facts.performed_at).strftime("%Y%m%d") if facts.performed_on_day else _ts(facts.performed_at)
+
+
 def _ts(moment: datetime) -> str:
     return local(moment).strftime("%Y%m%d%H%M%S%z")
 
@@ -162,7 +167,7 @@ def _build(
             5: row.value,
             6: row.unit,
             11: "X" if row.absent else status,
-            14: _ts(facts.performed_at),
+            14: _performed(facts),
         }
         line = "|".join(["OBX", *(fields.get(position, "") for position in range(1, 15))])
         # OBX-5 has the type that OBX-2 names; hl7apy knows that only of a segment it has parsed.
@@ -239,7 +244,7 @@ def _obr(obr: Any, facts: DisclosedReport, echo: Mapping[str, str], placer: str,
         obr.obr_4 = "^".join(parts[:6])
     else:
         obr.obr_4 = "^".join([*parts, "", ""][:3]) + f"^{_LOINC_CODE}"
-    obr.obr_7 = _ts(facts.performed_at)
+    obr.obr_7 = _performed(facts)
     if facts.order is not None and facts.order.accession:
         obr.obr_18 = echo.get("OBR-18") or escape(facts.order.accession)
     obr.obr_22 = _ts(facts.issued_at)

@@ -12,7 +12,7 @@ from clinical import services as clinical
 from clinical.identity import IdentityData, OrderIdentity
 from imaging.identifiers import open_study
 from oncoflow_site.foundation import objects
-from oncoflow_site.foundation.clock import local
+from oncoflow_site.foundation.clock import DatedMoment, Precision, local
 from oncoflow_site.foundation.errors import PermanentError
 from reports.content.schema import ReportContent, parse_content
 from reports.models import ReportVersion
@@ -50,6 +50,12 @@ class DisclosedReport:
     authority: str
     signer_npi: str = ""
     signer_employee_number: str = ""
+    performed_on_day: bool = False
+
+    @property
+    def performed(self) -> DatedMoment:
+        """When the study was made, as exactly as it is known."""
+        return DatedMoment(self.performed_at, Precision.DAY if self.performed_on_day else Precision.TIME)
 
     @property
     def demo(self) -> bool:
@@ -85,6 +91,7 @@ def disclose_report(version: ReportVersion, *, purpose: str = "delivery") -> Dis
         pdf=_checked(objects.get(version.pdf), version.pdf_sha256, "PDF"),
         issued_at=local(version.issued_at),
         performed_at=local(study.performed_at),
+        performed_on_day=study.performed_on_day,
         patient_id=str(patient.id),
         pseudonym=patient.pseudonym,
         identity=clinical.reveal_identity(clinical.current_patient(patient), purpose=purpose),

@@ -55,6 +55,7 @@ def gather_facts(measurement: Measurement) -> ReportFacts:
             order_id=str(study.order_id) if study.order_id else None,
             procedure=(study.order.procedure_text or study.order.procedure_code) if study.order else "",
             performed_at=local(study.performed_at),
+            performed_on_day=study.performed_on_day,
             modality=study.modality,
             spacing_known=study.spacing_known,
             reduced=_reduced(measurement),

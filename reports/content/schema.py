@@ -68,7 +68,8 @@ class ReducedStudy(Schema):
 
 
 class ReportStudy(Schema):
-    """The study that is reported. ``spacing_known`` False: nothing is given in millimetres."""
+    """The study that is reported. ``spacing_known`` False: nothing is given in millimetres; ``performed_on_day``: of
+    ``performed_at`` only the day is known."""
 
     id: str
     patient_id: str
@@ -79,6 +80,7 @@ class ReportStudy(Schema):
     modality: str
     spacing_known: bool
     reduced: ReducedStudy | None = None
+    performed_on_day: bool = False
 
 
 class ReportedOutline(Schema):

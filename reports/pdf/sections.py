@@ -106,7 +106,11 @@ def _identity(given: RenderInput) -> Flowable:
             ("Pseudonym", header.pseudonym, "value"),
         ]
     right = [
-        ("Study", f"{study.modality}, {moment_text(study.performed_at)}", "valuebold"),
+        (
+            "Study",
+            f"{study.modality}, {(date_text if study.performed_on_day else moment_text)(study.performed_at)}",
+            "valuebold",
+        ),
         ("Procedure", study.procedure or "not stated", "value"),
         (
             "Accession, order",

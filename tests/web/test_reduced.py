@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from django.core.management import call_command
+from django.db import transaction
 from django.test import Client
 
 from clinical.access import assign
@@ -18,6 +19,7 @@ from fhir_api.hl7v2.er7 import parse
 from fhir_api.hl7v2.oru import build_oru
 from fhir_api.models import Endpoint
 from fhir_api.r4.resources.bundle import build_transaction
+from imaging.longitudinal.acceptance import accept_outline
 from imaging.longitudinal.history import current_measurement
 from imaging.models import Comparison, Measurement, Study
 from imaging.schemas.comparison import ComparisonResult
@@ -91,13 +93,15 @@ def test_t1c_alone_then_with_flair_then_the_late_flair(
     assert measured(second).regions["WT"].volume_mm3 > 1000
     assert Report.objects.get(study=second).state == "held"
     result = versus(second)
-    assert result.regions["ET"].change_percent < -30
+    # Both outlines are held and nobody has accepted them: their volumes are shown, no change is said.
+    assert result.regions["ET"].change_percent is None
+    assert "no person has accepted it" in result.regions["ET"].reason
     assert result.regions["WT"].change_percent is None
     assert result.regions["WT"].prior_mm3 is None
     assert result.regions["WT"].reason.startswith("Not assessed on the earlier study, so not compared.")
     assert "do not have the same sequences" in result.sequences.note
     assert [one.status for one in result.lesions] == ["followed"]
-    assert result.response.category in {"PR", "SD"}
+    assert result.response.category == "not assessed"
     content = load_content(Report.objects.get(study=second).versions.order_by("-number").first())
     assert fhir_validator.issues(build_transaction(facts(2, "final", content=content))) == []
 
@@ -110,7 +114,16 @@ def test_t1c_alone_then_with_flair_then_the_late_flair(
     assert Report.objects.get(study=first).versions.order_by("-number").first().measurement == measured(first)
     result = versus(second)
     assert result.sequences.note == ""
-    assert result.regions["WT"].change_percent < -30
+    assert result.regions["WT"].change_percent is None
+    with transaction.atomic():  # as whoever signs the two reports does
+        for study in (second, first):
+            accepted = current_segmentation(study)
+            assert accepted is not None
+            accept_outline(accepted, by=radiologist.get_username())
+    run_pending()
+    change = versus(second).regions["WT"].change_percent
+    assert change is not None
+    assert change < -30
 
 
 def _report_says_it(study: Study, fhir_validator: Any) -> None:

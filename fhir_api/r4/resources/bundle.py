@@ -185,7 +185,7 @@ class _TransactionBuilder:
             "code": codes.concept(*codings, text=facts.code[1] or "MR Brain WO and W contrast IV"),
             "subject": links.patient,
             "encounter": self._encounter(),
-            "effectiveDateTime": facts.performed_at.isoformat(),
+            "effectiveDateTime": facts.performed.isoformat(),
             "issued": facts.issued_at.isoformat(timespec="milliseconds"),
             "performer": links.performer[:1],
             "resultsInterpreter": [{"reference": practitioner}] if practitioner else [],
@@ -317,7 +317,7 @@ def _imaging_study(facts: DisclosedReport, patient: str) -> Resource:
         "status": "available",
         "modality": [codes.coding(codes.DCM, facts.content.study.modality)],
         "subject": {"reference": patient},
-        "started": facts.performed_at.isoformat(),
+        "started": facts.performed.isoformat(),
     }
 
 

@@ -73,7 +73,7 @@ def _base(facts: DisclosedReport, links: ReportReferences, key: str, code: Resou
         "category": [codes.concept(codes.coding(codes.OBSERVATION_CATEGORY, "imaging", "Imaging"))],
         "code": code,
         "subject": links.patient,
-        "effectiveDateTime": facts.performed_at.isoformat(),
+        "effectiveDateTime": facts.performed.isoformat(),
         "issued": facts.issued_at.isoformat(timespec="milliseconds"),
         "performer": links.performer,
         "derivedFrom": [links.study],
