@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -45,16 +47,18 @@ def file_waiting(ctx: JobContext, conflict_id: uuid.UUID) -> None:
     )
     for instance in waiting.select_related("original", "study").order_by("received_at", "pk"):
         try:
-            with ctx.commit():
-                _filed(instance, "a person decided whose it is")
+            _filed(instance, "a person decided whose it is", commit=ctx.commit)
         except UserVisibleError as error:
             Instance.objects.filter(pk=instance.pk).update(reason=error.message.removeprefix(_STAYS).rstrip(".")[:300])
 
 
-def _filed(instance: Instance, reason: str) -> Instance:
+def _filed(
+    instance: Instance, reason: str, commit: Callable[[], AbstractContextManager[Any]] = transaction.atomic
+) -> Instance:
+    """:param commit: the transaction that its rows are written in, after its bytes."""
     try:
         refile = file_again(instance)
-        with transaction.atomic():
+        with commit():
             stored = refile()
             if stored.quarantined or stored.duplicate:
                 raise _stands(stored)

@@ -24,7 +24,7 @@ KILLS = 2
 LOOK = """
 import json
 from imaging.models import Instance
-from imaging.identity import open_sop_instance_uid
+from imaging.identifiers import open_sop_instance_uid
 from oncoflow_site.foundation import objects
 found = []
 for row in Instance.objects.select_related("original"):

@@ -170,8 +170,9 @@ def test_bytes_are_synced_and_named_before_the_row(root: Path, monkeypatch: pyte
 
 def test_a_rollback_leaves_an_orphan_that_the_janitor_removes_after_its_grace(root: Path) -> None:
     kept = put(b"kept")
+    orphan = objects.write(b"orphan", subject="patient:1", kind="test")
     with pytest.raises(RuntimeError), transaction.atomic():
-        put(b"orphan")
+        objects.keep(orphan)
         raise RuntimeError
     (root / "ab").mkdir(exist_ok=True)
     (root / "ab" / "half-written.tmp").write_bytes(b"x")
@@ -206,8 +207,9 @@ def test_names_say_nothing_and_are_never_reused(root: Path) -> None:
 def test_rollback_damage_loss_and_the_janitor_everywhere(anywhere: stores.Store) -> None:
     data = os.urandom(20_500)
     row = put(data)
+    orphan = objects.write(b"orphan", subject="patient:1", kind="test")
     with pytest.raises(RuntimeError), transaction.atomic():
-        put(b"orphan")
+        objects.keep(orphan)
         raise RuntimeError
     anywhere.write("staging/of-another-purpose", b"x")
     assert objects.janitor() == 0

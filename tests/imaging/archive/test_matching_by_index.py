@@ -78,7 +78,7 @@ def test_indexes_of_earlier_versions_are_made_again_and_those_of_erased_patients
     Order.objects.update(study_uid_index=blind_index("order.study_uid", "", UID))
     migrations = [
         import_module("clinical.migrations.0004_one_index_of_a_study_uid"),
-        import_module("imaging.migrations.0017_one_accession_index"),
+        import_module("imaging.migrations.0019_one_accession_index"),
     ]
     for migration in migrations:
         migration.recompute(apps, None)

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 
 from audit.models import AuditRow
 from clinical.access import assign
-from clinical.models import User
+from clinical.models import AssigningAuthority, User
 from imaging.archive import completion
 from imaging.archive.store_instance import store_instance
 from imaging.defacing.deface_study import defaced_file
@@ -55,6 +55,7 @@ def taken(simulated, tmp_path, settings) -> Study:
     stored = None
     files = write_study(acquired, tmp_path / "in")
     first = dcmread(files[0])
+    AssigningAuthority.objects.create(name=first.IssuerOfPatientID)
     elsewhere = {"FrameOfReferenceUID": "1.2.3.4.5", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
     lost = dataset(series="77", study=first.StudyInstanceUID, SeriesDescription="localizer", **elsewhere)
     for keyword in (
