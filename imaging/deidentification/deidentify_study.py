@@ -97,6 +97,8 @@ def deidentify_study(ctx: JobContext, study: Study, *, offer: Offer | None = Non
         .order_by("series", "number", "id")
     )
     counts = {"deidentified": 0, "quarantined": 0}
+    # What an attempt that was killed has done and not yet recorded.
+    unrecorded: Counter[str] = Counter(study.deidentification.get("unrecorded", {}))
     actions: Counter[str] = Counter(study.deidentification.get("actions", {}))
     codes = set(study.deidentification.get("codes", []))
     for begin in range(0, len(waiting), BATCH):
@@ -111,11 +113,14 @@ def deidentify_study(ctx: JobContext, study: Study, *, offer: Offer | None = Non
         copies = [_copy(study, result, offer) for _, result in results]
         with ctx.commit():
             for (instance, result), copy in zip(results, copies, strict=True):
-                counts[_store(study, instance, result, copy)] += 1
+                outcome = _store(study, instance, result, copy)
+                counts[outcome] += 1
+                unrecorded[outcome] += 1
             study.deidentification = {
                 "profile": RULES.method,
                 "codes": sorted(codes),
                 "actions": dict(sorted(actions.items())),
+                "unrecorded": dict(unrecorded),
             }
             study.save(update_fields=["deidentification"])
             add_to_report(study, written, pixels)
@@ -123,13 +128,15 @@ def deidentify_study(ctx: JobContext, study: Study, *, offer: Offer | None = Non
         reached = begin + len(batch)
         ctx.progress(0.99 * reached / len(waiting), f"De-identified {reached} of {len(waiting)} images")
     with ctx.commit(done=True):
-        if waiting:
+        if unrecorded:
+            study.deidentification.pop("unrecorded", None)
+            study.save(update_fields=["deidentification"])
             audit.record(
                 "study.deidentify",
                 action="U",
                 resource=study.subject,
                 patient_id=study.patient_id,
-                detail={**counts, "codes": sorted(codes)},
+                detail={**dict.fromkeys(counts, 0), **unrecorded, "codes": sorted(codes)},
                 source="worker",
             )
         study.refresh_from_db(fields=["state"])

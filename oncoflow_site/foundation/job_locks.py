@@ -35,10 +35,13 @@ def runnable(moment: datetime) -> QuerySet[Job]:
     return due.filter(Q(lock="") | (~Exists(held) & ~Exists(ahead)))
 
 
-def wake(row: Job) -> None:
-    """Tell the queue; a broker that is away only costs time, for the reaper tells it again."""
+def wake(row: Job, *, again: bool = False) -> None:
+    """Tell the queue; a broker that is away only costs time, for the reaper tells it again.
+
+    :param again: what wakes it is not what made it due: the reaper, or a lock that was freed.
+    """
     try:
-        failpoints.hit("jobs.before_wake")
+        failpoints.hit("jobs.before_wake_again" if again else "jobs.before_wake")
         huey_app.wake(row.queue, str(row.id), row.priority)
     except Exception as error:
         logger.warning("wake-up of job %s not sent: %s", row.id, safe_error_text(error))
@@ -56,6 +59,6 @@ def _wake_next(lock: str) -> None:
         row = runnable(now()).filter(lock=lock).order_by("created_at", "id").first()
         if row is not None:
             Job.objects.filter(id=row.id).update(woken_at=now())
-            wake(row)
+            wake(row, again=True)
     except Exception as error:  # what has just ended must not fail for it; the reaper wakes the next one too
         logger.warning("the next job of a lock was not woken: %s", safe_error_text(error))

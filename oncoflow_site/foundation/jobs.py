@@ -272,7 +272,7 @@ def reap(queue: str | None = None) -> int:
         for row in job_locks.runnable(moment).filter(queue=name).order_by("-priority", "run_after")[:200]:
             if row.woken_at is None or row.woken_at < row.run_after or row.woken_at < moment - patience:
                 Job.objects.filter(id=row.id).update(woken_at=moment)
-                job_locks.wake(row)
+                job_locks.wake(row, again=True)
                 count += 1
     return count
 
