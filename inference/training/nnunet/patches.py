@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from imaging.brats.sequences import PANEL_SEQUENCES
 from inference.training.common.preprocess import PreparedCase
 
-__all__ = ["REDUCED", "PatchSampler", "region_targets"]
+__all__ = ["REDUCED", "PatchSampler", "region_targets", "shown_regions"]
 
 REDUCED: tuple[tuple[str, ...], ...] = (
     ("T1c",),
@@ -30,6 +30,17 @@ REDUCED: tuple[tuple[str, ...], ...] = (
 def region_targets(labels: torch.Tensor) -> torch.Tensor:
     """Label maps (n, z, y, x) -> float targets (n, 3, z, y, x) in the order WT, TC, ET."""
     return torch.stack([labels > 0, (labels == 1) | (labels == 3), labels == 3], dim=1).float()
+
+
+def shown_regions(data: torch.Tensor) -> torch.Tensor:
+    """Which regions the sequences of each patch can show. data (n, 4, z, y, x) -> (n, 3) of 0 and 1, order WT, TC, ET.
+
+    Enhancement, and with it the border of the core, is drawn on T1c: without it a network can only learn to guess them.
+    """
+    contrast = (data[:, PANEL_SEQUENCES.index("T1c")] != 0).flatten(1).any(1).float()
+    brain = (data != 0).flatten(1).any(1)
+    contrast = torch.where(brain, contrast, torch.ones_like(contrast))  # an empty patch is free of everything
+    return torch.stack([torch.ones_like(contrast), contrast, contrast], dim=1)
 
 
 class PatchSampler:

@@ -35,7 +35,7 @@ from inference.training.common.progress import Log
 from inference.training.common.working_copy import WorkingCopy
 from inference.training.nnunet.export import write_nnunet_folder
 from inference.training.nnunet.losses import deep_supervision_loss
-from inference.training.nnunet.patches import PatchSampler, region_targets
+from inference.training.nnunet.patches import PatchSampler, region_targets, shown_regions
 
 __all__ = ["build_network", "main", "train"]
 
@@ -156,7 +156,8 @@ def train(arguments: argparse.Namespace) -> None:
         is_late[0] = int(loop.budget.fraction >= arguments.early_share)
         data, labels = next(batches)
         if working is not None:
-            loss = deep_supervision_loss(working.work(data.to(torch.bfloat16)), region_targets(labels))
+            outputs = working.work(data.to(torch.bfloat16))
+            loss = deep_supervision_loss(outputs, region_targets(labels), weights=shown_regions(data))
             loss.backward()
             working.push_gradients()
         else:
@@ -164,7 +165,9 @@ def train(arguments: argparse.Namespace) -> None:
             with torch.autocast(device.type, torch.bfloat16):
                 outputs = network(data)
             loss = deep_supervision_loss(
-                [o.float() for o in outputs], region_targets(labels.to(device, non_blocking=True))
+                [o.float() for o in outputs],
+                region_targets(labels.to(device, non_blocking=True)),
+                weights=shown_regions(data),
             )
             loss.backward()
         return float(loss.detach())

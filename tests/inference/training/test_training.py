@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from imaging.brats.regions import REGIONS
+from imaging.brats.sequences import PANEL_SEQUENCES
 from inference.experts.factory import expert_for_folder
 from inference.training import evaluate
 from inference.training.common.checkpoints import Average
@@ -26,7 +27,7 @@ from inference.training.common.working_copy import WorkingCopy
 from inference.training.nnunet import train as nnunet
 from inference.training.nnunet.calibrate import best_operating_point, calibrate
 from inference.training.nnunet.losses import deep_supervision_loss, dice_bce
-from inference.training.nnunet.patches import PatchSampler, region_targets
+from inference.training.nnunet.patches import PatchSampler, region_targets, shown_regions
 from inference.training.sam import train as sam
 from tests.factories.raw_datasets import write_dataset
 
@@ -123,6 +124,23 @@ def test_losses() -> None:
     assert float(dice_bce(good, empty)) > float(dice_bce(torch.full_like(good, -20.0), empty))
     half = torch.nn.functional.avg_pool3d(good, 2)
     assert float(deep_supervision_loss([good, half], targets)) < 0.05
+
+
+def test_what_the_sequences_of_a_patch_cannot_show_teaches_nothing() -> None:
+    """A patch without T1c says nothing on core and enhancement: no gradient there, as if it were not in the batch."""
+    data = torch.ones(2, 4, 8, 8, 8)
+    data[1, PANEL_SEQUENCES.index("T1c")] = 0
+    weights = shown_regions(data)
+    assert weights.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert shown_regions(torch.zeros(1, 4, 8, 8, 8)).tolist() == [[1, 1, 1]]  # outside of the brain all is seen
+    targets = (torch.rand(2, 3, 8, 8, 8, generator=torch.Generator().manual_seed(1)) > 0.7).float()
+    logits = torch.zeros(2, 3, 8, 8, 8, requires_grad=True)
+    deep_supervision_loss([logits], targets, weights=weights).backward()
+    assert logits.grad is not None
+    touched = logits.grad.abs().flatten(2).amax(2) > 0
+    assert touched.tolist() == [[True, True, True], [True, False, False]]
+    everything = torch.ones(2, 3)
+    torch.testing.assert_close(dice_bce(logits, targets, weights=everything), dice_bce(logits, targets))
 
 
 def test_budget_follows_time_over_a_resume() -> None:
