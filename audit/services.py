@@ -15,6 +15,7 @@ from audit.models import Action, AuditRow, Outcome
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EngineError
 from oncoflow_site.foundation.request_id import current_request_id
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["Actor", "acting_as", "declare_code", "record", "record_refusal", "record_view"]
 
@@ -25,9 +26,9 @@ _FORBIDDEN_KEYS = frozenset(_FORBIDDEN.split())
 _MAX_TEXT = 200
 
 
-def _checked_detail(detail: Mapping[str, Any] | None) -> dict[str, Any]:
+def _checked_detail(detail: Mapping[str, Any] | None) -> JsonDict:
     """A copy of ``detail``, one level of scalars and lists of scalars; raises `EngineError` for anything else."""
-    checked: dict[str, Any] = {}
+    checked: JsonDict = {}
     for key, value in (detail or {}).items():
         if key.lower() in _FORBIDDEN_KEYS:
             raise EngineError(f"audit detail key {key!r} could hold identity; record an id or a code instead")

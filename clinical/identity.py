@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from oncoflow_site.foundation.schema import JsonDict
+
 __all__ = ["SEXES", "Identifier", "IdentityData", "OrderIdentity"]
 
 SEXES = ("M", "F", "O", "U")
@@ -74,7 +76,7 @@ class IdentityData:
         numbers = [one for one in self.identifiers if one.authority == authority and one.kind == kind]
         return min(numbers, key=lambda one: one.use == "old").value if numbers else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """Plain values for encryption."""
         return {
             "family": self.family,
@@ -82,7 +84,7 @@ class IdentityData:
             "birth_date": self.birth_date.isoformat() if self.birth_date else None,
             "sex": self.sex,
             "identifiers": [
-                [one.authority, one.value, one.kind] + ([one.use] if one.use != "usual" else [])
+                [one.authority, one.value, one.kind, *([one.use] if one.use != "usual" else [])]
                 for one in self.identifiers
             ],
         }
@@ -137,7 +139,7 @@ class OrderIdentity:
     def __repr__(self) -> str:
         return "OrderIdentity(...)"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """Plain values for encryption."""
         return {
             "accession": self.accession,

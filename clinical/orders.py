@@ -240,7 +240,7 @@ def change_order(
         with transaction.atomic():
             row = _locked(order)
             known = _load(row)
-            told = {} if identity is None else {k: v for k, v in identity.to_json().items() if v and k != "echo"}
+            told = {} if identity is None else {k: str(v) for k, v in identity.to_json().items() if v and k != "echo"}
             merged = replace(known, **told, echo={**known.echo, **(identity.echo if identity else {})})
             fields = {name: value for name, value in given.items() if value is not None and getattr(row, name) != value}
             if merged == known and not fields:

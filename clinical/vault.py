@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any
 
 from oncoflow_site.foundation import keys
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = [
     "accession_index",
@@ -33,7 +34,7 @@ def seal_json(subject: str, data: Mapping[str, Any], *, context: str) -> bytes:
     return keys.encrypt(subject, plain, context)
 
 
-def open_json(subject: str, ciphertext: bytes | memoryview, *, context: str) -> dict[str, Any]:
+def open_json(subject: str, ciphertext: bytes | memoryview, *, context: str) -> JsonDict:
     """The reverse of `seal_json`."""
     data = json.loads(keys.decrypt(subject, bytes(ciphertext), context))
     if not isinstance(data, dict):

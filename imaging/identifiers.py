@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any
 
 from clinical import vault
 from oncoflow_site.foundation import keys
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = [
     "SeriesIdentity",
@@ -44,7 +44,7 @@ class SeriesIdentity:
     series_instance_uid: str
     frame_of_reference: str = ""
     description: str = ""
-    acquisition: dict[str, Any] = field(default_factory=dict)
+    acquisition: JsonDict = field(default_factory=dict)
 
 
 def seal(

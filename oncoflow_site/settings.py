@@ -13,43 +13,21 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from oncoflow_site.foundation.environment import (
+    PanelEntry,
+    Storage,
+    database_from_url,
+    env,
+    env_bool,
+    env_list,
+    env_number,
+    storage,
+)
+
 BASE_DIR = Path(__file__).resolve().parent.parent
-
-
-def env(name: str, default: str | None = None) -> str | None:
-    """Value of ``name``, or the content of the file that ``name_FILE`` names, or ``default``."""
-    path = os.environ.get(f"{name}_FILE")
-    if path:
-        return Path(path).read_text(encoding="utf-8").strip()
-    return os.environ.get(name, default)
-
-
-def env_bool(name: str, default: bool = False) -> bool:
-    value = (env(name) or "").strip().lower()
-    if not value:
-        return default
-    if value in {"1", "true", "yes", "on"}:
-        return True
-    if value in {"0", "false", "no", "off"}:
-        return False
-    raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
-
-
-def env_number(name: str, default: float) -> float:
-    value = env(name)
-    try:
-        return default if value in (None, "") else float(str(value))
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{name} must be a number, not {value!r}.") from error
-
-
-def env_list(name: str, default: str = "") -> list[str]:
-    return [part.strip() for part in (env(name, default) or "").split(",") if part.strip()]
 
 
 TESTING = "pytest" in sys.modules
@@ -178,35 +156,6 @@ LOGOUT_REDIRECT_URL = "/login/"
 
 # --- state ------------------------------------------------------------------------------------------------------------
 
-SQLITE_PRAGMAS = (
-    # FULL, not NORMAL: in WAL mode NORMAL may lose the last commits on power loss, after they were acknowledged.
-    "PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;PRAGMA foreign_keys=ON;PRAGMA temp_store=MEMORY;"
-)
-
-
-def database_from_url(url: str) -> dict[str, Any]:
-    """Django's settings for ``sqlite:///path`` or ``postgresql://user:password@host:port/name``."""
-    parts = urlsplit(url)
-    if parts.scheme == "sqlite":
-        return {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": unquote(parts.path[1:]) if parts.path.startswith("//") else unquote(parts.path),
-            "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 30, "init_command": SQLITE_PRAGMAS},
-        }
-    if parts.scheme in {"postgresql", "postgres"}:
-        return {
-            "ENGINE": "django.db.backends.postgresql",
-            "NAME": unquote(parts.path.lstrip("/")),
-            "USER": unquote(parts.username or ""),
-            "PASSWORD": env("DATABASE_PASSWORD") or unquote(parts.password or ""),
-            "HOST": parts.hostname or "",
-            "PORT": str(parts.port or ""),
-            "CONN_HEALTH_CHECKS": True,
-            "CONN_MAX_AGE": 60,
-        }
-    raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgresql://.")
-
-
 DATABASES = {"default": database_from_url(env("DATABASE_URL") or f"sqlite://{ONCOFLOW_DATA_DIR / 'oncoflow.sqlite3'}")}
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A test database on disk: several connections (threads, worker processes) must see the same rows.
@@ -214,7 +163,7 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env("REDIS_URL")
-CACHES: dict[str, Any] = {
+CACHES: dict[str, dict[str, str]] = {
     "default": (
         {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
         if REDIS_URL
@@ -223,44 +172,7 @@ CACHES: dict[str, Any] = {
 }
 
 
-def storage(purpose: str, folder: Path, *, prefix: str = "", otherwise: str = "") -> dict[str, Any]:
-    """The storage that ``ONCOFLOW_<purpose>_*`` describes: an S3 bucket, an Azure container, else the local ``folder``.
-
-    :param prefix: names begin with it in a bucket or container, where ``ONCOFLOW_<purpose>_PREFIX`` says nothing else.
-    :param otherwise: a second purpose, whose bucket or container serves where this one has none.
-    """
-    for name in (purpose, otherwise):
-        location = (env(f"ONCOFLOW_{purpose}_PREFIX") or prefix).strip("/")
-        if bucket := env(f"ONCOFLOW_{name}_S3_BUCKET"):
-            endpoint = env(f"ONCOFLOW_{name}_S3_ENDPOINT")
-            options: dict[str, Any] = {
-                "bucket_name": bucket,
-                "endpoint_url": endpoint,
-                "region_name": env(f"ONCOFLOW_{name}_S3_REGION") or env("AWS_DEFAULT_REGION") or "us-east-1",
-                "addressing_style": "path" if endpoint else "auto",
-                "signature_version": "s3v4",
-                "location": location,
-                "file_overwrite": False,
-                "default_acl": None,
-                "object_parameters": {"ServerSideEncryption": "AES256"},
-            }
-            if key := env(f"ONCOFLOW_{name}_S3_KMS_KEY"):
-                options["object_parameters"] = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key}
-            return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
-        if container := env(f"ONCOFLOW_{name}_AZURE_CONTAINER"):
-            options = {"azure_container": container, "location": location, "overwrite_files": False}
-            for option, variable in (
-                ("connection_string", "CONNECTION_STRING"),
-                ("account_name", "ACCOUNT"),
-                ("account_key", "ACCOUNT_KEY"),
-            ):
-                if value := env(f"ONCOFLOW_{name}_AZURE_{variable}"):
-                    options[option] = value
-            return {"BACKEND": "storages.backends.azure_storage.AzureStorage", "OPTIONS": options}
-    return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": str(folder)}}
-
-
-STORAGES: dict[str, Any] = {
+STORAGES: dict[str, Storage] = {
     "default": {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": str(ONCOFLOW_DATA_DIR / "files")},
@@ -385,14 +297,14 @@ ONCOFLOW_RETRIEVAL = env("ONCOFLOW_RETRIEVAL", "memory")
 ELASTICSEARCH_URL = env("ELASTICSEARCH_URL")
 
 ONCOFLOW_WEIGHTS_DIR = Path(env("ONCOFLOW_WEIGHTS_DIR") or BASE_DIR / "inference" / "weights")
-_DEMO_PANEL: list[dict[str, Any]] = [
+_DEMO_PANEL: list[PanelEntry] = [
     {"name": "nnunet-plain", "kind": "nnunet", "weights_dir": "nnunet-plain"},
     {"name": "nnunet-residual", "kind": "nnunet", "weights_dir": "nnunet-residual"},
     {"name": "sam2-small", "kind": "sam", "weights_dir": "sam2-small"},
 ]
 
 
-def panel_from(text: str | None) -> list[dict[str, Any]]:
+def panel_from(text: str | None) -> list[PanelEntry]:
     """The panel's experts of ``ONCOFLOW_PANEL`` (JSON; ``ONCOFLOW_PANEL_FILE`` names a file of it), else the demo panel.
 
     A list of objects: name, kind and weights_dir (relative to ``ONCOFLOW_WEIGHTS_DIR``), and where wanted device, threads,
@@ -404,7 +316,7 @@ def panel_from(text: str | None) -> list[dict[str, Any]]:
     except ValueError as error:
         raise ImproperlyConfigured(f"ONCOFLOW_PANEL is no JSON: {error}") from error
     needed, allowed = {"name", "kind", "weights_dir"}, {"device", "threads", "sha256", "factory", "needs"}
-    panel: list[dict[str, Any]] = []
+    panel: list[PanelEntry] = []
     for entry in entries if isinstance(entries, list) else [None]:
         if not isinstance(entry, dict) or not needed <= entry.keys() <= needed | allowed:
             raise ImproperlyConfigured(
@@ -417,7 +329,7 @@ def panel_from(text: str | None) -> list[dict[str, Any]]:
     return panel
 
 
-ONCOFLOW_PANEL: list[dict[str, Any]] = panel_from(env("ONCOFLOW_PANEL"))
+ONCOFLOW_PANEL: list[PanelEntry] = panel_from(env("ONCOFLOW_PANEL"))
 ONCOFLOW_FUSION = env("ONCOFLOW_FUSION", "majority")
 ONCOFLOW_EXPERT_THREADS = int(env_number("ONCOFLOW_EXPERT_THREADS", 2))
 ONCOFLOW_EXPERTS_AT_ONCE = int(env_number("ONCOFLOW_EXPERTS_AT_ONCE", 1))

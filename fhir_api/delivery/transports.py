@@ -16,6 +16,7 @@ from fhir_api.hl7v2.ack import read_ack
 from fhir_api.hl7v2.er7 import Er7Error, parse, read_header
 from fhir_api.hl7v2.mllp import exchange
 from fhir_api.models import Endpoint
+from fhir_api.r4.resources.resource import Resource
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.errors import PermanentError, TransientError
 from oncoflow_site.foundation.models import Delivery
@@ -140,7 +141,7 @@ def _issue_codes(body: bytes) -> str:
     )
 
 
-def _check_response(sent: dict[str, Any], body: bytes) -> None:
+def _check_response(sent: Resource, body: bytes) -> None:
     """A 200 counts only with one 2xx response an entry (FHIR R4 http, section 3.1.0.11.2)."""
     answer = _json(body)
     entries = answer.get("entry") if isinstance(answer, dict) and answer.get("type") == "transaction-response" else None

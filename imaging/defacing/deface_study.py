@@ -33,6 +33,7 @@ from imaging.segmentation.label_maps import current_segmentation
 from imaging.volumes.load import grid_of, latest_volume_set
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.schema import JsonDict
 
 if TYPE_CHECKING:
     from oncoflow_site.foundation.jobs import JobContext
@@ -70,7 +71,7 @@ class StudyFace:
                 self._frames = _frames_of_reference(volume.source_series)
 
     @property
-    def plane(self) -> dict[str, Any]:
+    def plane(self) -> JsonDict:
         """JSON-able: the plane that parts face and brain."""
         return {"normal": [round(float(v), 6) for v in self.face.normal], "offset_mm": round(self.face.offset, 3)}
 

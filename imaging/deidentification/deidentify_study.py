@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
@@ -40,6 +40,7 @@ from oncoflow_site.foundation import failpoints, keys, objects
 from oncoflow_site.foundation.errors import PermanentError, safe_error_text
 from oncoflow_site.foundation.events import emit
 from oncoflow_site.foundation.models import StoredObject
+from oncoflow_site.foundation.schema import JsonDict
 
 if TYPE_CHECKING:
     from clinical.models import Patient
@@ -179,7 +180,7 @@ class _Copy:
     """The copy, durable before the transaction that names it; the record of the image, and what notes it for viewers."""
 
     stored: StoredObject
-    image: dict[str, Any] | None = None
+    image: JsonDict | None = None
     keep: Keep | None = None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict
 
 from pydicom.datadict import keyword_for_tag
 
@@ -12,6 +12,7 @@ from imaging.deidentification.engine import CODES, Deidentified
 from imaging.deidentification.profile import ACTIONS, RULES
 from imaging.models import DeidentificationReport, FaceRemoval, Study
 from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["add_to_report", "faces_of", "readable"]
 
@@ -41,7 +42,30 @@ def add_to_report(study: Study, results: Iterable[Deidentified], pixels: Counter
     report.save()
 
 
-def readable(report: DeidentificationReport) -> dict[str, Any]:
+class AttributeLine(TypedDict):
+    """One kind of element and what was done to it."""
+
+    tag: str
+    keyword: str
+    vr: str
+    action: str
+    count: int
+
+
+class ReadableReport(TypedDict):
+    """A report of de-identification for people and for REST."""
+
+    profile: str
+    table: str
+    codes: Sequence[str]
+    meanings: list[list[str]]
+    instances: int
+    pixels: Mapping[str, int]
+    updated_at: str
+    attributes: list[AttributeLine]
+
+
+def readable(report: DeidentificationReport) -> ReadableReport:
     """The report with keywords and actions in words."""
     return {
         "profile": report.profile,
@@ -64,7 +88,7 @@ def readable(report: DeidentificationReport) -> dict[str, Any]:
     }
 
 
-def faces_of(study: Study) -> list[dict[str, Any]]:
+def faces_of(study: Study) -> list[JsonDict]:
     """What became of the face in each series, where ``ONCOFLOW_DEFACE`` was on; in the order of the series."""
     rows = FaceRemoval.objects.filter(series__study=study).select_related("series").order_by("series__number", "id")
     return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import JsonValue
 from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -18,6 +19,7 @@ from pydicom.uid import UID
 from imaging.dicom.image_plane import READ_TAGS
 from imaging.dicom.transfer_syntaxes import NATIVE_LITTLE
 from imaging.dicom.written_file import WrittenFile
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["image_dataset", "image_header"]
 
@@ -30,7 +32,7 @@ _KEPT = [
 _NUMBERS = {"DS": float, "IS": int, "US": int}
 
 
-def image_header(file: WrittenFile, header: Dataset) -> dict[str, Any] | None:
+def image_header(file: WrittenFile, header: Dataset) -> JsonDict | None:
     """The record of one image; None where the file itself must be read. :param header: `WrittenFile.header`."""
     if file.transfer_syntax_uid not in NATIVE_LITTLE or file.pixels is None or file.pixels[0] != _PIXEL_DATA:
         return None
@@ -43,11 +45,11 @@ def image_header(file: WrittenFile, header: Dataset) -> dict[str, Any] | None:
         layout = file.layout()
     except Exception:  # a value that is not what its VR says: whoever reads the file will say so
         return None
-    pixels = [layout.pixel_start, layout.pixel_bytes]
+    pixels: list[JsonValue] = [layout.pixel_start, layout.pixel_bytes]
     return {"transfer_syntax": str(file.transfer_syntax_uid), "pixels": pixels, "values": values}
 
 
-def _plain(element: DataElement) -> Any:
+def _plain(element: DataElement) -> JsonValue:
     kind = _NUMBERS.get(str(element.VR), str)
     if element.is_empty:
         return None

@@ -7,6 +7,7 @@ does not exist and what may not be seen look alike.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,7 +56,7 @@ def warning(text: str) -> str:
     return f'299 {SERVICE} "{text}"'
 
 
-def _handle(error: Exception, context: dict[str, Any]) -> Any:
+def _handle(error: Exception, context: Mapping[str, Any]) -> Any:
     if isinstance(error, NotAcceptable):
         return problem(406, f"Not acceptable: {error}.")
     if isinstance(error, BadQuery):
@@ -64,7 +65,7 @@ def _handle(error: Exception, context: dict[str, Any]) -> Any:
         return problem(406, f"Not acceptable: {error}.")
     if isinstance(error, (Http404, exceptions.NotFound)):
         return problem(404, "It does not exist, or you may not see it.")
-    answered: Response | None = exception_handler(error, context)
+    answered: Response | None = exception_handler(error, dict(context))
     if answered is None:
         return None
     detail = str(getattr(error, "detail", "") or "You may not do this.")

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 from pydicom import dcmread
 from pydicom.dataelem import DataElement
@@ -20,11 +20,43 @@ from imaging.dicom.preflight import Layout, scan
 from imaging.dicom.written_file import WrittenFile
 from oncoflow_site.foundation.errors import EngineError
 
-__all__ = ["BULK_FROM", "Published", "Unpublishable", "element_at", "published_from", "read_published"]
+__all__ = [
+    "BULK_FROM",
+    "DicomElement",
+    "DicomJson",
+    "PixelLayout",
+    "Published",
+    "Unpublishable",
+    "element_at",
+    "published_from",
+    "read_published",
+]
 
 BULK_FROM = 4096
 """Binary values longer than this are bulk data: a URI in the metadata. Pixel data always are."""
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+
+
+class DicomElement(TypedDict, total=False):
+    """One attribute in the DICOM JSON Model (PS3.18 section F.2.2); the Value of a sequence is a list of `DicomJson`."""
+
+    vr: Required[str]
+    Value: list[Any]
+    BulkDataURI: str
+    InlineBinary: str
+
+
+DicomJson = dict[str, DicomElement]
+"""A data set in the DICOM JSON Model: eight hexadecimal digits of a tag -> attribute."""
+
+
+class PixelLayout(TypedDict, total=False):
+    """Where the pixels of a file lie; see `Published`."""
+
+    pixels: list[int]
+    bits: int
+    frame_pixels: int
+    fragments: list[list[list[int]]]
 
 
 class Unpublishable(EngineError):
@@ -45,7 +77,7 @@ class Published:
 
     dataset: Dataset
     json: str
-    layout: dict[str, Any]
+    layout: PixelLayout
     frames: int
     transfer_syntax_uid: str
 
@@ -83,7 +115,7 @@ def published_from(file: WrittenFile, header: Dataset) -> Published:
 def _published(data: bytes, dataset: Dataset, walked: Layout, syntax: UID) -> Published:
     try:
         frames = 0 if walked.pixels is None else max(1, int(dataset.get("NumberOfFrames") or 1))
-        layout = {} if walked.pixels is None else _layout(data, walked, syntax, frames, dataset)
+        layout: PixelLayout = {} if walked.pixels is None else _layout(data, walked, syntax, frames, dataset)
         header = dict(_members(dataset, ""))
         if "00080005" in header:
             header["00080005"] = {"vr": "CS", "Value": ["ISO_IR 192"]}  # JSON is UTF-8 (PS3.18 section F.2)
@@ -102,7 +134,7 @@ def _published(data: bytes, dataset: Dataset, walked: Layout, syntax: UID) -> Pu
     return Published(dataset, text, layout, frames, str(syntax))
 
 
-def _members(dataset: Dataset, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _members(dataset: Dataset, path: str) -> Iterator[tuple[str, DicomElement]]:
     """Elements of a data set as members of its DICOM JSON object, in order of their tags."""
     for tag in sorted(dataset.keys()):
         if int(tag) in PIXEL_TAGS or tag.element == 0:
@@ -119,25 +151,26 @@ def _members(dataset: Dataset, path: str) -> Iterator[tuple[str, dict[str, Any]]
             yield name, {"vr": vr[:2]}
 
 
-def _member(element: DataElement, path: str) -> dict[str, Any]:
+def _member(element: DataElement, path: str) -> DicomElement:
     if element.VR == "SQ":
         items = [dict(_members(item, f"{path}/{number}/")) for number, item in enumerate(element.value, start=1)]
         return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
     if element.VR in _BINARY and isinstance(element.value, (bytes, bytearray)) and len(element.value) > BULK_FROM:
         return {"vr": str(element.VR), "BulkDataURI": f"bulkdata/{path}"}
-    member: dict[str, Any] = element.to_json_dict(None, BULK_FROM)
+    member = cast(DicomElement, element.to_json_dict(None, BULK_FROM))
     json.dumps(member, allow_nan=False)  # refuses here, where one element is lost, not the header
     return member
 
 
 def _pixel_vr(data: bytes, walked: Layout, syntax: UID) -> str:
-    assert walked.pixels is not None
+    if walked.pixels is None:
+        raise Unpublishable("it has no pixels")
     if syntax.is_implicit_VR:
         return "OW"
     return data[walked.pixels + 4 : walked.pixels + 6].decode("ascii")
 
 
-def _layout(data: bytes, walked: Layout, syntax: UID, frames: int, dataset: Dataset) -> dict[str, Any]:
+def _layout(data: bytes, walked: Layout, syntax: UID, frames: int, dataset: Dataset) -> PixelLayout:
     if not syntax.is_encapsulated:
         pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel") or 1)
         bits = int(dataset.BitsAllocated)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Count, Min, QuerySet
@@ -18,6 +20,7 @@ from rest_framework.request import Request
 from audit import services as audit
 from imaging.dicomweb.base_view import DicomWebView, offered, shown, warning
 from imaging.dicomweb.content_negotiation import choose_json
+from imaging.dicomweb.dicom_json import DicomJson
 from imaging.dicomweb.index import headers_json
 from imaging.dicomweb.qido_query import LEVELS, Level, Query, matches, parse_query
 from imaging.models import PublishedInstance
@@ -42,6 +45,15 @@ _ORDER = {
     "instances": ("-study_date", "study_id", "series_number", "series_instance_uid", "number", "id"),
 }
 _UIDS = frozenset({"0020000D", "0020000E", "00080018", "00080016"})
+
+
+@dataclass
+class _Counted:
+    """What a study or series has behind it, as the asker may see it."""
+
+    modalities: list[str] = field(default_factory=list)
+    series: int = 0
+    instances: int = 0
 
 
 class _Search(DicomWebView):
@@ -158,13 +170,13 @@ def _groups(rows: QuerySet[PublishedInstance], level: Level) -> Any:
 
 def _page(
     rows: QuerySet[PublishedInstance], query: Query, remaining: dict[tuple[str, ...], str], level: Level
-) -> tuple[list[tuple[PublishedInstance, dict[str, Any]]], bool, bool]:
+) -> tuple[list[tuple[PublishedInstance, DicomJson]], bool, bool]:
     """The page asked for, whether more follow, and whether the search saw everything it had to."""
     ids = _groups(rows, level)
     if not remaining:
         wanted = list(ids[query.offset : query.offset + query.limit + 1])
         return list(_opened(wanted[: query.limit])), len(wanted) > query.limit, True
-    found: list[tuple[PublishedInstance, dict[str, Any]]] = []
+    found: list[tuple[PublishedInstance, DicomJson]] = []
     skipped = opened = 0
     while opened < MOST_OPENED:
         chunk = list(ids[opened : opened + _CHUNK])
@@ -183,7 +195,7 @@ def _page(
     return found, False, False
 
 
-def _opened(ids: Iterable[int]) -> Iterator[tuple[PublishedInstance, dict[str, Any]]]:
+def _opened(ids: Iterable[int]) -> Iterator[tuple[PublishedInstance, DicomJson]]:
     wanted = list(ids)
     rows = PublishedInstance.objects.select_related("object", "study").in_bulk(wanted)
     ordered = [rows[one] for one in wanted if one in rows]
@@ -191,9 +203,7 @@ def _opened(ids: Iterable[int]) -> Iterator[tuple[PublishedInstance, dict[str, A
         yield row, json.loads(text)
 
 
-def _answers(
-    page: list[tuple[PublishedInstance, dict[str, Any]]], query: Query, level: Level, base: str
-) -> list[dict[str, Any]]:
+def _answers(page: list[tuple[PublishedInstance, DicomJson]], query: Query, level: Level, base: str) -> list[DicomJson]:
     counts = _counts([row for row, _ in page], level)
     tags = set(level.tags)
     if level.name != "studies":
@@ -208,27 +218,27 @@ def _answers(
 
 def _answer(
     row: PublishedInstance,
-    header: dict[str, Any],
-    counts: dict[Any, dict[str, Any]],
+    header: DicomJson,
+    counts: dict[UUID | int | str, _Counted],
     tags: set[str],
     everything: bool,
     level: Level,
     base: str,
-) -> dict[str, Any]:
+) -> DicomJson:
     url = f"{base}/studies/{row.study.deidentified_uid}"
     if level.name != "studies":
         url += f"/series/{row.series_instance_uid}"
     if level.name == "instances":
         url += f"/instances/{row.sop_instance_uid}"
-    made: dict[str, Any] = {"00081190": {"vr": "UR", "Value": [url]}, "00080056": {"vr": "CS", "Value": ["ONLINE"]}}
+    made: DicomJson = {"00081190": {"vr": "UR", "Value": [url]}, "00080056": {"vr": "CS", "Value": ["ONLINE"]}}
     made["00080005"] = {"vr": "CS", "Value": ["ISO_IR 192"]}  # of this answer, which is UTF-8
-    counted = counts.get(getattr(row, _GROUP[level.name]), {})
+    counted = counts.get(getattr(row, _GROUP[level.name])) or _Counted()
     if level.name == "studies":
-        made["00080061"] = {"vr": "CS", "Value": counted["modalities"]}
-        made["00201206"] = {"vr": "IS", "Value": [counted["series"]]}
-        made["00201208"] = {"vr": "IS", "Value": [counted["instances"]]}
+        made["00080061"] = {"vr": "CS", "Value": [*counted.modalities]}
+        made["00201206"] = {"vr": "IS", "Value": [counted.series]}
+        made["00201208"] = {"vr": "IS", "Value": [counted.instances]}
     elif level.name == "series":
-        made["00201209"] = {"vr": "IS", "Value": [counted["instances"]]}
+        made["00201209"] = {"vr": "IS", "Value": [counted.instances]}
     kept = {
         tag: member
         for tag, member in header.items()
@@ -237,17 +247,17 @@ def _answer(
     return dict(sorted((kept | made).items()))
 
 
-def _counts(page: list[PublishedInstance], level: Level) -> dict[Any, dict[str, Any]]:
+def _counts(page: list[PublishedInstance], level: Level) -> dict[UUID | int | str, _Counted]:
     if level.name == "instances" or not page:
         return {}
     key = _GROUP[level.name]
     values = {getattr(row, key) for row in page}
     rows = shown(PublishedInstance.objects.filter(**{f"{key}__in": values}))
-    counted: dict[Any, dict[str, Any]] = {value: {"modalities": []} for value in values}
+    counted: dict[UUID | int | str, _Counted] = {value: _Counted() for value in values}
     totals = rows.order_by().values(key).annotate(n=Count("id"), series=Count("series_instance_uid", distinct=True))
     for one in totals:
-        counted[one[key]].update(instances=one["n"], series=one["series"])
+        counted[one[key]].instances, counted[one[key]].series = one["n"], one["series"]
     if level.name == "studies":
         for study_id, modality in rows.order_by("modality").values_list("study_id", "modality").distinct():
-            counted[study_id]["modalities"].append(modality)
+            counted[study_id].modalities.append(modality)
     return counted

@@ -23,6 +23,7 @@ from imaging.archive.store_instance import ReceiveCache, StoredInstance, store_i
 from imaging.dicom.file_meta import content_start
 from imaging.dicomweb.base_view import DicomWebView, problem, warning
 from imaging.dicomweb.content_negotiation import choose_json, parse_media_type
+from imaging.dicomweb.dicom_json import DicomJson
 from imaging.dicomweb.multipart import MultipartError, Part, read_parts
 from imaging.dicomweb.qido_rs import SearchStudies
 from imaging.dicomweb.wado_rs import DICOM, Instances
@@ -42,16 +43,16 @@ CANNOT_UNDERSTAND = 0xC000
 class _Outcome:
     """The Store Instances Response Module (PS3.18 Table I.2-1) in the making."""
 
-    stored: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[dict[str, Any]] = field(default_factory=list)
-    other: list[dict[str, Any]] = field(default_factory=list)
+    stored: list[DicomJson] = field(default_factory=list)
+    failed: list[DicomJson] = field(default_factory=list)
+    other: list[DicomJson] = field(default_factory=list)
     reasons: set[int] = field(default_factory=set)
     too_large: int = 0
     quarantined: int = 0
 
     def add(self, sop_class: str, sop_instance: str, result: StoredInstance) -> None:
         """One instance."""
-        item: dict[str, Any] = {}
+        item: DicomJson = {}
         if sop_class and sop_instance:
             item["00081150"] = {"vr": "UI", "Value": [sop_class]}
             item["00081155"] = {"vr": "UI", "Value": [sop_instance]}
@@ -73,7 +74,7 @@ class _Outcome:
             return 413
         return 503 if self.reasons == {OUT_OF_RESOURCES} else 409
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> DicomJson:
         """As DICOM JSON."""
         sequences = (("00081198", self.failed), ("00081199", self.stored), ("0008119A", self.other))
         return {tag: {"vr": "SQ", "Value": items} for tag, items in sequences if items}

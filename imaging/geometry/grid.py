@@ -14,6 +14,8 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
+from oncoflow_site.foundation.schema import JsonDict
+
 __all__ = ["GeometryError", "Grid", "crop_box", "crop_to_box", "to_ras"]
 
 
@@ -108,7 +110,7 @@ class Grid:
         affine[:3, 3] = first_face + affine[:3, :3] @ np.array([0.5, 0.5, 0.5])
         return Grid(affine, (int(shape[0]), int(shape[1]), int(shape[2])))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """``{"affine": 4x4 list, "shape": [x, y, z], "spacing": [x, y, z] mm}``."""
         return {
             "affine": [[float(v) for v in row] for row in self.affine],

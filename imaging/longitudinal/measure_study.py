@@ -5,7 +5,8 @@ Volumes are measured on each study's own grid. What other dates say of its lesio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from imaging.measurement.lesion_location import midline_shift
 from imaging.measurement.midline_shift import Midline
 from imaging.measurement.volumetry import measure_regions
 from imaging.models import Segmentation, SegmentationKind, Study, Volumetry
+from imaging.schemas.measurement import MidlineShift, RegionMeasurement
 from imaging.segmentation.label_maps import assessed_regions, current_segmentation, load_labels
 from imaging.volumes.anatomy import anatomy_of, no_midline
 from imaging.volumes.load import assessable_of, grid_of
@@ -86,7 +88,14 @@ def cut_to_tumour(labels: NDArray[np.uint8], grid: Grid) -> tuple[NDArray[np.uin
     return np.ascontiguousarray(labels[box]), crop_to_box(grid, box)
 
 
-def _measured(ctx: JobContext, segmentation: Segmentation) -> dict[str, Any]:
+class MeasuredFields(TypedDict):
+    """What measuring adds to a `Volumetry`."""
+
+    regions: Mapping[Region, RegionMeasurement]
+    midline_shift: MidlineShift
+
+
+def _measured(ctx: JobContext, segmentation: Segmentation) -> MeasuredFields:
     """``regions`` and ``midline_shift`` of `Volumetry`."""
     labels, grid = cut_to_tumour(load_labels(segmentation), grid_of(segmentation.volume_set))
     regions = measure_regions(

@@ -18,18 +18,19 @@ from imaging.geometry.resample import resample
 from imaging.geometry.sitk import to_sitk
 from imaging.preprocessing.coregistration import within
 from imaging.preprocessing.mni152 import AtlasFit, atlas_grid
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["INTENSITIES", "SPACE", "atlas_step", "intensity_steps", "replay"]
 
 SPACE = "MNI152NLin2009aSym"
 INTENSITIES = ("zscore", "percentile")
-_N4 = {"shrink": 4, "iterations": [50, 50, 30], "bins": 200, "fwhm": 0.15, "threads": 1}
+_N4: JsonDict = {"shrink": 4, "iterations": [50, 50, 30], "bins": 200, "fwhm": 0.15, "threads": 1}
 _LOW, _HIGH = 0.5, 99.5
 
 
 def intensity_steps(
     image: NDArray[np.float32], brain: NDArray[np.bool_], grid: Grid, *, bias: bool, intensity: str
-) -> list[dict[str, Any]]:
+) -> list[JsonDict]:
     """The steps that even out one volume, with the numbers they take from it.
 
     :param image: (z, y, x) on ``grid``, 0 outside ``brain``.
@@ -40,7 +41,7 @@ def intensity_steps(
     """
     if intensity not in ("", *INTENSITIES):
         raise ValueError(f"{intensity!r} is none of {', '.join(INTENSITIES)}")
-    steps: list[dict[str, Any]] = [{"step": "n4", **_N4}] if bias else []
+    steps: list[JsonDict] = [{"step": "n4", **_N4}] if bias else []
     if not intensity:
         return steps
     values = replay(image, brain, grid, steps)[0][brain]
@@ -53,7 +54,7 @@ def intensity_steps(
     return [*steps, {"step": "percentile", "within": "brain", "percentiles": [_LOW, _HIGH], "low": low, "high": high}]
 
 
-def atlas_step(fit: AtlasFit) -> dict[str, Any]:
+def atlas_step(fit: AtlasFit) -> JsonDict:
     """The step onto MNI152's 1 mm grid, with the map both ways (RAS mm).
 
     :raises ValueError: the fit must not be used; the text says why.

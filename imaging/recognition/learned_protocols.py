@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from django.db.models import F
 
@@ -44,31 +45,49 @@ _VENDORS = (
 )
 
 
-def protocol_of(facts: AcquisitionParameters) -> dict[str, Any]:
-    """What tells the protocol, JSON-able and without identity; empty for a series that no rule can be kept for.
+class Protocol(TypedDict):
+    """What tells a protocol: no identity, names as keyed hashes, times in ms, angle in degrees, field in tesla."""
+
+    words: list[str]
+    name: str
+    image_type: list[str]
+    scanning: list[str]
+    acquisition: str
+    contrast: bool
+    frame_type: NotRequired[list[str]]
+    manufacturer: str
+    model: str
+    field: float | None
+    numbers: dict[str, float | None]
+
+
+def protocol_of(facts: AcquisitionParameters) -> Protocol | None:
+    """What tells the protocol, JSON-able and without identity; None for a series that no rule can be kept for.
 
     A series without echo and repetition time has none: its name alone would carry the answer to other physics.
     """
     if facts.modality != "MR" or facts.tr is None or facts.te is None:
-        return {}
+        return None
     words = sorted({word.lower() for word in clean_words(facts.words).split()})
     maker = facts.manufacturer.lower()
-    return {
+    protocol: Protocol = {
         "words": words,
         "name": _hash(facts.words),
         "image_type": sorted({clean_words(one) for one in facts.image_type} - {""}),
         "scanning": sorted(facts.scanning & {"SE", "IR", "GR", "EP", "RM"}),
         "acquisition": facts.acquisition if facts.acquisition in ("2D", "3D") else "",
         "contrast": bool(facts.contrast.given) and not facts.contrast.denied,
-        **({"frame_type": sorted({clean_words(one) for one in facts.frame_type} - {""})} if facts.frame_type else {}),
         "manufacturer": next((one for one in _VENDORS if re.search(rf"(?<![a-z]){one}(?![a-z])", maker)), ""),
         "model": _hash(facts.model),
         "field": None if facts.field is None else round(facts.field * 2) / 2,
         "numbers": {"tr": facts.tr, "te": facts.te, "ti": facts.ti, "flip": facts.flip},
     }
+    if facts.frame_type:  # a key of its own only where it is stated: rules that were kept before stay findable
+        protocol["frame_type"] = sorted({clean_words(one) for one in facts.frame_type} - {""})
+    return protocol
 
 
-def as_said(recognition: Recognition, protocol: dict[str, Any], *, count: bool = True) -> Recognition:
+def as_said(recognition: Recognition, protocol: Protocol | None, *, count: bool = True) -> Recognition:
     """What a person said of this protocol, or ``recognition`` where nobody did. Counts the use, if ``count``.
 
     Of several rules the newest that fits counts; what is not MR stays what it is.
@@ -82,7 +101,7 @@ def as_said(recognition: Recognition, protocol: dict[str, Any], *, count: bool =
     return Recognition(rule.sequence, 0.99, reason, recognition.parameters)
 
 
-def keep(protocol: dict[str, Any], sequence: str, *, by: User) -> ProtocolRule | None:
+def keep(protocol: Protocol | None, sequence: str, *, by: User) -> ProtocolRule | None:
     """Keep the answer for the protocol, replacing an earlier one, on the record. Inside the caller's transaction.
 
     None for a series that has no protocol (NIfTI, no physics).
@@ -119,23 +138,24 @@ def _hash(text: str) -> str:
     return keys.keyed_hash("protocol-name", plain).hex()[:24] if plain else ""
 
 
-def _key(protocol: dict[str, Any]) -> str:
+def _key(protocol: Protocol) -> str:
     kinds = {name: value for name, value in protocol.items() if name not in ("words", "numbers")}
     return hashlib.sha256(json.dumps(kinds, sort_keys=True).encode()).hexdigest()
 
 
-def _rule(protocol: dict[str, Any]) -> ProtocolRule | None:
+def _rule(protocol: Protocol | None) -> ProtocolRule | None:
     if not protocol:
         return None
     rules = ProtocolRule.objects.filter(key=_key(protocol)).order_by("-said_at", "-id")
     return next((rule for rule in rules if _near(rule.protocol["numbers"], protocol["numbers"])), None)
 
 
-def _near(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _near(one: Mapping[str, float | None], other: Mapping[str, float | None]) -> bool:
     for name, (absolute, share) in TOLERANCES.items():
         first, second = one.get(name), other.get(name)
-        if (first is None) != (second is None):
-            return False
-        if first is not None and abs(first - second) > max(absolute, share * abs(first)):
+        if first is None or second is None:
+            if first is not second:
+                return False
+        elif abs(first - second) > max(absolute, share * abs(first)):
             return False
     return True

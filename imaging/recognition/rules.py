@@ -17,6 +17,7 @@ from imaging.dicom.acquisition import AcquisitionParameters, acquisition_paramet
 from imaging.dicom.contrast_agent import contrast_words
 from imaging.dicom.image_kind import kind_in_words
 from imaging.models import MrSequence
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = [
     "Recognition",
@@ -149,16 +150,16 @@ def recognise_name(name: str) -> str | None:
     }.get(ending)  # fmt: skip
 
 
-def _parameters(facts: AcquisitionParameters) -> dict[str, Any]:
+def _parameters(facts: AcquisitionParameters) -> JsonDict:
     acquisition = facts.acquisition if facts.acquisition in ("2D", "3D") else None
-    values = {
+    values: JsonDict = {
         "RepetitionTime": facts.tr,
         "EchoTime": facts.te,
         "InversionTime": facts.ti,
         "FlipAngle": facts.flip,
         "MRAcquisitionType": acquisition,
         "MagneticFieldStrength": facts.field,
-        "ScanningSequence": sorted(facts.scanning & {"SE", "IR", "GR", "EP", "RM"}),
+        "ScanningSequence": [*sorted(facts.scanning & {"SE", "IR", "GR", "EP", "RM"})],
         "ContrastBolusAgent": _contrast_state(facts),
     }
     return {name: value for name, value in values.items() if value is not None}

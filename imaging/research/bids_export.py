@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from django.core.exceptions import PermissionDenied
@@ -40,6 +40,7 @@ from imaging.volumes.series_reader import series_instances
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import UserVisibleError
 from oncoflow_site.foundation.ids import new_id
+from oncoflow_site.foundation.schema import JsonDict
 
 if TYPE_CHECKING:
     from clinical.models import User
@@ -181,7 +182,7 @@ def _derived(
         return
     grid = grid_of(volume_set)
     volumes = {one.sequence: one for one in volume_set.volumes.select_related("object")}
-    onto: list[dict[str, Any]] = []
+    onto: list[JsonDict] = []
     if wanted.atlas:
         base = next((volumes[name] for name in ("T1", "T1c") if name in volumes), None)
         if base is None:
@@ -214,11 +215,12 @@ def _derived(
 def _sidecar(volume: Volume) -> bytes:
     """Acquisition parameters as BIDS has them (seconds); from the series' recorded facts, no text but its cleaned name."""
     series = volume.source_series
-    facts: dict[str, Any] = dict(series.parameters) if series is not None else {}
-    side: dict[str, Any] = {"SkullStripped": True}
+    facts: JsonDict = dict(series.parameters) if series is not None else {}
+    side: JsonDict = {"SkullStripped": True}
     for keyword in ("RepetitionTime", "EchoTime", "InversionTime"):
-        if isinstance(facts.get(keyword), (int, float)):
-            side[keyword] = facts[keyword] / 1000.0
+        milliseconds = facts.get(keyword)
+        if isinstance(milliseconds, (int, float)):
+            side[keyword] = milliseconds / 1000.0
     for keyword in ("FlipAngle", "MagneticFieldStrength", "MRAcquisitionType", "SliceThickness"):
         if facts.get(keyword) not in (None, ""):
             side[keyword] = facts[keyword]

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -26,6 +25,7 @@ from imaging.dicom.sop_classes import IMAGE_CLASSES
 from imaging.geometry.grid import GeometryError, to_ras
 from imaging.geometry.nifti import encode_nifti
 from imaging.recognition.rules import Recognition, recognise
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["Converted", "convert_folder"]
 
@@ -130,8 +130,8 @@ def _number(dataset: Dataset) -> int | None:
         return None
 
 
-def _sidecar(dataset: Dataset, recognition: Recognition, warnings: tuple[str, ...]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"Modality": str(dataset.get("Modality") or "")[:16]}
+def _sidecar(dataset: Dataset, recognition: Recognition, warnings: tuple[str, ...]) -> JsonDict:
+    facts: JsonDict = {"Modality": str(dataset.get("Modality") or "")[:16]}
     for name, value in recognition.parameters.items():
         facts[name] = round(value / 1000.0, 7) if name in _SECONDS else value
     return {

@@ -26,6 +26,7 @@ from scipy import ndimage
 
 from imaging.brats.sequences import PANEL_SEQUENCES
 from inference.experts.weights import DISTRIBUTION
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["FILE", "Distribution", "DomainShift", "feature_names", "features", "fit", "from_json", "load"]
 
@@ -206,7 +207,7 @@ class Distribution:
         distance = _distance(values, self.mean[where], covariance)
         return DomainShift(distance, float(deviations.max()), limit, telling)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonDict:
         """For distribution.json."""
         return {
             "names": list(self.names),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.brats.regions import REGIONS
 from inference.fusion.agreement import dice
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["CaseScore", "score_case", "summarise"]
 
@@ -41,7 +41,7 @@ class CaseScore:
         """The regions that were scored, innermost first."""
         return tuple(r for r in REGIONS if r in self.dice)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonDict:
         """The case as evaluation.json lists it."""
         return {
             "name": self.name,
@@ -68,14 +68,14 @@ def score_case(
     )
 
 
-def summarise(scores: Sequence[CaseScore]) -> dict[str, Any]:
+def summarise(scores: Sequence[CaseScore]) -> JsonDict:
     """regions: mean, median, p10, minimum and n of Dice over all cases. tumour_free: false positive ml. cases: each one.
 
     All cases are scored in the same regions. Raises ValueError without cases.
     """
     if not scores:
         raise ValueError("there is no case to summarise")
-    regions: dict[str, dict[str, float | int]] = {}
+    regions: JsonDict = {}
     for region in scores[0].regions:
         values = np.array([s.dice[region] for s in scores])
         filled = np.array([s.dice[region] for s in scores if s.truth_ml[region] > 0])
@@ -90,7 +90,7 @@ def summarise(scores: Sequence[CaseScore]) -> dict[str, Any]:
         }
     # The regions are nested: the outermost one holds whatever is false.
     false_ml = np.array([s.predicted_ml[s.regions[-1]] for s in scores if s.tumour_free])
-    tumour_free: dict[str, Any] = {"n": len(false_ml)}
+    tumour_free: JsonDict = {"n": len(false_ml)}
     if len(false_ml):
         tumour_free |= {
             "false_positive_ml_mean": round(float(false_ml.mean()), 3),

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["Repeatability", "icc_a1", "repeatability", "size_bins"]
 
@@ -42,7 +43,7 @@ class Repeatability:
     n_relative: int
     relative: tuple[float, float] | None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonDict:
         """Plain values."""
         return asdict(self)
 

@@ -15,6 +15,7 @@ from imaging.brats.regions import REGIONS
 from inference.fusion.arguments import PRIOR_CASES, evaluated_mean, shrunk
 from inference.models import CaseEvaluation, FusionWeights, ModelStatus, ModelVersion, ReferenceKind
 from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["FORMULA", "learn", "reviewed_dice", "weights_of"]
 
@@ -41,9 +42,9 @@ def reviewed_dice(
     return list(latest.values())
 
 
-def weights_of(model: ModelVersion) -> dict[str, dict[str, Any]]:
+def weights_of(model: ModelVersion) -> dict[str, JsonDict]:
     """Region -> weight with what it was made of: ``weight``, ``reviewed`` (mean or None), ``cases``, ``evaluated``."""
-    made: dict[str, dict[str, Any]] = {}
+    made: dict[str, JsonDict] = {}
     for region in REGIONS:
         dice = [row.dice for row in reviewed_dice(model, region)]
         mean = sum(dice) / len(dice) if dice else None

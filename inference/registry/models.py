@@ -21,6 +21,7 @@ from inference.experts.errors import ExpertError
 from inference.experts.weights import DISTRIBUTION, read_model_json, sha256_of, verify_weights
 from inference.models import ModelStatus, ModelVersion
 from inference.registry.standing import REGISTRY, apply_status, record_status_change, standing
+from oncoflow_site.foundation.environment import PanelEntry
 
 __all__ = ["panel_specs", "panel_versions", "register", "register_panel", "verify", "warnings"]
 
@@ -31,7 +32,7 @@ __all__ = ["panel_specs", "panel_versions", "register", "register_panel", "verif
 _SIMULATED = "simulated"
 
 
-def panel_specs() -> list[dict[str, Any]]:
+def panel_specs() -> list[PanelEntry]:
     """The experts of the panel as configured: ``name``, ``kind``, ``weights_dir``."""
     return list(settings.ONCOFLOW_PANEL)
 

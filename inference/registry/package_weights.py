@@ -20,6 +20,7 @@ from imaging.brats.regions import REGIONS
 from inference.experts.errors import WeightsMismatch, WeightsMissing
 from inference.experts.factory import KINDS
 from inference.experts.weights import sha256_of, verify_weights
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["ALLOWED", "describe", "write_model_json_for"]
 
@@ -41,7 +42,7 @@ def describe(
     mirroring: bool = False,
     checkpoint: str = "checkpoint_final.pth",
     options: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> JsonDict:
     """The content of model.json for ``folder``; nothing is written. Equal folders and arguments give equal content.
 
     :param folds: of an nnU-Net; empty: every fold that has ``checkpoint``. :param options: further entries of model.json
@@ -104,7 +105,7 @@ def write_model_json_for(folder: Path, description: Mapping[str, Any], *, pin: s
     return digest
 
 
-def _nnunet(folder: Path, folds: Sequence[int], checkpoint: str) -> tuple[list[str], str, dict[str, Any]]:
+def _nnunet(folder: Path, folds: Sequence[int], checkpoint: str) -> tuple[list[str], str, JsonDict]:
     from inference.experts.nnunet.labels import channel_order, region_channels
 
     try:
@@ -127,8 +128,8 @@ def _nnunet(folder: Path, folds: Sequence[int], checkpoint: str) -> tuple[list[s
     network = "U-Net"
     for one in plans.get("configurations", {}).values():
         network = str(one.get("architecture", {}).get("network_class_name", network)).rsplit(".", 1)[-1]
-    more = {
-        "channels": channels,
+    more: JsonDict = {
+        "channels": [*channels],
         "folds": [fold.removeprefix("fold_") for fold in found],
         "checkpoint": checkpoint,
         "cases": int(dataset.get("numTraining", 0)),
@@ -137,7 +138,7 @@ def _nnunet(folder: Path, folds: Sequence[int], checkpoint: str) -> tuple[list[s
     return files, f"nnU-Net {network}, {len(found)} fold{'s' if len(found) > 1 else ''}", more
 
 
-def _everything(folder: Path) -> tuple[list[str], str, dict[str, Any]]:
+def _everything(folder: Path) -> tuple[list[str], str, JsonDict]:
     """All files of a Hugging Face folder or of a folder with one checkpoint, if each is of a type that holds data."""
     files: list[str] = []
     for path in sorted(folder.rglob("*")):

@@ -20,6 +20,7 @@ from imaging.brats.sequences import PANEL_SEQUENCES
 from inference.experts.common.input_requirements import subset_of
 from inference.models import ModelStatus, ModelStatusChange, ModelVersion
 from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = [
     "DEFAULT_VOTE_THRESHOLDS",
@@ -136,7 +137,7 @@ def set_status(
     return row
 
 
-def evidence_of(row: ModelVersion) -> dict[str, Any]:
+def evidence_of(row: ModelVersion) -> JsonDict:
     """The evaluation of a model version as its standing's evidence: data set, digest, figures, names of the cases."""
     evaluation = row.evaluation
     if not evaluation:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 from inference.experts.factory import ExpertSpec, heavy_modules
 from inference.supervisor.device_turns import DeviceTurns
 from inference.supervisor.expert_process import library_environment, serve_requests
 from inference.supervisor.memory_budget import HeldMemory, MemoryBudget, folder_bytes, pss_bytes
 from inference.supervisor.protocol import Channel, ChannelClosed, ProtocolError, ProtocolMessage
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["ExpertWorker", "Request", "warm_up"]
 
@@ -93,7 +93,7 @@ class ExpertWorker:
         self.idle_s = idle_s
         self.state = "starting" if idle_s is None else "asleep"
         self.error = ""
-        self.model: dict[str, Any] | None = None
+        self.model: JsonDict | None = None
         self.restarts = -1
         self._queue: list[tuple[int, int, int, Request]] = []
         self._order = itertools.count()
@@ -140,7 +140,7 @@ class ExpertWorker:
         self._thread.join(timeout_s)
         self._end_child()
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> JsonDict:
         """State for people and readiness checks."""
         process = self._process
         return {

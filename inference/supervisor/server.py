@@ -23,6 +23,7 @@ from inference.supervisor.expert_worker import ExpertWorker, Request, failure, w
 from inference.supervisor.memory_budget import MemoryBudget, machine_bytes
 from inference.supervisor.protocol import Channel, ChannelClosed, ProtocolError, ProtocolMessage, accept_channel
 from inference.supervisor.volume_cache import VolumeCache, array_names
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["Supervisor", "SupervisorConfig", "serve", "specs_from"]
 
@@ -127,7 +128,7 @@ class Supervisor:
         for ender in enders:
             ender.join()
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> JsonDict:
         """What SupervisorClient.health gives."""
         return {
             "pid": os.getpid(),

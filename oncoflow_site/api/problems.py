@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -29,11 +30,11 @@ class ProblemRenderer(JSONRenderer):
         return bytes(super().render(data, accepted_media_type, renderer_context))
 
 
-def handle(error: Exception, context: dict[str, Any]) -> Response | None:
+def handle(error: Exception, context: Mapping[str, Any]) -> Response | None:
     """Any error of a view as problem details; None lets Django answer 500 for what nobody foresaw."""
     if isinstance(error, UserVisibleError):
         return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), error.code)
-    answered = exception_handler(error, context)
+    answered = exception_handler(error, dict(context))
     if answered is None:
         return None
     detail = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -84,7 +85,7 @@ class PromptForm(serializers.Serializer[Any]):
         return attrs
 
     @staticmethod
-    def prompt(data: dict[str, Any]) -> Prompt | None:
+    def prompt(data: Mapping[str, Any]) -> Prompt | None:
         """What the expert is asked; None where it is only to get ready."""
         if data["prepare"]:
             return None
@@ -155,7 +156,7 @@ class CorrectionsForm(serializers.Serializer[Any]):
     )
 
     @staticmethod
-    def unpacked(data: dict[str, Any], grid: tuple[int, int, int]) -> list[Correction]:
+    def unpacked(data: Mapping[str, Any], grid: tuple[int, int, int]) -> list[Correction]:
         """The changes of a checked form. :raises UserVisibleError: a part larger than the grid, runs that do not fit it."""
         found = []
         for one in data["corrections"]:

@@ -7,6 +7,7 @@ An upload is a set of files under one declaration. ``POST /api/uploads/`` begins
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -70,7 +71,7 @@ class _Unavailable(exceptions.APIException):
     default_detail = "The storage cannot take it now."
 
 
-def problem(error: Exception, context: dict[str, Any]) -> Response | None:
+def problem(error: Exception, context: Mapping[str, Any]) -> Response | None:
     answer = handle(_Unavailable() if isinstance(error, TransientError) else error, context)
     if answer is not None and isinstance(error, UserVisibleError) and error.code in _STATUS:
         status = _STATUS[error.code]

@@ -15,6 +15,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage, Verification  # type: ignore[attr-defined]
 
 from oncoflow_site.demo.display import StepFailed
+from oncoflow_site.foundation.schema import JsonDict
 
 START, END = b"\x0b", b"\x1c\x0d"
 
@@ -88,7 +89,7 @@ class Fhir:
             timeout=60,
         )
 
-    def create(self, resource: dict[str, Any]) -> httpx.Response:
+    def create(self, resource: JsonDict) -> httpx.Response:
         return self._client.post(
             f"/{resource['resourceType']}", json=resource, headers={"Content-Type": "application/fhir+json"}
         )

@@ -16,10 +16,22 @@ from pydantic_core import to_jsonable_python
 
 from oncoflow_site.foundation.errors import PermanentError
 
-__all__ = ["Document", "Instant", "JsonObject", "OldData", "Schema", "UnknownSchema", "plain", "with_defaults"]
+__all__ = [
+    "Document",
+    "Instant",
+    "JsonDict",
+    "JsonObject",
+    "OldData",
+    "Schema",
+    "UnknownSchema",
+    "plain",
+    "with_defaults",
+]
 
 T = TypeVar("T")
 JsonObject = Mapping[str, JsonValue]
+JsonDict = dict[str, JsonValue]
+"""A JSON object that its maker still fills: what it holds is told apart by `isinstance`, as for every foreign JSON."""
 OldData = dict[str, Any]
 """Data of an older schema on their way to the next one: what they hold is checked at the end."""
 

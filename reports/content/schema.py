@@ -18,7 +18,7 @@ from imaging.schemas.comparison import ComparisonResult, VolumesAt
 from imaging.schemas.measurement import LesionMeasurement, MeasuredAnatomy, RegionMeasurements
 from inference.schemas.panel import PanelSummary
 from oncoflow_site.foundation.errors import PermanentError
-from oncoflow_site.foundation.schema import Document, Instant, Schema, UnknownSchema
+from oncoflow_site.foundation.schema import Document, Instant, JsonDict, Schema, UnknownSchema
 from reports.content.upgrades import content_of_v1
 
 __all__ = [
@@ -196,7 +196,7 @@ CONTENT: Document[ReportContent] = Document(
 )
 
 
-def content_json(content: ReportContent) -> dict[str, Any]:
+def content_json(content: ReportContent) -> JsonDict:
     """The content as JSON values, with the number of its schema."""
     return {"schema": SCHEMA, **content.model_dump(mode="json")}
 

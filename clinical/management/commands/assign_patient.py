@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from django.conf import settings
@@ -47,7 +47,7 @@ class Command(BaseCommand):
                 raise CommandError("--until must be a date and time such as 2026-12-31T18:00.")
             if timezone.is_naive(until):
                 until = timezone.make_aware(until)
-        patients = self._patients(options)
+        patients = self._patients(Namespace(**options))
         with acting_as(Actor.system("assign_patient"), source="command"):
             for patient in patients:
                 try:
@@ -60,14 +60,14 @@ class Command(BaseCommand):
                 except UserVisibleError as error:
                     raise CommandError(str(error)) from None
 
-    def _patients(self, options: dict[str, Any]) -> list[Patient]:
-        if options["all"]:
+    def _patients(self, options: Namespace) -> list[Patient]:
+        if options.all:
             return list(Patient.objects.filter(merged_into__isnull=True))
         found: Patient | None
-        if options["mrn"]:
-            found = find_patient(options["authority"] or str(settings.ONCOFLOW_ASSIGNING_AUTHORITY), options["mrn"])
+        if options.mrn:
+            found = find_patient(options.authority or str(settings.ONCOFLOW_ASSIGNING_AUTHORITY), options.mrn)
         else:
-            text = options["patient"]
+            text = options.patient
             try:
                 found = Patient.objects.filter(pk=uuid.UUID(text)).first()
             except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from getpass import getpass
 from typing import Any
 
@@ -55,7 +55,7 @@ class Command(BaseCommand):
             is_staff=options["staff"] or role == Role.ADMIN,
             is_superuser=role == Role.ADMIN,
         )
-        password = self._password(options)
+        password = self._password(Namespace(**options))
         try:
             if password is not None:
                 validate_password(password, user)
@@ -75,15 +75,15 @@ class Command(BaseCommand):
             )
         self.stdout.write(f"{username} created as {user.get_role_display()}")
 
-    def _password(self, options: dict[str, Any]) -> str | None:
-        if options["no_password"]:
+    def _password(self, options: Namespace) -> str | None:
+        if options.no_password:
             return None
-        if options["password_env"]:
-            value = os.environ.get(options["password_env"])
+        if options.password_env:
+            value = os.environ.get(options.password_env)
             if not value:
-                raise CommandError(f"The environment variable {options['password_env']} is not set.")
+                raise CommandError(f"The environment variable {options.password_env} is not set.")
             return value
-        if options["password_stdin"]:
+        if options.password_stdin:
             value = sys.stdin.readline().rstrip("\r\n")
             if not value:
                 raise CommandError("No password on standard input.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,7 +59,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Add it."""
-        self._check(options)
+        self._check(Namespace(**options))
         token = ""
         if options["token_env"]:
             token = os.environ.get(options["token_env"], "").strip()
@@ -93,17 +93,17 @@ class Command(BaseCommand):
         self.stdout.write(f"Endpoint {endpoint.name} {'added' if created else 'changed'}.")
 
     @staticmethod
-    def _check(options: dict[str, Any]) -> None:
-        if options["transport"] == Transport.MLLP:
+    def _check(options: Namespace) -> None:
+        if options.transport == Transport.MLLP:
             try:
-                host = split_address(options["address"])[0]
+                host = split_address(options.address)[0]
             except PermanentError:
                 raise CommandError("The address must be host:port.") from None
-            secure = options["tls"]
+            secure = options.tls
         else:
-            url = urlsplit(options["address"])
+            url = urlsplit(options.address)
             if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username:
                 raise CommandError("The address must be the base URL of a FHIR server, http or https.")
             host, secure = url.hostname, url.scheme == "https"
-        if not secure and not _is_loopback(host) and not options["allow_plaintext"]:
+        if not secure and not _is_loopback(host) and not options.allow_plaintext:
             raise CommandError("Reports name their patients: use https or --tls, or say --allow-plaintext.")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import ssl
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from django.conf import settings
@@ -19,15 +19,15 @@ from fhir_api.hl7v2.mllp import MllpLimits, MllpServer
 logger = logging.getLogger(__name__)
 
 
-def _tls(options: dict[str, Any]) -> ssl.SSLContext | None:
-    if not options["tls_cert"]:
+def _tls(options: Namespace) -> ssl.SSLContext | None:
+    if not options.tls_cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(options["tls_cert"], options["tls_key"] or None)
-        if options["tls_client_ca"]:
-            context.load_verify_locations(options["tls_client_ca"])
+        context.load_cert_chain(options.tls_cert, options.tls_key or None)
+        if options.tls_client_ca:
+            context.load_verify_locations(options.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as error:
         raise CommandError(f"The TLS certificate, key or authority cannot be read: {type(error).__name__}.") from None
@@ -51,9 +51,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve."""
         build_ack("AA", None)  # loads hl7apy's tables now, so that the first sender does not wait for them
-        asyncio.run(self._serve(options))
+        asyncio.run(self._serve(Namespace(**options)))
 
-    async def _serve(self, options: dict[str, Any]) -> None:
+    async def _serve(self, options: Namespace) -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,10 +61,10 @@ class Command(BaseCommand):
         # SQLite has one writer; more threads would only wait for each other.
         server = MllpServer(receive, too_large=refuse_too_large, limits=MllpLimits(), tls=_tls(options), threads=4)
         try:
-            port = await server.start(options["host"], options["port"])
+            port = await server.start(options.host, options.port)
         except OSError as error:
-            raise CommandError(f"Cannot listen on {options['host']}:{options['port']}: {error.strerror}.") from None
-        self.stdout.write(f"mllp: listening on {options['host']}:{port}")
+            raise CommandError(f"Cannot listen on {options.host}:{options.port}: {error.strerror}.") from None
+        self.stdout.write(f"mllp: listening on {options.host}:{port}")
         self.stdout.flush()
         await stop.wait()
         await server.stop()

@@ -16,19 +16,18 @@ import html
 import json
 import re
 import uuid
-from typing import Any
 from urllib.parse import quote
 
 from clinical.identity import IdentityData
 from fhir_api.r4.resources import codes, order_fields
 from fhir_api.r4.resources.naming_systems import own, patient_system
 from fhir_api.r4.resources.observations import ReportReferences, observations
+from fhir_api.r4.resources.resource import Resource
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
 from reports.models import ReportVersion
 
 __all__ = ["build_transaction", "patient_resource", "report_transaction"]
 
-Resource = dict[str, Any]
 
 _NAMESPACE = uuid.UUID("6f0f6c1e-4f0b-5a55-9c39-6a1d4e0b7a11")
 _GENDER = {"M": "male", "F": "female", "O": "other", "U": "unknown"}

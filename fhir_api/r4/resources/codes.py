@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fhir_api.r4.resources.resource import Element
 
 __all__ = ["DATA_ABSENT_REASON", "LOINC", "SNOMED", "UCUM", "coding", "concept", "quantity"]
 
@@ -25,11 +25,11 @@ def coding(system: str, code: str, display: str = "") -> dict[str, str]:
     return {"system": system, "code": code} | ({"display": display} if display else {})
 
 
-def concept(*codings: dict[str, str], text: str = "") -> dict[str, Any]:
+def concept(*codings: dict[str, str], text: str = "") -> Element:
     """A FHIR CodeableConcept."""
     return ({"coding": list(codings)} if codings else {}) | ({"text": text} if text else {})
 
 
-def quantity(value: float, unit: str, code: str = "") -> dict[str, Any]:
+def quantity(value: float, unit: str, code: str = "") -> Element:
     """A FHIR Quantity in UCUM; ``unit`` is what people read."""
     return {"value": value, "unit": unit, "system": UCUM, "code": code or unit}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from fhir_api.r4.resources import codes
 from fhir_api.r4.resources.naming_systems import own
+from fhir_api.r4.resources.resource import Resource
 from fhir_api.report_out import observations_common
 from fhir_api.report_out.disclosed_report import DisclosedReport
 from fhir_api.report_out.observations_common import reason_not_assessed
@@ -16,9 +16,6 @@ from imaging.schemas.measurement import LesionMeasurement, RegionMeasurement
 from oncoflow_site.foundation.figures import ml_value, mm_value, percent_value, share_value
 
 __all__ = ["ReportReferences", "observation_id", "observations"]
-
-
-Resource = dict[str, Any]
 
 
 class ReportReferences:

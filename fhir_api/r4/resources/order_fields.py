@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from fhir_api.r4.resources import codes
 from fhir_api.r4.resources.naming_systems import own, patient_system
+from fhir_api.r4.resources.resource import Element
 
 __all__ = ["NPI", "diagnoses", "encounter", "provider_identifier"]
 
@@ -26,7 +26,7 @@ def _parts(text: str, number: int) -> list[str]:
     return [*text.split("~")[0].split("^"), *[""] * number][:number]
 
 
-def encounter(echo: Mapping[str, str], authority: str) -> dict[str, Any] | None:
+def encounter(echo: Mapping[str, str], authority: str) -> Element | None:
     """A logical reference to the visit of PV1-19; None where the order named none."""
     value, _, _, assigned, *_ = _parts(echo.get("PV1-19", ""), 5)
     if not value:
@@ -39,7 +39,7 @@ def encounter(echo: Mapping[str, str], authority: str) -> dict[str, Any] | None:
     return {"type": "Encounter", "identifier": identifier}
 
 
-def provider_identifier(echo: Mapping[str, str]) -> dict[str, Any] | None:
+def provider_identifier(echo: Mapping[str, str]) -> Element | None:
     """The ordering provider's number, of ORC-12 or OBR-16 (XCN), as NPI where it says that it is one; None without a number."""
     for name in ("ORC-12", "OBR-16"):
         parts = _parts(echo.get(name, ""), 13)
@@ -55,13 +55,13 @@ def provider_identifier(echo: Mapping[str, str]) -> dict[str, Any] | None:
     return None
 
 
-def diagnoses(echo: Mapping[str, str]) -> list[dict[str, Any]]:
+def diagnoses(echo: Mapping[str, str]) -> list[Element]:
     """DG1-3 as CodeableConcepts."""
     found = []
     for repetition in filter(None, echo.get("DG1-3", "").split("~")):
         code, text, system, *_ = _parts(repetition, 3)
         coding = {"code": code} | ({"system": _CODE_SYSTEMS[system]} if system in _CODE_SYSTEMS else {})
-        concept: dict[str, Any] = ({"coding": [coding]} if code else {}) | ({"text": text} if text else {})
+        concept: Element = ({"coding": [coding]} if code else {}) | ({"text": text} if text else {})
         if concept:
             found.append(concept)
     return found

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.conf import settings
 
+from fhir_api.r4.resources.resource import Resource
 from fhir_api.r4.server.reading import base_url
 from fhir_api.r4.server.search import SEARCHABLE
 
@@ -16,7 +15,7 @@ _CREATE = ("DocumentReference", "ServiceRequest")
 _TYPES = {"_id": "token", "identifier": "token", "status": "token", "patient": "reference", "subject": "reference"}
 
 
-def capability_statement() -> dict[str, Any]:
+def capability_statement() -> Resource:
     """FHIR R4 CapabilityStatement of this installation."""
     return {
         "resourceType": "CapabilityStatement",
@@ -39,14 +38,14 @@ def capability_statement() -> dict[str, Any]:
     }
 
 
-def _resource(kind: str) -> dict[str, Any]:
+def _resource(kind: str) -> Resource:
     codes = ["create"] * (kind in _CREATE) + ["read"] * (kind in _READ) + ["search-type"] * (kind in SEARCHABLE)
-    resource: dict[str, Any] = {"type": kind, "interaction": [{"code": code} for code in codes]}
+    resource: Resource = {"type": kind, "interaction": [{"code": code} for code in codes]}
     if kind in _CREATE:
         resource |= {"versioning": "no-version", "conditionalCreate": True}
     resource["searchParam"] = [{"name": name, "type": _TYPES[name]} for name in SEARCHABLE.get(kind, ())]
     return resource
 
 
-def _binary() -> dict[str, Any]:
+def _binary() -> Resource:
     return {"type": "Binary", "interaction": [{"code": "read"}]}

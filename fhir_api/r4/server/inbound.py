@@ -25,6 +25,7 @@ from clinical.identity import OrderIdentity
 from clinical.models import Patient
 from fhir_api.r4.resources.codes import LOINC, V2_0203
 from fhir_api.r4.resources.naming_systems import authority_of, known_authority
+from fhir_api.r4.resources.resource import Resource
 from fhir_api.r4.server.outcome import FhirError
 from oncoflow_site.foundation.clock import DatedMoment
 
@@ -41,7 +42,10 @@ __all__ = [
 MAX_BODY = 48 << 20
 _MAX_ELEMENTS = 100_000
 _MAX_DEPTH = 60
-_MODELS: dict[str, Any] = {"DocumentReference": DocumentReference, "ServiceRequest": ServiceRequest}
+_MODELS: dict[str, type[DocumentReference] | type[ServiceRequest]] = {
+    "DocumentReference": DocumentReference,
+    "ServiceRequest": ServiceRequest,
+}
 
 # Checked before fhir.resources does, whose errors about these do not say "missing".
 _REQUIRED = {"DocumentReference": ("status", "content"), "ServiceRequest": ("status", "intent", "subject")}
@@ -90,7 +94,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError("not JSON")
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(pairs: list[tuple[str, Any]]) -> Resource:
     made = dict(pairs)
     if len(made) != len(pairs):
         raise ValueError("duplicate name")
@@ -115,7 +119,7 @@ def _walk(value: Any, depth: int = 0) -> None:
                 _walk(one, depth + 1)
 
 
-def read_json(body: bytes, kind: str) -> dict[str, Any]:
+def read_json(body: bytes, kind: str) -> Resource:
     """Parse and check the shape of a resource of type ``kind``. Raises `FhirError`."""
     if len(body) > MAX_BODY:
         raise FhirError(413, "The body is too large.")
@@ -164,7 +168,7 @@ def _shape_error(kind: str, error: ValidationError) -> FhirError:
     return FhirError(400, text, code="required" if first["type"] == "missing" else "structure", expression=place)
 
 
-def subject_of(resource: dict[str, Any], user: Any) -> Patient:
+def subject_of(resource: Resource, user: Any) -> Patient:
     """The patient of ``subject``: by identifier, or by a reference to a Patient read here. Raises `FhirError` 422.
 
     Unknown and not permitted give one answer, so that it tells nothing.
@@ -220,7 +224,7 @@ def business_identifier(identifier: Any) -> str:
     return ""
 
 
-def read_document(resource: dict[str, Any]) -> InboundDocumentReference:
+def read_document(resource: Resource) -> InboundDocumentReference:
     """The one attachment of a current DocumentReference, its data checked against size and SHA-1. Raises `FhirError`."""
     if resource["status"] != "current" or resource.get("docStatus") == "entered-in-error":
         raise FhirError(
@@ -255,7 +259,7 @@ def read_document(resource: dict[str, Any]) -> InboundDocumentReference:
     )
 
 
-def read_order(resource: dict[str, Any]) -> InboundServiceRequest:
+def read_order(resource: Resource) -> InboundServiceRequest:
     """An active order. Identifier types PLAC (or none), FILL and ACSN of table v2-0203. Raises `FhirError`."""
     kind = "ServiceRequest"
     if resource["status"] != "active" or resource["intent"] not in ("order", "original-order", "instance-order"):

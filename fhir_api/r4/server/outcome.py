@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoDenied
@@ -11,6 +12,7 @@ from django.core.exceptions import RequestDataTooBig
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
 
+from fhir_api.r4.resources.resource import Resource
 from oncoflow_site.foundation.errors import TransientError, UserVisibleError, safe_error_text
 
 __all__ = ["CONTENT_TYPE", "FhirError", "answer", "exception_handler", "outcome"]
@@ -51,15 +53,15 @@ class FhirError(Exception):
         self.expression = expression
 
 
-def outcome(code: str, text: str, expression: str = "", severity: str = "error") -> dict[str, Any]:
+def outcome(code: str, text: str, expression: str = "", severity: str = "error") -> Resource:
     """An OperationOutcome with one issue."""
-    issue: dict[str, Any] = {"severity": severity, "code": code, "diagnostics": text}
+    issue: Resource = {"severity": severity, "code": code, "diagnostics": text}
     if expression:
         issue["expression"] = [expression]
     return {"resourceType": "OperationOutcome", "issue": [issue]}
 
 
-def answer(resource: dict[str, Any] | bytes, status: int = 200, **headers: str) -> HttpResponse:
+def answer(resource: Resource | bytes, status: int = 200, **headers: str) -> HttpResponse:
     """An HTTP response; keyword names become header names (``_`` for ``-``)."""
     body = resource if isinstance(resource, bytes) else json.dumps(resource, ensure_ascii=False).encode()
     response = HttpResponse(body, status=status, content_type=CONTENT_TYPE)
@@ -69,7 +71,7 @@ def answer(resource: dict[str, Any] | bytes, status: int = 200, **headers: str) 
     return response
 
 
-def exception_handler(error: Exception, context: dict[str, Any]) -> HttpResponse:
+def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
     """Every error of a FHIR view as an OperationOutcome."""
     headers: dict[str, str] = {}
     if isinstance(error, FhirError):

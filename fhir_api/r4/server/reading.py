@@ -19,6 +19,7 @@ from fhir_api.models import ReceivedResource
 from fhir_api.r4.resources import codes, order_fields
 from fhir_api.r4.resources.bundle import build_transaction, patient_resource
 from fhir_api.r4.resources.naming_systems import own, patient_system
+from fhir_api.r4.resources.resource import Resource
 from fhir_api.report_out.disclosed_report import disclose_report
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import local
@@ -40,7 +41,6 @@ __all__ = [
     "report_resources",
 ]
 
-Resource = dict[str, Any]
 Reader = Callable[[Any], "ServedResource | None"]
 PURPOSE = "fhir-api"
 ORDER_STATUS = {"requested": "active", "in_progress": "active", "completed": "completed", "cancelled": "revoked"}

@@ -23,6 +23,7 @@ from clinical import services as clinical
 from clinical.models import ClinicalDocument, Order, Patient
 from fhir_api.access.auth import BearerAuthentication
 from fhir_api.models import ReceivedResource
+from fhir_api.r4.resources.resource import Resource
 from fhir_api.r4.server import inbound, reading
 from fhir_api.r4.server.capability import capability_statement
 from fhir_api.r4.server.outcome import FhirError, answer, exception_handler
@@ -223,7 +224,7 @@ def run_search(view: FhirView, request: Request, kind: str, parameters: list[tup
         query = urlencode(used, quote_via=quote)
         return {"relation": relation, "url": f"{base}/{kind}{f'?{query}' if query else ''}"}
 
-    bundle: dict[str, Any] = {"resourceType": "Bundle", "type": "searchset", "link": [link("self", result.used)]}
+    bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "link": [link("self", result.used)]}
     if result.total is not None:
         bundle["total"] = result.total
     if result.next_page is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
@@ -71,7 +71,7 @@ class Command(BaseCommand):
             request_id = stack.enter_context(bind_request_id())
             stack.enter_context(audit.acting_as(audit.Actor.system("ingest"), source="command"))
             try:
-                result = ingest(options["paths"], _declaration(options), self._say)
+                result = ingest(options["paths"], _declaration(Namespace(**options)), self._say)
             except UserVisibleError as error:
                 raise CommandError(str(error)) from None
             for note in result.notes[:50]:
@@ -84,7 +84,7 @@ class Command(BaseCommand):
             for study in result.studies:
                 self._say(f"study {study.pk} of patient {study.patient.pseudonym}: {study.get_state_display()}")
             if options["wait"] or options["run_here"]:
-                self._wait(request_id, options, [study.pk for study in result.studies])
+                self._wait(request_id, Namespace(**options), [study.pk for study in result.studies])
 
     def _say(self, text: str) -> None:
         self.stdout.write(f"[{time.monotonic() - self.began:7.1f} s] {text}")
@@ -98,13 +98,13 @@ class Command(BaseCommand):
         elif step.state != JobState.WAITING or step.error:
             self._say(f"{step.kind}: {step.state}. {step.error}")
 
-    def _wait(self, request_id: str, options: dict[str, Any], studies: list[Any]) -> None:
-        if not options["run_here"] and not workers_alive():
+    def _wait(self, request_id: str, options: Namespace, studies: list[Any]) -> None:
+        if not options.run_here and not workers_alive():
             raise CommandError("no worker is running: start the service (manage.py run), or add --run-here")
         try:
-            steps = watch(request_id, self._report, run_here=options["run_here"], timeout_s=options["timeout"])
+            steps = watch(request_id, self._report, run_here=options.run_here, timeout_s=options.timeout)
         except TimeoutError:
-            raise CommandError(f"not finished after {options['timeout']:.0f} s; the jobs go on") from None
+            raise CommandError(f"not finished after {options.timeout:.0f} s; the jobs go on") from None
         self.stdout.write("Time per step")
         for step in steps:
             self.stdout.write(
@@ -124,9 +124,9 @@ def _day(text: str) -> date:
     return date.fromisoformat(text)
 
 
-def _declaration(options: dict[str, Any]) -> Declaration:
+def _declaration(options: Namespace) -> Declaration:
     sequences: dict[str, Path] = {}
-    for entry in options["sequence"]:
+    for entry in options.sequence:
         name, separator, file = entry.partition("=")
         if not separator or not Path(file).is_file():
             raise CommandError(f"--sequence {entry}: write NAME=FILE, and FILE must exist")
@@ -134,14 +134,14 @@ def _declaration(options: dict[str, Any]) -> Declaration:
             raise CommandError(f"--sequence {name} is given twice")
         sequences[name] = Path(file)
     return Declaration(
-        mrn=options["patient"].strip(),
-        authority=options["authority"].strip(),
-        family=options["family"],
-        given=options["given"],
-        birth_date=options["birth_date"],
-        sex=options["sex"],
-        day=options["date"],
+        mrn=options.patient.strip(),
+        authority=options.authority.strip(),
+        family=options.family,
+        given=options.given,
+        birth_date=options.birth_date,
+        sex=options.sex,
+        day=options.date,
         sequences=sequences,
-        spacing_known=not options["spacing_unknown"],
-        geometry_confirmed=options["geometry_confirmed"],
+        spacing_known=not options.spacing_unknown,
+        geometry_confirmed=options.geometry_confirmed,
     )

@@ -17,6 +17,7 @@ from typing import Any
 from imaging.brats.assessability import assessable, in_words
 from imaging.brats.sequences import PANEL_SEQUENCES
 from inference.experts.errors import WeightsMissing
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = [
     "LEAST_DICE",
@@ -57,7 +58,7 @@ def subset_key(sequences: Iterable[str]) -> str:
     return "+".join(name for name in PANEL_SEQUENCES if name in there)
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
+def read_evaluation(folder: Path) -> JsonDict:
     """evaluation.json of a weights folder; empty when there is none. Raises WeightsMissing when it is unreadable."""
     try:
         data = json.loads((folder / "evaluation.json").read_text("utf-8"))

@@ -20,6 +20,7 @@ from inference.experts.common.out_of_memory import mixed_precision
 from inference.experts.common.slices import Box
 from inference.experts.errors import WeightsMismatch, WeightsMissing
 from inference.experts.sam.contract import Click, Embedding, sigmoid
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["HuggingFaceSam", "load_huggingface"]
 
@@ -61,7 +62,7 @@ def load_huggingface(folder: Path, model: Mapping[str, Any], device: str) -> Hug
     return HuggingFaceSam(pictures, video, finder, tokenizer, dict(concepts), normal, device)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> JsonDict:
     try:
         found = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:

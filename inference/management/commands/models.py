@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,11 @@ class Command(BaseCommand):
         """Run the sub-command; exit status 1 with the reason when it cannot be done."""
         with audit.acting_as(audit.Actor.system("models command")):
             try:
-                getattr(self, f"_{options['command']}")(options)
+                getattr(self, f"_{options['command']}")(Namespace(**options))
             except (UserVisibleError, ExpertError) as error:
                 raise CommandError(str(error)) from error
 
-    def _list(self, options: dict[str, Any]) -> None:
+    def _list(self, options: Namespace) -> None:
         for row in ModelVersion.objects.all():
             regions = row.evaluation.get("regions", {})
             dice = " ".join(f"{name} {float(one['mean']):.3f}" for name, one in regions.items() if "mean" in one)
@@ -97,7 +98,7 @@ class Command(BaseCommand):
             for warning in models.warnings(row):
                 self.stdout.write(self.style.WARNING(f"    WARNING: {warning}"))
 
-    def _verify(self, options: dict[str, Any]) -> None:
+    def _verify(self, options: Namespace) -> None:
         wanted = {str(Path(spec["weights_dir"])): spec.get("sha256") for spec in models.panel_specs()}
         rows = ModelVersion.objects.exclude(status=ModelStatus.DISABLED).order_by("registered_at")
         for row in rows:
@@ -113,82 +114,82 @@ class Command(BaseCommand):
         if bad:
             raise CommandError(f"{bad} of {len(wanted)} weights folders are missing or altered.")
 
-    def _register(self, options: dict[str, Any]) -> None:
+    def _register(self, options: Namespace) -> None:
         unusable = [name for name, row in models.register_panel().items() if row is None]
         self._list(options)
         if unusable:
             raise CommandError(f"No usable weights: {', '.join(unusable)}. `manage.py models verify` says why.")
 
-    def _pull(self, options: dict[str, Any]) -> None:
+    def _pull(self, options: Namespace) -> None:
         from inference.registry.download import pull
 
-        out = pull(options["source"], sha256=options["sha256"], out=options["out"], tell=self.stdout.write)
+        out = pull(options.source, sha256=options.sha256, out=options.out, tell=self.stdout.write)
         self.stdout.write(f"{out}: fetched and verified. `manage.py models add` takes it into the registry.")
 
-    def _add(self, options: dict[str, Any]) -> None:
+    def _add(self, options: Namespace) -> None:
         from inference.registry.package_weights import describe, write_model_json_for
 
         try:
-            folds = [int(part) for part in options["folds"].split(",") if part.strip()]
-            more = {key: json.loads(value) for key, _, value in (one.partition("=") for one in options["set"])}
+            folds = [int(part) for part in options.folds.split(",") if part.strip()]
+            more = {key: json.loads(value) for key, _, value in (one.partition("=") for one in options.set)}
         except ValueError as error:
             raise CommandError("--folds takes numbers, --set takes KEY=JSON.") from error
-        folder: Path = options["folder"].absolute()
+        folder: Path = options.folder.absolute()
         description = describe(
             folder,
-            name=options["name"],
-            kind=options["kind"],
-            version=options["model_version"],
-            trained_on=options["trained_on"],
+            name=options.name,
+            kind=options.kind,
+            version=options.model_version,
+            trained_on=options.trained_on,
             folds=folds,
-            mirroring=options["mirroring"],
-            checkpoint=options["checkpoint"],
+            mirroring=options.mirroring,
+            checkpoint=options.checkpoint,
             options=more,
         )
-        digest = write_model_json_for(folder, description, pin=options["pin"])
-        self._tell_entry(models.register(folder, options["kind"], digest))
+        digest = write_model_json_for(folder, description, pin=options.pin)
+        self._tell_entry(models.register(folder, options.kind, digest))
 
-    def _train(self, options: dict[str, Any]) -> None:
+    def _train(self, options: Namespace) -> None:
         from inference.training.tune import Tuning, tune
 
         base: ModelVersion | None = None
-        if options["start_from"]:
-            name, _, version = options["start_from"].partition(":")
+        if options.start_from:
+            name, _, version = options.start_from.partition(":")
             rows = ModelVersion.objects.filter(name=name, **({"version": version} if version else {}))
             base = rows.order_by("-registered_at").first()
-            if base is None or base.kind != options["expert"]:
-                raise CommandError(f"No {options['expert']} model {options['start_from']} is registered.")
+            if base is None or base.kind != options.expert:
+                raise CommandError(f"No {options.expert} model {options.start_from} is registered.")
             models.verify(Path(base.weights_dir), base.sha256)
-        name = options["name"] or (base.name if base else f"{options['expert']}-own")
-        if ModelVersion.objects.filter(name=name, version=options["model_version"]).exists():
-            raise CommandError(f"{name} {options['model_version']} is registered already: give another --version.")
+        name = options.name or (base.name if base else f"{options.expert}-own")
+        if ModelVersion.objects.filter(name=name, version=options.model_version).exists():
+            raise CommandError(f"{name} {options.model_version} is registered already: give another --version.")
         folder = tune(
             Tuning(
-                dataset=options["dataset"],
-                out=options["out"].absolute(),
-                expert=options["expert"],
+                dataset=options.dataset,
+                out=options.out.absolute(),
+                expert=options.expert,
                 name=name,
-                version=options["model_version"],
-                trained_on=options["trained_on"],
+                version=options.model_version,
+                trained_on=options.trained_on,
                 start_from=Path(base.weights_dir) if base else None,
-                minutes=options["minutes"],
-                threads=options["threads"],
-                limit=options["limit"],
-                extra=tuple(options["set"]),
+                minutes=options.minutes,
+                threads=options.threads,
+                limit=options.limit,
+                extra=tuple(options.set),
             )
         )
-        self._tell_entry(models.register(folder, options["expert"]))
+        self._tell_entry(models.register(folder, options.expert))
 
-    def _status(self, options: dict[str, Any]) -> None:
-        rows = ModelVersion.objects.filter(name=options["name"], version=options["version"])
+    def _status(self, options: Namespace) -> None:
+        rows = ModelVersion.objects.filter(name=options.name, version=options.version)
         row = rows.order_by("-registered_at").first()
         if row is None:
             raise CommandError("There is no such model version; `manage.py models list` shows them.")
-        standing.set_status(row, options["standing"], who=options["who"], why=options["why"])
+        standing.set_status(row, options.standing, who=options.who, why=options.why)
         self.stdout.write(f"{row.name} {row.version} is now {row.status}.")
 
-    def _weights(self, options: dict[str, Any]) -> None:
-        made = learned_weights.learn(who=options["who"], why=options["why"])
+    def _weights(self, options: Namespace) -> None:
+        made = learned_weights.learn(who=options.who, why=options.why)
         self.stdout.write(f"Fusion weights version {made.version}; {made.formula}")
         for one in made.weights.values():
             for region, found in one["regions"].items():

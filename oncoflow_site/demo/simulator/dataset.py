@@ -12,11 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+
+from oncoflow_site.foundation.schema import JsonDict
 
 from .acquisition import brain_mask, prepared_images, random_degradation
 from .anatomy import Anatomy, load_template
@@ -119,7 +120,7 @@ def simulate_case(case: Case) -> SimulatedCase:
     return finish(case, grid, prepared, tumour.labels, mask, facts)
 
 
-def _write_case(task: tuple[Case, str]) -> dict[str, Any]:
+def _write_case(task: tuple[Case, str]) -> JsonDict:
     case, folder = task
     result = simulate_case(case)
     suffix = "Ts" if case.held_out else "Tr"

@@ -112,7 +112,7 @@ def test_an_override_is_kept_for_the_next_study_of_that_protocol_only(people):
 def test_a_series_without_physics_keeps_no_rule(people):
     technician, boss = people
     series = came("1.2.3.1", EchoTime=None)
-    assert protocol_of(acquisition_parameters(dataset(EchoTime=None))) == {}
+    assert protocol_of(acquisition_parameters(dataset(EchoTime=None))) is None
     clinical.assign(technician, series.study.patient, reason="scan", by=boss)
     override_sequence(series, "T2", by=technician)
     assert not ProtocolRule.objects.exists()
