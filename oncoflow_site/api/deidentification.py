@@ -6,7 +6,6 @@ import uuid
 
 from django.db import transaction
 from django.http import Http404
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,7 +14,9 @@ from audit.services import Actor, record
 from clinical.roles import can
 from imaging.deidentification.report import faces_of, readable
 from imaging.models import Study
+from oncoflow_site.api.identity_answers import DeidentificationAnswer
 from oncoflow_site.api.studies import Base
+from oncoflow_site.foundation.schema import plain
 
 __all__ = ["DeidentificationReports"]
 
@@ -26,7 +27,7 @@ class DeidentificationReports(Base):
     """Reports of a study, newest first: profile, table edition, codes, pixels, and per attribute what was done how often;
     and what became of the face in each series."""
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(responses={200: DeidentificationAnswer})
     def get(self, request: Request, study_id: uuid.UUID) -> Response:
         if can(request.user, "read_audit"):  # the report names nobody: officers need no patient for it
             study = Study.objects.filter(pk=study_id).first()
@@ -44,4 +45,5 @@ class DeidentificationReports(Base):
                 patient_id=study.patient_id,
                 actor=Actor.user(request.user),
             )
-        return Response({"study": str(study.id), "reports": reports, "faces": faces})
+        body = DeidentificationAnswer.model_validate({"study": str(study.id), "reports": reports, "faces": faces})
+        return Response(plain(body))

@@ -13,7 +13,6 @@ from typing import Any
 
 from django.db import transaction
 from django.http import Http404
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import exceptions
 from rest_framework.request import Request
@@ -36,8 +35,21 @@ from clinical.patients.merging import (
     unmerge,
 )
 from clinical.roles import can
+from oncoflow_site.api.identity_answers import (
+    ConflictAnswer,
+    ConflictRevealed,
+    IdentitiesAnswer,
+    IdentityConfirmed,
+    MergeAnswer,
+    MergeMove,
+    MergePreviewAnswer,
+    MergeSince,
+    MergeWithNews,
+    RevealedIdentity,
+)
 from oncoflow_site.api.studies import Base
 from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.schema import plain
 
 __all__ = [
     "Conflict",
@@ -105,46 +117,46 @@ def corrected_identity(data: Any) -> IdentityData | None:
     return IdentityData(given["family"], given["given"], born, given["sex"] or "U")
 
 
-def _conflict(row: IdentityConflict) -> dict[str, Any]:
-    return {
-        "id": str(row.pk),
-        "kind": row.kind,
-        "patient": str(row.patient_id),
-        "other_patient": str(row.other_patient_id) if row.other_patient_id else None,
-        "contradicts": row.contradicts,
-        "source": row.source,
-        "sender": row.sender,
-        "state": row.state,
-        "times": row.times,
-        "created_at": row.created_at.isoformat(),
-        "decided_by": row.decided_by.username if row.decided_by else None,
-        "reason": row.reason,
-    }
+def _conflict(row: IdentityConflict) -> ConflictAnswer:
+    return ConflictAnswer(
+        id=str(row.pk),
+        kind=row.kind,
+        patient=str(row.patient_id),
+        other_patient=str(row.other_patient_id) if row.other_patient_id else None,
+        contradicts=tuple(row.contradicts),
+        source=row.source,
+        sender=row.sender,
+        state=row.state,
+        times=row.times,
+        created_at=row.created_at,
+        decided_by=row.decided_by.username if row.decided_by else None,
+        reason=row.reason,
+    )
 
 
-def _merge(row: PatientMerge) -> dict[str, Any]:
-    return {
-        "id": str(row.pk),
-        "survivor": str(row.survivor_id),
-        "prior": str(row.prior_id),
-        "state": row.state,
-        "contradicts": row.contradicts,
-        "source": row.source,
-        "sender": row.sender,
-        "reason": row.reason,
-        "requested_by": row.requested_by.username if row.requested_by else None,
-        "merged_at": row.merged_at.isoformat() if row.merged_at else None,
-    }
+def _merge(row: PatientMerge) -> MergeAnswer:
+    return MergeAnswer(
+        id=str(row.pk),
+        survivor=str(row.survivor_id),
+        prior=str(row.prior_id),
+        state=row.state,
+        contradicts=tuple(row.contradicts),
+        source=row.source,
+        sender=row.sender,
+        reason=row.reason,
+        requested_by=row.requested_by.username if row.requested_by else None,
+        merged_at=row.merged_at,
+    )
 
 
-def _preview(shown: MergePreview) -> dict[str, Any]:
-    return {
-        "survivor": str(shown.survivor.pk),
-        "prior": str(shown.prior.pk),
-        "moves": [{"model": one.label, "name": one.name, "count": one.count} for one in shown.rows],
-        "contradicts": list(shown.contradicts),
-        "needs_second_person": shown.needs_second_person,
-    }
+def _preview(shown: MergePreview) -> MergePreviewAnswer:
+    return MergePreviewAnswer(
+        survivor=str(shown.survivor.pk),
+        prior=str(shown.prior.pk),
+        moves=tuple(MergeMove(model=one.label, name=one.name, count=one.count) for one in shown.rows),
+        contradicts=tuple(shown.contradicts),
+        needs_second_person=shown.needs_second_person,
+    )
 
 
 def _body(request: Request) -> Mapping[str, Any]:
@@ -163,7 +175,7 @@ def _text(request: Request, name: str) -> str:
 class Identities(Base):
     """What waits for a person: contradicting identities, and merges that ask for one."""
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(responses={200: IdentitiesAnswer})
     def get(self, request: Request) -> Response:
         if not can(request.user, "resolve_identity"):
             record_refusal("identity.list", action="R", resource="identities", actor=Actor.user(request.user))
@@ -177,17 +189,18 @@ class Identities(Base):
             actor=Actor.user(request.user),
             detail={"conflicts": len(conflicts), "merges": len(merges)},
         )
-        return Response({"conflicts": conflicts, "merges": merges})
+        return Response(plain(IdentitiesAnswer(conflicts=tuple(conflicts), merges=tuple(merges))))
 
 
 class Conflict(Base):
     """One contradiction: the identity as it came (revealed, on the record), and the decision about it."""
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(responses={200: ConflictRevealed})
     def get(self, request: Request, conflict_id: uuid.UUID) -> Response:
         row = conflict_of(request.user, conflict_id)
         told = reveal_conflict(row, by=request.user)  # type: ignore[arg-type]
-        return Response(_conflict(row) | {"identity": told.to_json()}, headers={"Cache-Control": "no-store"})
+        body = ConflictRevealed(**dict(_conflict(row)), identity=RevealedIdentity.model_validate(told.to_json()))
+        return Response(plain(body), headers={"Cache-Control": "no-store"})
 
     @extend_schema(
         request={
@@ -197,7 +210,7 @@ class Conflict(Base):
                 "required": ["same", "reason"],
             }
         },
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: ConflictAnswer},
     )
     def post(self, request: Request, conflict_id: uuid.UUID) -> Response:
         row = conflict_of(request.user, conflict_id)
@@ -212,7 +225,7 @@ class Conflict(Base):
                 take_over=take_over,
                 reason=_text(request, "reason"),
             )
-        return Response(_conflict(row))
+        return Response(plain(_conflict(row)))
 
 
 class Merges(Base):
@@ -231,14 +244,15 @@ class Merges(Base):
                 "required": ["survivor", "prior"],
             }
         },
-        responses={200: OpenApiTypes.OBJECT, 201: OpenApiTypes.OBJECT},
+        responses={200: MergePreviewAnswer, 201: MergeAnswer},
     )
     def post(self, request: Request) -> Response:
         survivor = identity_patient(request.user, _body(request).get("survivor"), "patient.merge")
         prior = identity_patient(request.user, _body(request).get("prior"), "patient.merge")
         with acting_as(Actor.user(request.user), source="web"):
             if _body(request).get("preview") is True:
-                return Response(_preview(preview_merge(survivor, prior, by=request.user)))  # type: ignore[arg-type]
+                shown = preview_merge(survivor, prior, by=request.user)  # type: ignore[arg-type]
+                return Response(plain(_preview(shown)))
             row = merge_patients(
                 survivor,
                 prior,
@@ -246,30 +260,30 @@ class Merges(Base):
                 reason=_text(request, "reason"),
                 source="web",
             )
-        return Response(_merge(row), status=201)
+        return Response(plain(_merge(row)), status=201)
 
 
 class Merge(Base):
     """One merge, and what has come to the survivor since."""
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(responses={200: MergeWithNews})
     def get(self, request: Request, merge_id: uuid.UUID) -> Response:
         row = merge_of(request.user, merge_id)
         since = came_since(row) if row.state == MergeState.MERGED else []
         with transaction.atomic():
             record("identity.list", action="R", resource=f"merge:{row.pk}", actor=Actor.user(request.user))
-        listed = [{"model": one.label, "name": one.name, "ids": list(one.ids)} for one in since]
-        return Response(_merge(row) | {"came_since": listed})
+        listed = tuple(MergeSince(model=one.label, name=one.name, ids=tuple(one.ids)) for one in since)
+        return Response(plain(MergeWithNews(**dict(_merge(row)), came_since=listed)))
 
 
 class MergeApprove(Base):
     """Carry out a merge that waits: a second person's act."""
 
-    @extend_schema(request=None, responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(request=None, responses={200: MergeAnswer})
     def post(self, request: Request, merge_id: uuid.UUID) -> Response:
         with acting_as(Actor.user(request.user), source="web"):
             row = approve_merge(merge_of(request.user, merge_id), by=request.user)  # type: ignore[arg-type]
-        return Response(_merge(row))
+        return Response(plain(_merge(row)))
 
 
 class MergeRefuse(Base):
@@ -277,13 +291,13 @@ class MergeRefuse(Base):
 
     @extend_schema(
         request={"application/json": {"type": "object", "properties": {"reason": _REASON}}},
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: MergeAnswer},
     )
     def post(self, request: Request, merge_id: uuid.UUID) -> Response:
         row = merge_of(request.user, merge_id)
         with acting_as(Actor.user(request.user), source="web"):
             row = refuse_merge(row, by=request.user, reason=_text(request, "reason"))  # type: ignore[arg-type]
-        return Response(_merge(row))
+        return Response(plain(_merge(row)))
 
 
 class MergeUndo(Base):
@@ -299,7 +313,7 @@ class MergeUndo(Base):
                 },
             }
         },
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: MergeAnswer},
     )
     def post(self, request: Request, merge_id: uuid.UUID) -> Response:
         row = merge_of(request.user, merge_id)
@@ -309,7 +323,7 @@ class MergeUndo(Base):
         pairs = [(str(label), str(key)) for label, key in also]
         with acting_as(Actor.user(request.user), source="web"):
             row = unmerge(row, by=request.user, reason=_text(request, "reason"), also=pairs)  # type: ignore[arg-type]
-        return Response(_merge(row))
+        return Response(plain(_merge(row)))
 
 
 class PatientConfirm(Base):
@@ -327,16 +341,11 @@ class PatientConfirm(Base):
                 },
             }
         },
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: IdentityConfirmed},
     )
     def post(self, request: Request, patient_id: uuid.UUID) -> Response:
         patient = identity_patient(request.user, patient_id, "patient.confirm")
         with acting_as(Actor.user(request.user), source="web"):
             row = confirm_identity(patient, by=request.user, corrected=corrected_identity(_body(request)))  # type: ignore[arg-type]
-        return Response(
-            {
-                "patient": str(row.pk),
-                "provisional": row.provisional,
-                "confirmed_at": row.confirmed_at.isoformat() if row.confirmed_at else None,
-            }
-        )
+        body = IdentityConfirmed(patient=str(row.pk), provisional=row.provisional, confirmed_at=row.confirmed_at)
+        return Response(plain(body))
