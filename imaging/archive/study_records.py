@@ -66,7 +66,7 @@ def series_of(header: FilingHeader, study: Study) -> Series:
         sequence_reason=recognition.reason[:500],
         description=clean_words(description)[:200],
         parameters=dict(recognition.parameters),
-        protocol=protocol,
+        protocol=protocol or {},
         ciphertext=seal(study.key_subject, identity, context="series"),
     )
 
