@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.brats.regions import REGIONS
+from inference.experts.documents import EvaluatedCase, EvaluationDocument, RegionScores, TumourFreeScores
 from inference.fusion.agreement import dice
-from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["CaseScore", "score_case", "summarise"]
 
@@ -41,16 +41,18 @@ class CaseScore:
         """The regions that were scored, innermost first."""
         return tuple(r for r in REGIONS if r in self.dice)
 
-    def as_json(self) -> JsonDict:
+    def as_json(self) -> EvaluatedCase:
         """The case as evaluation.json lists it."""
-        return {
+        case: EvaluatedCase = {
             "name": self.name,
             "tumour_free": self.tumour_free,
             "dice": {r: round(self.dice[r], 4) for r in self.regions},
             "truth_ml": {r: round(self.truth_ml[r], 3) for r in REGIONS},
             "predicted_ml": {r: round(self.predicted_ml[r], 3) for r in self.regions},
-            **({"runtime_s": round(self.runtime_s, 2)} if self.runtime_s is not None else {}),
         }
+        if self.runtime_s is not None:
+            case["runtime_s"] = round(self.runtime_s, 2)
+        return case
 
 
 def score_case(
@@ -68,14 +70,14 @@ def score_case(
     )
 
 
-def summarise(scores: Sequence[CaseScore]) -> JsonDict:
+def summarise(scores: Sequence[CaseScore]) -> EvaluationDocument:
     """regions: mean, median, p10, minimum and n of Dice over all cases. tumour_free: false positive ml. cases: each one.
 
     All cases are scored in the same regions. Raises ValueError without cases.
     """
     if not scores:
         raise ValueError("there is no case to summarise")
-    regions: JsonDict = {}
+    regions: dict[str, RegionScores] = {}
     for region in scores[0].regions:
         values = np.array([s.dice[region] for s in scores])
         filled = np.array([s.dice[region] for s in scores if s.truth_ml[region] > 0])
@@ -86,13 +88,15 @@ def summarise(scores: Sequence[CaseScore]) -> JsonDict:
             "minimum": round(float(values.min()), 4),
             "n": len(values),
             "n_with_region": len(filled),
-            **({"mean_with_region": round(float(filled.mean()), 4)} if len(filled) else {}),
         }
+        if len(filled):
+            regions[region]["mean_with_region"] = round(float(filled.mean()), 4)
     # The regions are nested: the outermost one holds whatever is false.
     false_ml = np.array([s.predicted_ml[s.regions[-1]] for s in scores if s.tumour_free])
-    tumour_free: JsonDict = {"n": len(false_ml)}
+    tumour_free: TumourFreeScores = {"n": len(false_ml)}
     if len(false_ml):
-        tumour_free |= {
+        tumour_free = {
+            "n": len(false_ml),
             "false_positive_ml_mean": round(float(false_ml.mean()), 3),
             "false_positive_ml_median": round(float(np.median(false_ml)), 3),
             "false_positive_ml_maximum": round(float(false_ml.max()), 3),

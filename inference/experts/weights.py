@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from inference.experts.contract import ModelIdentity
+from inference.experts.documents import ModelDocument
 from inference.experts.errors import WeightsMismatch, WeightsMissing
 
 __all__ = ["DISTRIBUTION", "read_model_json", "sha256_of", "verify_weights"]
@@ -25,7 +26,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_model_json(folder: Path) -> dict[str, Any]:
+def read_model_json(folder: Path) -> ModelDocument:
     """model.json of a weights folder. Raises WeightsMissing when absent or unreadable."""
     try:
         data = json.loads((folder / "model.json").read_text("utf-8"))
@@ -33,7 +34,7 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         raise WeightsMissing(f"{folder.name}: model.json is missing or unreadable") from error
     if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
         raise WeightsMissing(f"{folder.name}: model.json names no files")
-    return data
+    return cast(ModelDocument, data)
 
 
 def verify_weights(folder: Path, pinned_sha256: str | None = None) -> ModelIdentity:

@@ -9,7 +9,7 @@ Without an evaluation e is 0.5, so that such a model begins light."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from imaging.brats.regions import REGIONS
 from inference.experts.common.islands import least_voxels
@@ -45,7 +45,17 @@ def island_limits(names: Iterable[str], runs: Iterable[ExpertRun], spacing: Sequ
     return least_voxels([{"minimum_mm3": version.minimum_mm3} for version in versions], spacing)
 
 
-def fusion_arguments(method: str, names: Iterable[str], runs: Iterable[ExpertRun]) -> dict[str, Any]:
+class _FusionMethod(TypedDict):
+    method: str
+
+
+class FusionArguments(_FusionMethod, total=False):
+    """Keyword arguments of `inference.fusion.fuse.fuse`; ``weights``: expert -> region -> weight."""
+
+    weights: dict[str, dict[str, float]]
+
+
+def fusion_arguments(method: str, names: Iterable[str], runs: Iterable[ExpertRun]) -> FusionArguments:
     """Arguments of `fusion.fuse` for a method; what cannot be done with these experts falls back to "auto".
 
     STAPLE needs three experts. Weighted takes the newest learned weights; a model that they do not know weighs by the

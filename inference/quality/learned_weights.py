@@ -5,7 +5,7 @@ reviewed cases the weight stays near the evaluation, with many the reviewed case
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from django.db import transaction
 from django.db.models import Max
@@ -15,7 +15,6 @@ from imaging.brats.regions import REGIONS
 from inference.fusion.arguments import PRIOR_CASES, evaluated_mean, shrunk
 from inference.models import CaseEvaluation, FusionWeights, ModelStatus, ModelVersion, ReferenceKind
 from oncoflow_site.foundation.errors import UserVisibleError
-from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["FORMULA", "learn", "reviewed_dice", "weights_of"]
 
@@ -42,9 +41,18 @@ def reviewed_dice(
     return list(latest.values())
 
 
-def weights_of(model: ModelVersion) -> dict[str, JsonDict]:
+class RegionWeight(TypedDict):
+    """A weight and what it was made of. :ivar reviewed: mean Dice over ``cases`` reviewed cases. :ivar evaluated: held out."""
+
+    weight: float
+    reviewed: float | None
+    cases: int
+    evaluated: float | None
+
+
+def weights_of(model: ModelVersion) -> dict[str, RegionWeight]:
     """Region -> weight with what it was made of: ``weight``, ``reviewed`` (mean or None), ``cases``, ``evaluated``."""
-    made: dict[str, JsonDict] = {}
+    made: dict[str, RegionWeight] = {}
     for region in REGIONS:
         dice = [row.dice for row in reviewed_dice(model, region)]
         mean = sum(dice) / len(dice) if dice else None

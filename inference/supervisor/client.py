@@ -6,10 +6,10 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,15 @@ from inference.experts.contract import (
     VolumesOnDemand,
 )
 from inference.experts.errors import ExpertError, ExpertFailed, InvalidVolumes, MissingSequence
-from inference.supervisor.protocol import Channel, ChannelClosed, ProtocolError, ProtocolMessage, open_channel
+from inference.supervisor.protocol import (
+    Channel,
+    ChannelClosed,
+    ProtocolError,
+    ProtocolMessage,
+    SupervisorHealth,
+    open_channel,
+)
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = [
     "ExpertFailed",
@@ -216,11 +224,8 @@ class SupervisorClient:
             name = type(error).__name__
             raise ExpertUnavailable(f"the supervisor gave an answer that was not understood: {name}") from error
 
-    def health(self) -> dict[str, Any]:
-        """{"pid", "uptime_s", "experts": {name: {"state", "pid", "restarts", "queued", "model", "error"}}}.
-
-        state is starting, ready, busy or failed. Raises ExpertUnavailable.
-        """
+    def health(self) -> SupervisorHealth:
+        """What runs. Raises ExpertUnavailable."""
         channel = self._open()
         try:
             channel.send(ProtocolMessage("health"))
@@ -229,7 +234,7 @@ class SupervisorClient:
             raise ExpertUnavailable("the supervisor does not answer") from error
         finally:
             channel.close()
-        return answer.values
+        return cast(SupervisorHealth, answer.values)
 
     def _open(self) -> Channel:
         try:
@@ -245,7 +250,7 @@ class SupervisorClient:
         return channel
 
 
-def _prompt_values(prompt: Prompt | None) -> dict[str, Any] | None:
+def _prompt_values(prompt: Prompt | None) -> JsonDict | None:
     if prompt is None:
         return None
     return {
@@ -257,12 +262,12 @@ def _prompt_values(prompt: Prompt | None) -> dict[str, Any] | None:
     }
 
 
-def _arrays(volumes: Volumes) -> dict[str, Any]:
+def _arrays(volumes: Volumes) -> dict[str, NDArray[Any]]:
     images = {f"image:{name}": np.asarray(image, np.float32) for name, image in volumes.images.items()}
     return {"brain_mask": np.asarray(volumes.brain_mask, bool)} | images
 
 
-def _model(values: dict[str, Any]) -> ModelIdentity:
+def _model(values: Mapping[str, str]) -> ModelIdentity:
     return ModelIdentity(*(str(values[k]) for k in ("name", "version", "sha256", "architecture")))
 
 

@@ -13,7 +13,6 @@ import threading
 import time
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 
@@ -94,9 +93,9 @@ def _exit_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def recorded_environment(spec: ExpertSpec, device: str) -> dict[str, Any]:
+def recorded_environment(spec: ExpertSpec, device: str) -> dict[str, str | int]:
     """What has to be equal for the same mask: versions, processor, device, threads, seed."""
-    found: dict[str, Any] = {
+    found: dict[str, str | int] = {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": device,

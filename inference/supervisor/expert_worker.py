@@ -20,8 +20,7 @@ from inference.experts.factory import ExpertSpec, heavy_modules
 from inference.supervisor.device_turns import DeviceTurns
 from inference.supervisor.expert_process import library_environment, serve_requests
 from inference.supervisor.memory_budget import HeldMemory, MemoryBudget, folder_bytes, pss_bytes
-from inference.supervisor.protocol import Channel, ChannelClosed, ProtocolError, ProtocolMessage
-from oncoflow_site.foundation.schema import JsonDict
+from inference.supervisor.protocol import Channel, ChannelClosed, ExpertHealth, ProtocolError, ProtocolMessage
 
 __all__ = ["ExpertWorker", "Request", "warm_up"]
 
@@ -93,7 +92,7 @@ class ExpertWorker:
         self.idle_s = idle_s
         self.state = "starting" if idle_s is None else "asleep"
         self.error = ""
-        self.model: JsonDict | None = None
+        self.model: dict[str, str] | None = None
         self.restarts = -1
         self._queue: list[tuple[int, int, int, Request]] = []
         self._order = itertools.count()
@@ -140,7 +139,7 @@ class ExpertWorker:
         self._thread.join(timeout_s)
         self._end_child()
 
-    def health(self) -> JsonDict:
+    def health(self) -> ExpertHealth:
         """State for people and readiness checks."""
         process = self._process
         return {

@@ -17,7 +17,7 @@ import secrets
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,30 @@ class ProtocolMessage:
     kind: str
     values: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class ExpertHealth(TypedDict):
+    """One expert. :ivar state: starting, asleep, ready, busy or failed. :ivar model: name, version, sha256, architecture."""
+
+    state: str
+    pid: int | None
+    restarts: int
+    queued: int
+    model: dict[str, str] | None
+    error: str
+    memory_bytes: int
+    device_bytes: int
+
+
+class SupervisorHealth(TypedDict):
+    """The supervisor and its experts by name."""
+
+    pid: int
+    uptime_s: float
+    experts: dict[str, ExpertHealth]
+    interactive: dict[str, ExpertHealth]
+    volumes_bytes: int
+    memory_limit_bytes: int
 
 
 class Channel:

@@ -21,9 +21,15 @@ from inference.supervisor.client import connect, create_key
 from inference.supervisor.device_turns import DeviceTurns
 from inference.supervisor.expert_worker import ExpertWorker, Request, failure, warm_up
 from inference.supervisor.memory_budget import MemoryBudget, machine_bytes
-from inference.supervisor.protocol import Channel, ChannelClosed, ProtocolError, ProtocolMessage, accept_channel
+from inference.supervisor.protocol import (
+    Channel,
+    ChannelClosed,
+    ProtocolError,
+    ProtocolMessage,
+    SupervisorHealth,
+    accept_channel,
+)
 from inference.supervisor.volume_cache import VolumeCache, array_names
-from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["Supervisor", "SupervisorConfig", "serve", "specs_from"]
 
@@ -128,7 +134,7 @@ class Supervisor:
         for ender in enders:
             ender.join()
 
-    def health(self) -> JsonDict:
+    def health(self) -> SupervisorHealth:
         """What SupervisorClient.health gives."""
         return {
             "pid": os.getpid(),
@@ -162,7 +168,7 @@ class Supervisor:
             connection.settimeout(REQUEST_S)
             message = channel.receive()
             if message.kind == "health":
-                channel.send(ProtocolMessage("health", self.health()))
+                channel.send(ProtocolMessage("health", dict(self.health())))
             elif message.kind in ("run", "refine"):
                 self._run(channel, message)
             else:

@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,6 +33,7 @@ from inference.evaluation.heldout import CaseScore, score_case, summarise
 from inference.experts.common.flair_baseline import RULE_SEQUENCES, rule_regions
 from inference.experts.common.input_requirements import read_evaluation, subset_key
 from inference.experts.contract import Expert, Volumes
+from inference.experts.documents import EvaluationDocument, ModelDocument
 from inference.experts.factory import expert_for_folder
 from inference.experts.weights import read_model_json
 from inference.fusion.fuse import masks_of
@@ -49,7 +49,7 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     sequences: Sequence[str] = PANEL_SEQUENCES,
-) -> dict[str, Any]:
+) -> EvaluationDocument:
     """The content of evaluation.json for one expert, the rule's figures under "baseline" where it can be applied.
 
     :param sequences: what the expert is given; the other channels are blank, the brain mask is that of all sequences.
@@ -72,36 +72,44 @@ def evaluate(
         dice = " ".join(f"{r} {scores[-1].dice[r]:.3f}" for r in regions)
         print(f"{name}: {dice} ({output.runtime_s:.1f} s)", flush=True)
     summary = summarise(scores)
-    rule = summarise(baseline) if baseline else {}
-    rule.pop("cases", None)
-    named = {"name": "trivial rule: FLAIR z > 1.2, largest component; ET where T1c - T1 z > 0.3", **rule}
-    return {
+    result: EvaluationDocument = {
         "dataset": str(dataset.json.get("name", dataset.folder.name)),
         "split": "held out, never used in training or selection",
         "evaluated": time.strftime("%Y-%m-%d", time.gmtime()),
         "threshold": 0.5,
         "runtime_s_median": round(float(np.median([s.runtime_s or 0.0 for s in scores])), 2),
         **summary,
-        **({"baseline": named} if rule else {}),
     }
+    if baseline:
+        rule = summarise(baseline)
+        del rule["cases"]
+        result["baseline"] = {
+            "name": "trivial rule: FLAIR z > 1.2, largest component; ET where T1c - T1 z > 0.3",
+            **rule,
+        }
+    return result
 
 
-def with_subset(evaluation: dict[str, Any], sequences: Sequence[str], result: dict[str, Any]) -> dict[str, Any]:
+def with_subset(
+    evaluation: EvaluationDocument, sequences: Sequence[str], result: EvaluationDocument
+) -> EvaluationDocument:
     """The evaluation with `result` under its subset of sequences."""
-    subsets = {**evaluation.get("subsets", {}), subset_key(sequences): {**result, "sequences": list(sequences)}}
+    part: EvaluationDocument = {**result, "sequences": list(sequences)}
+    subsets = {**evaluation.get("subsets", {}), subset_key(sequences): part}
     return {**evaluation, "subsets": dict(sorted(subsets.items()))}
 
 
 def with_other(
-    evaluation: dict[str, Any], name: str, sequences: Sequence[str], result: dict[str, Any]
-) -> dict[str, Any]:
+    evaluation: EvaluationDocument, name: str, sequences: Sequence[str], result: EvaluationDocument
+) -> EvaluationDocument:
     """The evaluation with `result`, without its single cases, under `name`: what the model did on another dataset."""
-    kept = {key: value for key, value in result.items() if key != "cases"}
+    kept: EvaluationDocument = {**result, "sequences": list(sequences)}
+    kept.pop("cases", None)
     key = name if list(sequences) == list(PANEL_SEQUENCES) else f"{name}, {' + '.join(sequences)} only"
-    return {**evaluation, "others": {**evaluation.get("others", {}), key: {**kept, "sequences": list(sequences)}}}
+    return {**evaluation, "others": {**evaluation.get("others", {}), key: kept}}
 
 
-def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
+def model_card(model: ModelDocument, evaluation: EvaluationDocument) -> str:
     """MODEL_CARD.md: what the model is, what it was trained on, what it can and cannot do."""
     training = model["training"]
     lines = [
@@ -160,7 +168,7 @@ def model_card(model: dict[str, Any], evaluation: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _subset_lines(evaluation: dict[str, Any]) -> list[str]:
+def _subset_lines(evaluation: EvaluationDocument) -> list[str]:
     """A table of what the model does with missing sequences."""
     if not evaluation.get("subsets"):
         return []
@@ -183,7 +191,7 @@ def _subset_lines(evaluation: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _other_lines(evaluation: dict[str, Any]) -> list[str]:
+def _other_lines(evaluation: EvaluationDocument) -> list[str]:
     """A table of what the model does on datasets that are not of its own kind."""
     if not evaluation.get("others"):
         return []

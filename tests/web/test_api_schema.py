@@ -9,6 +9,15 @@ import pytest
 
 from clinical.models import User
 from oncoflow_site.api.answers import PanelAnswer, ReportVersionAnswer, StudyAnswer, StudyPage
+from oncoflow_site.api.identity_answers import (
+    ConflictRevealed,
+    DeidentificationAnswer,
+    IdentitiesAnswer,
+    IdentityConfirmed,
+    MergeAnswer,
+    MergePreviewAnswer,
+    MergeWithNews,
+)
 from reports.models import Report
 
 
@@ -31,6 +40,13 @@ def _answer_of(document: dict[str, Any], path: str, method: str = "get", status:
         ("/api/studies/", "get", "200", StudyPage),
         ("/api/studies/{study_id}/", "get", "200", StudyAnswer),
         ("/api/studies/{study_id}/panel/", "get", "200", PanelAnswer),
+        ("/api/studies/{study_id}/deidentification", "get", "200", DeidentificationAnswer),
+        ("/api/identities/", "get", "200", IdentitiesAnswer),
+        ("/api/identities/conflicts/{conflict_id}", "get", "200", ConflictRevealed),
+        ("/api/identities/merges/", "post", "200", MergePreviewAnswer),
+        ("/api/identities/merges/", "post", "201", MergeAnswer),
+        ("/api/identities/merges/{merge_id}", "get", "200", MergeWithNews),
+        ("/api/identities/patients/{patient_id}/confirm", "post", "200", IdentityConfirmed),
         ("/api/reports/{report_id}/versions/{number}.json", "get", "200", ReportVersionAnswer),
     ],
 )

@@ -12,12 +12,12 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from imaging.brats.assessability import assessable, in_words
 from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.experts.documents import EvaluationDocument
 from inference.experts.errors import WeightsMissing
-from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = [
     "LEAST_DICE",
@@ -58,7 +58,7 @@ def subset_key(sequences: Iterable[str]) -> str:
     return "+".join(name for name in PANEL_SEQUENCES if name in there)
 
 
-def read_evaluation(folder: Path) -> JsonDict:
+def read_evaluation(folder: Path) -> EvaluationDocument:
     """evaluation.json of a weights folder; empty when there is none. Raises WeightsMissing when it is unreadable."""
     try:
         data = json.loads((folder / "evaluation.json").read_text("utf-8"))
@@ -66,7 +66,7 @@ def read_evaluation(folder: Path) -> JsonDict:
         return {}
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"{folder.name}: evaluation.json is unreadable") from error
-    return data if isinstance(data, dict) else {}
+    return cast(EvaluationDocument, data) if isinstance(data, dict) else {}
 
 
 def subset_of(evaluation: Mapping[str, Any], sequences: Iterable[str]) -> Mapping[str, Any]:

@@ -27,9 +27,11 @@ from inference.experts.common.intensity import blank_channels, stack_channels
 from inference.experts.common.islands import minimum_volumes, suppress_small
 from inference.experts.common.out_of_memory import MemoryFallback
 from inference.experts.contract import ExpertOutput, ModelIdentity, Progress, Prompt, Volumes
+from inference.experts.documents import EvaluationDocument, ModelDocument, NnUNetDatasetDocument
 from inference.experts.errors import ExpertError, ExpertFailed, WeightsMismatch, WeightsMissing
 from inference.experts.nnunet.labels import channel_order, region_channels
 from inference.experts.weights import read_model_json, verify_weights
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["CHECKPOINT", "CHECKPOINT_NAME", "NnUNetExpert", "checkpoints"]
 
@@ -37,7 +39,7 @@ CHECKPOINT_NAME = "checkpoint_final.pth"
 CHECKPOINT = f"fold_0/{CHECKPOINT_NAME}"
 
 
-def checkpoints(model: dict[str, Any]) -> list[str]:
+def checkpoints(model: ModelDocument) -> list[str]:
     """The checkpoint files of a model, one a fold, in order; only files whose SHA-256 model.json holds.
 
     Raises WeightsMissing when a fold it names has none.
@@ -94,7 +96,7 @@ class NnUNetExpert:
         self.mirroring = mirroring
         self.step_size = step_size
         self.needs = needs
-        self._evaluation: dict[str, Any] = {}
+        self._evaluation: EvaluationDocument = {}
         self.model: ModelIdentity | None = None
         self._predictor: Any = None
         self._memory: MemoryFallback
@@ -146,7 +148,7 @@ class NnUNetExpert:
         self.model = model
         return model
 
-    def _build(self, folds: list[dict[str, Any]], plans: dict[str, Any], dataset_json: dict[str, Any]) -> Any:
+    def _build(self, folds: list[dict[str, Any]], plans: JsonDict, dataset_json: NnUNetDatasetDocument) -> Any:
         """nnU-Net's own predictor over the folds' plain tensors (its own way to read a folder would unpickle anything)."""
         import torch
 

@@ -22,6 +22,7 @@ from inference.experts.common.intensity import blank_channels, stack_channels, z
 from inference.experts.common.islands import minimum_volumes, suppress_small
 from inference.experts.common.slices import CHANNELS, resize, to_unit, working_grid
 from inference.experts.contract import ExpertOutput, Finding, ModelIdentity, Progress, Prompt, Volumes
+from inference.experts.documents import ModelDocument
 from inference.experts.errors import ExpertError, ExpertFailed, WeightsMismatch
 from inference.experts.vlm.answer import QUESTION, Answer, BadAnswer, parse, question
 from inference.experts.vlm.backend import OpenAIBackend, TransformersBackend, VlmBackend
@@ -82,7 +83,7 @@ class VlmExpert:
         self.model = model
         return model
 
-    def _connect(self, data: dict[str, Any]) -> VlmBackend:
+    def _connect(self, data: ModelDocument) -> VlmBackend:
         server = data.get("server")
         if isinstance(server, dict):
             return OpenAIBackend(str(server["url"]), str(server["model"]), key=os.environ.get(SERVER_KEY, ""))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 __all__ = ["Average", "load_checkpoint", "save_checkpoint"]
+
+
+class AverageState(TypedDict):
+    """What a checkpoint keeps of an `Average`."""
+
+    steps: int
+    values: dict[str, torch.Tensor]
 
 
 class Average:
@@ -32,10 +39,10 @@ class Average:
             for name, value in network.named_parameters():
                 value.copy_(self.values[name])
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> AverageState:
         return {"steps": self.steps, "values": self.values}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: AverageState) -> None:
         self.steps = int(state["steps"])
         self.values = {name: state["values"][name].to(own.device) for name, own in self.values.items()}
 

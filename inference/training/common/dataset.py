@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
@@ -22,6 +21,7 @@ from imaging.brats.regions import REGION_LABELS
 from imaging.brats.sequences import PANEL_SEQUENCES
 from inference.experts.common.intensity import clip_in_brain
 from inference.experts.contract import Volumes
+from inference.experts.documents import NnUNetDatasetDocument
 
 __all__ = ["DatasetError", "RawCase", "RawDataset"]
 
@@ -64,7 +64,7 @@ class RawDataset:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.json: dict[str, Any] = json.loads((folder / "dataset.json").read_text("utf-8"))
+            self.json: NnUNetDatasetDocument = json.loads((folder / "dataset.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise DatasetError(f"{folder}: dataset.json is missing or unreadable") from error
         names = [str(self.json["channel_names"][str(i)]) for i in range(len(self.json["channel_names"]))]

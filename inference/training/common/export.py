@@ -14,6 +14,7 @@ import torch
 
 from imaging.brats.regions import REGIONS
 from imaging.brats.sequences import PANEL_SEQUENCES
+from inference.experts.documents import TrainingRecord
 from inference.experts.weights import sha256_of
 
 __all__ = ["LEAST_MM3", "half_state", "write_model_json"]
@@ -46,10 +47,10 @@ def write_model_json(
     kind: str,
     architecture: str,
     files: list[str],
-    training: Mapping[str, Any],
+    training: TrainingRecord,
     extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """model.json: which model this is, what it was trained on, and the SHA-256 of each of its files."""
+) -> None:
+    """Write model.json: which model this is, what it was trained on, and the SHA-256 of each of its files."""
     data = {
         "name": name,
         "version": version,
@@ -64,4 +65,3 @@ def write_model_json(
         **(extra or {}),
     }
     (folder / "model.json").write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-    return data

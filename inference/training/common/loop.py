@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from inference.experts.documents import TrainingRecord
 from inference.training.common.checkpoints import Average, load_checkpoint, save_checkpoint
 from inference.training.common.progress import Budget, Log
 
@@ -101,12 +102,14 @@ class Loop:
         self.parameters = sum(p.numel() for p in network.parameters())
         log.write(event="start", parameters=self.parameters, step=self.step, spent_s=spent)
 
-    def record(self, cases: int) -> dict[str, Any]:
+    def record(self, cases: int) -> TrainingRecord:
         """What model.json says of the training. A run resumed with other options names the commands before it too."""
         a = self.arguments
+        record: TrainingRecord = {"command": self.commands[-1]}
+        if self.commands[1:]:
+            record["earlier_commands"] = self.commands[:-1]
         return {
-            "command": self.commands[-1],
-            **({"earlier_commands": self.commands[:-1]} if self.commands[1:] else {}),
+            **record,
             "seed": a.seed,
             "steps": self.step,
             "seconds": round(self.budget.spent_s),

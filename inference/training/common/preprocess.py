@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 os.environ.setdefault("nnUNet_def_n_proc", "1")
 os.environ.setdefault("nnUNet_n_proc_DA", "0")
@@ -19,7 +19,9 @@ os.environ.setdefault("nnUNet_n_proc_DA", "0")
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.experts.documents import NnUNetDatasetDocument
 from inference.training.common.dataset import RawDataset
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["PreparedCase", "fingerprint", "load_prepared", "make_plans"]
 
@@ -44,23 +46,37 @@ class PreparedCase:
         return len(self.foreground[0]) == 0
 
 
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "plain": {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "features_per_stage": [16, 32, 64, 128, 192],
-        "n_conv_per_stage": [1, 2, 2, 2, 2],
-        "n_conv_per_stage_decoder": [1, 1, 1, 1],
-    },
-    "residual": {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-        "features_per_stage": [16, 32, 64, 96, 128],
-        "n_blocks_per_stage": [1, 1, 2, 2, 2],
-        "n_conv_per_stage_decoder": [1, 1, 1, 1],
-    },
+class Architecture(NamedTuple):
+    """A network of nnU-Net. :param stages: convolutions or blocks a stage, by the argument of the network's class."""
+
+    network_class_name: str
+    features_per_stage: list[int]
+    stages: JsonDict
+
+
+ARCHITECTURES = {
+    "plain": Architecture(
+        "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        [16, 32, 64, 128, 192],
+        {"n_conv_per_stage": [1, 2, 2, 2, 2], "n_conv_per_stage_decoder": [1, 1, 1, 1]},
+    ),
+    "residual": Architecture(
+        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+        [16, 32, 64, 96, 128],
+        {"n_blocks_per_stage": [1, 1, 2, 2, 2], "n_conv_per_stage_decoder": [1, 1, 1, 1]},
+    ),
 }
 
 
-def fingerprint(dataset: RawDataset, limit: int = 40) -> dict[str, Any]:
+class Fingerprint(TypedDict):
+    """Median spacing (mm) and shape after cropping, z, y, x; intensities of the foreground by channel."""
+
+    spacing: list[float]
+    shape: list[int]
+    intensities: dict[str, dict[str, float]]
+
+
+def fingerprint(dataset: RawDataset, limit: int = 40) -> Fingerprint:
     """What nnU-Net's planner wants to know: spacings, shapes after cropping, intensities of the foreground."""
     spacings, shapes = [], []
     values: list[list[NDArray[np.float32]]] = [[] for _ in range(4)]
@@ -100,19 +116,18 @@ def make_plans(
     spacing: tuple[float, float, float],
     patch: tuple[int, int, int],
     batch_size: int,
-) -> dict[str, Any]:
+) -> JsonDict:
     """plans.json as nnU-Net's planner writes it, for one small 3d_fullres configuration."""
     found = fingerprint(dataset)
-    arch = dict(ARCHITECTURES[architecture])
-    class_name = arch.pop("network_class_name")
-    stages = len(arch["features_per_stage"])
-    arch_kwargs: dict[str, Any] = {
+    network = ARCHITECTURES[architecture]
+    stages = len(network.features_per_stage)
+    arch_kwargs: JsonDict = {
         "n_stages": stages,
-        "features_per_stage": arch.pop("features_per_stage"),
+        "features_per_stage": [*network.features_per_stage],
         "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-        **arch,
+        "kernel_sizes": [[3, 3, 3] for _ in range(stages)],
+        "strides": [[2, 2, 2] if stage else [1, 1, 1] for stage in range(stages)],
+        **network.stages,
         "conv_bias": True,
         "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
         "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -121,14 +136,14 @@ def make_plans(
         "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
     }
-    resample = {"is_seg": False, "num_threads": 2}
+    resample: JsonDict = {"is_seg": False, "num_threads": 2}
     shape = [max(1, round(n * a / b)) for n, a, b in zip(found["shape"], found["spacing"], spacing, strict=True)]
-    configuration = {
+    configuration: JsonDict = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": batch_size,
         "patch_size": list(patch),
-        "median_image_size_in_voxels": shape,
+        "median_image_size_in_voxels": [*shape],
         "spacing": list(spacing),
         "normalization_schemes": ["ZScoreNormalization"] * 4,
         "use_mask_for_norm": [True] * 4,
@@ -139,7 +154,7 @@ def make_plans(
         "resampling_fn_probabilities": "resample_torch_fornnunet",
         "resampling_fn_probabilities_kwargs": resample,
         "architecture": {
-            "network_class_name": class_name,
+            "network_class_name": network.network_class_name,
             "arch_kwargs": arch_kwargs,
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },
@@ -148,28 +163,28 @@ def make_plans(
     return {
         "dataset_name": str(dataset.json.get("name", dataset.folder.name)),
         "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": found["spacing"],
-        "original_median_shape_after_transp": found["shape"],
+        "original_median_spacing_after_transp": [*found["spacing"]],
+        "original_median_shape_after_transp": [*found["shape"]],
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "configurations": {"3d_fullres": configuration},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": found["intensities"],
+        "foreground_intensity_properties_per_channel": {name: {**one} for name, one in found["intensities"].items()},
     }
 
 
-def nnunet_dataset_json(dataset: RawDataset) -> dict[str, Any]:
+def nnunet_dataset_json(dataset: RawDataset) -> NnUNetDatasetDocument:
     """dataset.json with the regions in the order of the network's channels: WT, TC, ET."""
-    data = dict(dataset.json)
+    data = dataset.json.copy()
     data["labels"] = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
     data["regions_class_order"] = [2, 1, 3]
     return data
 
 
 def load_prepared(
-    dataset: RawDataset, plans: dict[str, Any], split: str = "train", cache: Path | None = None, last: int | None = None
+    dataset: RawDataset, plans: JsonDict, split: str = "train", cache: Path | None = None, last: int | None = None
 ) -> list[PreparedCase]:
     """Cases of a split, preprocessed by nnU-Net's DefaultPreprocessor; from `cache` where it has been done.
 

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from imaging.brats.regions import REGION_LABELS
+from inference.experts.documents import CalibrationRecord
 from inference.experts.nnunet.expert import CHECKPOINT, NnUNetExpert
 from inference.experts.weights import read_model_json, sha256_of
 from inference.training.common.command_line import set_threads, tuning_parser
@@ -76,7 +76,7 @@ def best_operating_point(
     return min(good, key=lambda c: (abs(c.shift), c.limit_mm3, -c.dice))
 
 
-def calibrate(folder: Path, dataset: RawDataset, cases: int, threads: int, cache: Path | None) -> dict[str, Any]:
+def calibrate(folder: Path, dataset: RawDataset, cases: int, threads: int, cache: Path | None) -> CalibrationRecord:
     """Change the folder in place; returns what was chosen. Raises ExpertError as loading does."""
     expert = NnUNetExpert("calibration", folder, threads=threads)
     expert.load()
@@ -108,15 +108,16 @@ def calibrate(folder: Path, dataset: RawDataset, cases: int, threads: int, cache
     model["files"][CHECKPOINT] = sha256_of(path)
     model["minimum_mm3"] = {r: choices[r].limit_mm3 for r in NETWORK_REGIONS}
     earlier = model.get("calibration", {}).get("shift", {})
-    model["calibration"] = {
+    calibration: CalibrationRecord = {
         "cases": len(logits["WT"]),
         "split": "the last cases of the training split",
         "shift": {r: round(choices[r].shift + float(earlier.get(r, 0.0)), 3) for r in NETWORK_REGIONS},
         "mean_dice_before": {r: round(before[r], 4) for r in NETWORK_REGIONS},
         "mean_dice_after": {r: round(choices[r].dice, 4) for r in NETWORK_REGIONS},
     }
+    model["calibration"] = calibration
     (folder / "model.json").write_text(json.dumps(model, indent=1) + "\n", "utf-8")
-    return dict(model["calibration"]) | {"minimum_mm3": model["minimum_mm3"]}
+    return {**calibration, "minimum_mm3": model["minimum_mm3"]}
 
 
 def plain_dice(logits: Sequence[NDArray[np.float32]], truths: Sequence[NDArray[np.bool_]]) -> float:

@@ -17,13 +17,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from imaging.brats.regions import REGIONS
+from inference.experts.documents import NnUNetDatasetDocument
 from inference.experts.nnunet.expert import checkpoints
 from inference.experts.weights import read_model_json
 from inference.training.common.command_line import add_arguments, command_of, set_threads
@@ -36,6 +36,7 @@ from inference.training.common.working_copy import WorkingCopy
 from inference.training.nnunet.export import write_nnunet_folder
 from inference.training.nnunet.losses import deep_supervision_loss
 from inference.training.nnunet.patches import PatchSampler, region_targets, shown_regions
+from oncoflow_site.foundation.schema import JsonDict
 
 __all__ = ["build_network", "main", "train"]
 
@@ -43,7 +44,7 @@ MODULE = "inference.training.nnunet"
 NETWORK_REGIONS = ("WT", "TC", "ET")  # order of the network's channels, as in dataset.json
 
 
-def build_network(plans: dict[str, Any], dataset_json: dict[str, Any], deep_supervision: bool) -> nn.Module:
+def build_network(plans: JsonDict, dataset_json: NnUNetDatasetDocument, deep_supervision: bool) -> nn.Module:
     """The network as nnU-Net's trainer builds it from plans."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -86,7 +87,7 @@ def quick_validation(network: nn.Module, cases: list[PreparedCase]) -> dict[str,
     return result
 
 
-def load_start(network: nn.Module, folder: Path, labels_json: dict[str, Any]) -> None:
+def load_start(network: nn.Module, folder: Path, labels_json: NnUNetDatasetDocument) -> None:
     """Begin from a weights folder's first fold. Raises DatasetError when its channels or labels are others."""
     theirs = json.loads((folder / "dataset.json").read_text("utf-8"))
     if theirs.get("channel_names") != labels_json["channel_names"] or theirs.get("labels") != labels_json["labels"]:
