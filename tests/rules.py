@@ -204,6 +204,14 @@ def loose_dictionaries(paths: Iterable[Path]) -> int:
     return sum(path.read_text(encoding="utf-8").count("dict[str, Any]") for path in paths)
 
 
+def assertions(trees: Mapping[str, ast.Module]) -> Iterator[str]:
+    """``assert`` in the product: ``python -O`` takes it away, so it validates nothing."""
+    for module, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert):
+                yield f"{module}, line {node.lineno}: an assert validates nothing; raise, or use foundation.errors.required"
+
+
 def broken_rules() -> list[str]:
     """One sentence for every rule that a file breaks."""
     found = [
@@ -212,6 +220,7 @@ def broken_rules() -> list[str]:
         *imports_of_test_modules(),
         *loose_json_columns(syntax_trees(), LOOSE_JSON),
         *keys_of_documents(syntax_trees(), DOCUMENT_COLUMNS),
+        *assertions(syntax_trees()),
     ]
     if (loose := loose_dictionaries(product_files())) > MOST_LOOSE_DICTIONARIES:
         found.append(f"dict[str, Any] stands {loose} times in the product, {MOST_LOOSE_DICTIONARIES} are the most")

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.rules import ambiguous_class_names, import_circle, keys_of_documents, loose_json_columns
+from tests.rules import ambiguous_class_names, assertions, import_circle, keys_of_documents, loose_json_columns
 
 
 def product(**modules: str) -> dict[str, ast.Module]:
@@ -59,3 +59,8 @@ def test_a_json_column_has_a_schema_or_a_reason():
 )
 def test_a_column_with_a_schema_is_asked_by_attribute(text, broken):
     assert bool(list(keys_of_documents(product(a=text), {"result", "gate", "lesions"}))) is broken
+
+
+def test_nothing_is_validated_by_an_assert():
+    trees = product(a="def f(x):\n    assert x is not None\n    return x", b="def f(x):\n    return required(x, 'x')")
+    assert [one.partition(":")[0] for one in assertions(trees)] == ["a, line 2"]

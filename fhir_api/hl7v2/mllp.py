@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from oncoflow_site.foundation.errors import TransientError, safe_error_text
+from oncoflow_site.foundation.errors import TransientError, required, safe_error_text
 
 __all__ = [
     "END",
@@ -165,8 +165,7 @@ class MllpServer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        task = required(asyncio.current_task(), "the task of the connection")
         if self._stopping or len(self._tasks) >= self._limits.connections:
             logger.warning("mllp: connection refused, %d are open", len(self._tasks))
             writer.close()

@@ -234,9 +234,7 @@ def _patient_of_order(identity: IdentityData, reading: PeerReading, peer: Peer |
 def _order(patient: Patient, facts: InboundOrder, reading: PeerReading, peer: Peer | None, *, replaced: bool) -> str:
     """What one order group asks for; returns why nothing was done, "" where something was."""
     if facts.control in _CANCEL or (facts.control == "RP" and replaced):
-        known = _known(patient, facts, required=True)
-        assert known is not None
-        clinical.cancel_order(known, source="mllp")
+        clinical.cancel_order(_known_order(patient, facts), source="mllp")
         return ""
     if facts.control in _UNABLE:
         raise UserVisibleError(
@@ -248,7 +246,7 @@ def _order(patient: Patient, facts: InboundOrder, reading: PeerReading, peer: Pe
         return f"order control {facts.control[:2]} asks for nothing here"
     if not reading.wants_order(facts.modality, facts.procedure_code):
         return "not an order for this service, by its modality or its code"
-    known = _known(patient, facts, required=False)
+    known = _known(patient, facts)
     if known is not None and facts.control in _NEW and known.status == OrderStatus.CANCELLED:
         raise UserVisibleError(
             "The order was cancelled and has been placed again under the same number.",
@@ -281,15 +279,20 @@ def _order(patient: Patient, facts: InboundOrder, reading: PeerReading, peer: Pe
     return ""
 
 
-def _known(patient: Patient, facts: InboundOrder, *, required: bool) -> Order | None:
+def _known_order(patient: Patient, facts: InboundOrder) -> Order:
+    order = _known(patient, facts)
+    if order is None:
+        raise UserVisibleError(
+            "The message speaks of an order that is not known here.",
+            what_to_do="Look for the order's first message, then process this one again.",
+            code="order-unknown",
+        )
+    return order
+
+
+def _known(patient: Patient, facts: InboundOrder) -> Order | None:
     order = clinical.find_order(facts.identity)
     if order is None:
-        if required:
-            raise UserVisibleError(
-                "The message speaks of an order that is not known here.",
-                what_to_do="Look for the order's first message, then process this one again.",
-                code="order-unknown",
-            )
         return None
     if clinical.current_patient(order.patient).pk != patient.pk:
         raise UserVisibleError(

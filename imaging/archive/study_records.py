@@ -11,6 +11,7 @@ from imaging.identifiers import SeriesIdentity, StudyIdentity, accession_index, 
 from imaging.models import PriorStudy, Series, Study, StudyPurpose
 from imaging.recognition.learned_protocols import as_said, protocol_of
 from imaging.recognition.rules import recognise_facts
+from oncoflow_site.foundation.errors import required
 
 __all__ = ["asked_for", "create_study", "series_of"]
 
@@ -25,14 +26,13 @@ def create_study(header: FilingHeader, patient: Patient, source: str) -> Study:
     subject = patient.key_subject
     identity = StudyIdentity(header.study_uid, header.accession, header.frame_of_reference)
     asked = asked_for(header)
-    assert header.performed_at is not None
     study = Study.objects.create(
         patient=patient,
         uid_index=uid_index(header.study_uid),
         accession_index=accession_index(header.accession),
         deidentified_uid=map_uid(header.study_uid),
         ciphertext=seal(subject, identity, context="study"),
-        performed_at=header.performed_at,
+        performed_at=required(header.performed_at, "the date of the study"),
         performed_on_day=header.on_day,
         modality=header.modality or "MR",
         source=source,

@@ -109,11 +109,10 @@ def _known_vr(tag: BaseTag) -> str:
         return ""
 
 
-def _raw(element: Any) -> bytes:
+def _raw(element: RawDataElement | DataElement) -> bytes:
     """The bytes of the value as they stand in the file."""
     if isinstance(element, RawDataElement):
         return bytes(element.value or b"")
-    assert isinstance(element, DataElement)
     if isinstance(element.value, bytes):
         return element.value
     # Reading converts the character set, which is text; nothing else may come here.

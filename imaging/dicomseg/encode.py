@@ -33,7 +33,7 @@ from imaging.schemas.outline import FusedExpert, FusedOutline, ModelOutline
 from imaging.segmentation.label_maps import load_labels
 from imaging.volumes.native_space import native_frames, native_grid, to_native_grid
 from oncoflow_site.foundation import keys, objects
-from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.errors import UserVisibleError, required
 
 __all__ = ["Identity", "NotEncodable", "encode", "reference_volume"]
 
@@ -80,8 +80,7 @@ def encode(segmentation: Segmentation, identity: Identity = Identity.DEIDENTIFIE
     :raises NotEncodable: no source images, nothing outlined on their grid, or a source that cannot be referred to.
     """
     volume = reference_volume(segmentation)
-    series = volume.source_series
-    assert series is not None
+    series = required(volume.source_series, "the series of the reference volume")
     try:
         frames = native_frames(series)
     except VolumeRefused as error:

@@ -13,6 +13,7 @@ from imaging.archive.filing_header import integer
 from imaging.dicomweb.dicom_json import Published, Unpublishable, published_from, read_published
 from imaging.models import Instance, InstanceState, PublishedInstance, Study
 from oncoflow_site.foundation import keys, objects
+from oncoflow_site.foundation.errors import required
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -45,8 +46,8 @@ def publish_study(ctx: JobContext, study: Study) -> int:
     rows = [(one, one.defaced.object if settings.ONCOFLOW_DEFACE else one.deidentified) for one in waiting]
     for begin in range(0, len(rows), BATCH):
         read = []
-        for row, stored in rows[begin : begin + BATCH]:
-            assert stored is not None
+        for row, copy_object in rows[begin : begin + BATCH]:
+            stored = required(copy_object, "the object of a de-identified image")
             try:
                 read.append((row, stored, read_published(objects.get(stored))))
             except Unpublishable:

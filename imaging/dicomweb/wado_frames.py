@@ -177,13 +177,11 @@ def _presentation(request: Request, media_type: str) -> Presentation:
         if (
             len(parts) > 3
             or len(numbers) != 2
-            or None in numbers
+            or (centre := numbers[0]) is None
+            or (width := numbers[1]) is None
             or function not in ("linear", "linear-exact", "sigmoid")
         ):
             raise BadQuery("window is centre, width and linear, linear-exact or sigmoid")
-        centre, width = numbers
-        assert centre is not None
-        assert width is not None
         if width <= 0 or (function == "linear" and width < 1):
             raise BadQuery("the width of the window is too small")
         window = (centre, width, function)

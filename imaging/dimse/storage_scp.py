@@ -33,7 +33,7 @@ from imaging.dicom.transfer_syntaxes import ACCEPTED, NATIVE_LITTLE
 from imaging.dimse import storage_commitment
 from imaging.dimse.transport import MAX_PDU, Server, in_flight
 from imaging.models import DicomPeer, StudySource
-from oncoflow_site.foundation.errors import error_frames, safe_error_text
+from oncoflow_site.foundation.errors import error_frames, required, safe_error_text
 from oncoflow_site.foundation.request_id import bind_request_id
 
 __all__ = ["StorageScp"]
@@ -64,8 +64,7 @@ class StorageScp:
         self.ae.network_timeout = 300
         self.ae.add_supported_context(Verification, list(NATIVE_LITTLE))
         for context in AllStoragePresentationContexts:
-            assert context.abstract_syntax is not None
-            self.ae.add_supported_context(context.abstract_syntax, list(ACCEPTED))
+            self.ae.add_supported_context(required(context.abstract_syntax, "an abstract syntax"), list(ACCEPTED))
         # Storage commitment, push model: we are its SCP
         self.ae.add_supported_context(StorageCommitmentPushModel, list(NATIVE_LITTLE))
         self._servers: list[Server] = []
@@ -92,8 +91,7 @@ class StorageScp:
         )
         threading.Thread(target=server.serve_forever, name="dicom-listener", daemon=True).start()
         self._servers.append(server)
-        assert server.socket is not None
-        return int(server.socket.getsockname()[1])
+        return int(required(server.socket, "the listening socket").getsockname()[1])
 
     def stop(self, grace_s: float = 5.0) -> bool:
         """Stop listening, let associations finish what they are storing, then end them.

@@ -28,6 +28,8 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from oncoflow_site.foundation.errors import required
+
 __all__ = ["MAX_ANSWER", "MAX_MESSAGE", "MAX_PDU", "InFlight", "Server", "bound_answers", "in_flight"]
 
 logger = logging.getLogger(__name__)
@@ -270,8 +272,7 @@ class Server(ThreadedAssociationServer):
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept; nothing here waits for the peer."""
-        assert self.socket is not None
-        connection, address = self.socket.accept()
+        connection, address = required(self.socket, "the listening socket").accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(self.ae.network_timeout)
         return connection, address

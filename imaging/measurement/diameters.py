@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 from imaging.geometry.grid import Grid
+from oncoflow_site.foundation.errors import required
 
 __all__ = ["MEASURABLE_MM", "AxialDiameters", "axial_diameters"]
 
@@ -64,8 +65,8 @@ def axial_diameters(mask: NDArray[np.bool_], grid: Grid) -> AxialDiameters | Non
         found = _longest_inside(one, points, row_mm, column_mm, at_least=best[0] if best else 0.0)
         if found is not None:
             best = (found[0], z, one, found[1])  # type: ignore[assignment]
-    assert best is not None  # the first candidate always has a diameter: one face to the opposite face
-    longest, z, one, direction = best  # type: ignore[assignment]
+    # The first candidate always has a diameter: one face to the opposite face.
+    longest, z, one, direction = required(best, "a diameter of the region")  # type: ignore[assignment]
     perpendicular = _longest_run(one, np.array([-direction[1], direction[0]]), row_mm, column_mm)
     slices = int(np.count_nonzero(mask.any(axis=(1, 2))))
     measurable = longest >= MEASURABLE_MM and perpendicular >= MEASURABLE_MM and slices >= 2

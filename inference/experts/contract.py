@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.experts.errors import InvalidVolumes
+from oncoflow_site.foundation.errors import required
 
 __all__ = [
     "Expert",
@@ -109,8 +110,8 @@ class Prompt:
         """The slice across `axis` that the person looked at: of the first point, else the middle of the box."""
         if self.points:
             return int(self.points[0][self.axis])
-        assert self.box is not None
-        return (self.box[0][self.axis] + self.box[1][self.axis]) // 2
+        low, high = required(self.box, "the box of a prompt without points")
+        return (low[self.axis] + high[self.axis]) // 2
 
 
 @dataclass(frozen=True)

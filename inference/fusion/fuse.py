@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from imaging.brats.regions import REGIONS, nest
 from inference.experts.common.islands import BELOW, small_islands
 from inference.fusion.staple import box_of_marked, staple
+from oncoflow_site.foundation.errors import required
 
 __all__ = ["METHODS", "Fused", "disagreement_map", "fuse", "masks_of", "nest_masks"]
 
@@ -83,8 +84,7 @@ def disagreement_map(outputs: Sequence[Probabilities]) -> NDArray[np.float16]:
             low, high = np.minimum(low, bits), np.maximum(high, bits)
         spread = high.view(np.float16).astype(np.float32) - low.view(np.float16)
         worst = spread if worst is None else np.maximum(worst, spread, out=worst)
-    assert worst is not None
-    return worst.astype(np.float16)
+    return required(worst, "a region that all experts answered for").astype(np.float16)
 
 
 def _common(outputs: Sequence[Probabilities]) -> tuple[str, ...]:

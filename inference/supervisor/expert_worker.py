@@ -21,6 +21,7 @@ from inference.supervisor.device_turns import DeviceTurns
 from inference.supervisor.expert_process import library_environment, serve_requests
 from inference.supervisor.memory_budget import HeldMemory, MemoryBudget, folder_bytes, pss_bytes
 from inference.supervisor.protocol import Channel, ChannelClosed, ExpertHealth, ProtocolError, ProtocolMessage
+from oncoflow_site.foundation.errors import required
 
 __all__ = ["ExpertWorker", "Request", "warm_up"]
 
@@ -305,8 +306,7 @@ class ExpertWorker:
 
     def _exchange(self, request: Request) -> None:
         """Put the request to the child, pass on what it says, and find out what became of it when it says nothing."""
-        channel = self._channel
-        assert channel is not None
+        channel = required(self._channel, "the channel to the expert")
         ends = time.monotonic() + request.deadline_s
         dropped = False
         try:

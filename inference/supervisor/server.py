@@ -30,6 +30,7 @@ from inference.supervisor.protocol import (
     accept_channel,
 )
 from inference.supervisor.volume_cache import VolumeCache, array_names
+from oncoflow_site.foundation.errors import required
 
 __all__ = ["Supervisor", "SupervisorConfig", "serve", "specs_from"]
 
@@ -102,10 +103,10 @@ class Supervisor:
     @property
     def address(self) -> str:
         """Where it listens: with port 0 in the configuration, the port that was given."""
-        assert self._listener is not None
-        if self._listener.family == socket.AF_UNIX:
+        listener = required(self._listener, "the listening socket")
+        if listener.family == socket.AF_UNIX:
             return self.config.address
-        host, port = self._listener.getsockname()[:2]
+        host, port = listener.getsockname()[:2]
         return f"{host}:{port}"
 
     def start(self) -> None:
@@ -146,10 +147,10 @@ class Supervisor:
         }
 
     def _accept(self) -> None:
-        assert self._listener is not None
+        listener = required(self._listener, "the listening socket")
         while not self._stopping.is_set():
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.accept()
             except OSError:
                 if self._stopping.is_set():
                     return

@@ -46,13 +46,10 @@ def check(play: Play) -> None:
 
 def outlines(play: Play, step: Step) -> None:
     """Dice of the consensus; WT of the undisturbed studies at least 0.85."""
-    assert play.radiologist is not None
     for visit in VISITS:
         detail = play.studies[visit.key]
         chosen = [one for one in detail["segmentations"] if one["kind"] == "consensus"][-1]
-        found = LabelMap.read(
-            play.radiologist.bytes(f"/api/studies/{detail['id']}/segmentations/{chosen['id']}.nii.gz")
-        )
+        found = LabelMap.read(play.reader.bytes(f"/api/studies/{detail['id']}/segmentations/{chosen['id']}.nii.gz"))
         scores = dice_per_region(found, LabelMap.load(play.simulated[visit.key].truth_path))
         step.say(f"{visit.key}: " + " ".join(f"{name} {scores[name]:.3f}" for name in REGIONS))
         if visit.difficulty == "clean":
@@ -69,9 +66,8 @@ def change(play: Play, step: Step) -> None:
     for region in REGIONS:
         known = change_percent(before.volume_mm3(region), after.volume_mm3(region))
         found = result_of_region(comparison, region)
-        expect(known is not None and found is not None, f"Change of {region} was not assessed.")
-        assert known is not None
-        assert found is not None
+        if known is None or found is None:
+            raise StepFailed(f"Change of {region} was not assessed.")
         step.say(f"{region} {found:+.1f} % (truth {known:+.1f} %)")
         expect(
             abs(found - known) <= CHANGE_WITHIN,
@@ -105,13 +101,12 @@ def gate(play: Play, step: Step) -> None:
 
 def narrative(play: Play, step: Step) -> None:
     """Every sentence has a source; every cited span equals the stored text, and is the patient's own."""
-    assert play.radiologist is not None
     own = {"anna-2": orders.ANNA, "bernd-1": orders.BERND}
     cited = sentences = 0
     for key, person in own.items():
         report = play.studies[key]["report"]["id"]
         number = max(one["number"] for one in play.studies[key]["report_versions"])
-        content = play.radiologist.json(f"/api/reports/{report}/versions/{number}.json")
+        content = play.reader.json(f"/api/reports/{report}/versions/{number}.json")
         texts = [text for _, whose, _, _, text, _ in orders.DOCUMENTS if whose is person]
         for sentence in content["narrative"]:
             sentences += 1
@@ -119,7 +114,7 @@ def narrative(play: Play, step: Step) -> None:
             for citation in sentence["citations"]:
                 if "document_id" not in citation:
                     continue
-                stored = play.radiologist.bytes(f"/api/documents/{citation['document_id']}/text")
+                stored = play.reader.bytes(f"/api/documents/{citation['document_id']}/text")
                 span = stored[citation["start"] : citation["end"]]
                 expect(span.decode("utf-8") == citation["text"], f"A citation of {key} differs from the stored text.")
                 expect(any(citation["text"] in text for text in texts), f"{key} cites another patient's document.")

@@ -153,7 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
     layers = [one for one in model if isinstance(one, nn.Conv2d)]
     for number, layer in enumerate(layers):
         stored[f"weight{number}"] = layer.weight.detach().numpy().astype(np.float16)
-        assert layer.bias is not None
+        if layer.bias is None:
+            raise ValueError(f"layer {number} has no bias")
         stored[f"bias{number}"] = layer.bias.detach().numpy().astype(np.float16)
     np.savez_compressed(options.out, **stored)  # type: ignore[arg-type]
     return 0

@@ -305,6 +305,13 @@ class Play:
                     counted[visit.key] = counted.get(visit.key, 0) + 1
         return counted
 
+    @property
+    def reader(self) -> Person:
+        """The radiologist, who signs in when there is something to read."""
+        if self.radiologist is None:
+            raise StepFailed("Nobody has signed in as the radiologist.")
+        return self.radiologist
+
     def stored_message(self, name: str) -> bytes:
         """One message as the EMR stored it."""
         return Path(self.stage.folder / "emr" / "hl7" / name).read_bytes()
@@ -312,20 +319,19 @@ class Play:
     # --- signing ------------------------------------------------------------------------------------------------------------
 
     def _sign(self, step: Step, key: str) -> None:
-        assert self.radiologist is not None
         self._command_emr({"fhir": "swallow"})  # the final report will be stored, and the answer lost
         report = self.studies[key]["report"]["id"]
-        page = self.radiologist.page(f"/reports/{report}/")
+        page = self.reader.page(f"/reports/{report}/")
         marker = 'name="version" value="'
         if marker not in page.text:
             raise StepFailed(f"The report page of {key} shows no sign-off form to the radiologist.")
         version = page.text.split(marker, 1)[1].split('"', 1)[0]
         account = self.accounts["rhea"]
         for password, signs in (("not the password", False), (account.key_password, True)):
-            self.radiologist.submit(
+            self.reader.submit(
                 f"/reports/{report}/sign", {"version": version, "password": password}, page=f"/reports/{report}/"
             )
-            detail = self.radiologist.json(f"/api/studies/{self.studies[key]['id']}/")
+            detail = self.reader.json(f"/api/studies/{self.studies[key]['id']}/")
             if (detail["report"]["state"] == "final") is not signs:
                 raise StepFailed(
                     f"After {'the right' if signs else 'a wrong'} password it is {detail['report']['state']}."
@@ -335,10 +341,9 @@ class Play:
 
     def pdf(self, key: str, number: int) -> bytes:
         """PDF of one version, as the radiologist sees it."""
-        assert self.radiologist is not None
         if (key, number) not in self.pdfs:
             report = self.studies[key]["report"]["id"]
-            self.pdfs[key, number] = self.radiologist.bytes(f"/api/reports/{report}/versions/{number}.pdf")
+            self.pdfs[key, number] = self.reader.bytes(f"/api/reports/{report}/versions/{number}.pdf")
         return self.pdfs[key, number]
 
     def sha256(self, key: str, number: int) -> str:

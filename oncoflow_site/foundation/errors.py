@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from pathlib import PurePath
+from typing import TypeVar
 
 __all__ = [
     "EngineError",
@@ -18,8 +19,12 @@ __all__ = [
     "TransientError",
     "UserVisibleError",
     "error_frames",
+    "required",
     "safe_error_text",
 ]
+
+
+T = TypeVar("T")
 
 
 class UserVisibleError(Exception):
@@ -78,6 +83,16 @@ class IllegalMove(EngineError):
 
 class KeyDestroyed(PermanentError):
     """The subject's data key was destroyed on purpose; what it encrypted cannot be read any more."""
+
+
+def required(value: T | None, what: str) -> T:
+    """``value``, which must be there by what was checked before it.
+
+    :param what: names it for whoever runs the service. :raises EngineError: it is None; python -O does not take this away.
+    """
+    if value is None:
+        raise EngineError(f"{what} is missing")
+    return value
 
 
 def safe_error_text(error: BaseException, limit: int = 500) -> str:

@@ -24,6 +24,7 @@ from fhir_api.r4.resources.naming_systems import own, patient_system
 from fhir_api.r4.resources.observations import ReportReferences, observations
 from fhir_api.r4.resources.resource import Resource
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
+from oncoflow_site.foundation.errors import required
 from reports.models import ReportVersion
 
 __all__ = ["build_transaction", "patient_resource", "report_transaction"]
@@ -286,8 +287,7 @@ def _organization(facts: DisclosedReport) -> Resource:
 
 
 def _practitioner(facts: DisclosedReport) -> Resource:
-    assert facts.signer is not None
-    account, name = facts.signer
+    account, name = required(facts.signer, "the signer of the report")
     identifiers: list[Resource] = [{"system": own("staff"), "value": account}]
     if facts.signer_npi:
         kind = codes.concept(codes.coding(codes.V2_0203, "NPI"))

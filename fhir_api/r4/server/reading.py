@@ -191,7 +191,6 @@ def report_resources(report: Report, kinds: tuple[str, ...]) -> Iterator[ServedR
         if resource["resourceType"] in kinds:
             logical = ids[entry["fullUrl"]]
             rewritten = _localise(resource, names)
-            assert isinstance(rewritten, dict)
             if resource["resourceType"] == "Provenance":
                 rewritten["target"] = [one for one in rewritten["target"] if "reference" in one]
             yield _served(rewritten, logical, version, report)

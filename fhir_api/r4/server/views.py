@@ -29,7 +29,7 @@ from fhir_api.r4.server.capability import capability_statement
 from fhir_api.r4.server.outcome import FhirError, answer, exception_handler
 from fhir_api.r4.server.search import SEARCHABLE, search
 from oncoflow_site.foundation import objects
-from oncoflow_site.foundation.errors import UserVisibleError
+from oncoflow_site.foundation.errors import UserVisibleError, required
 from oncoflow_site.foundation.keys import keyed_hash
 from oncoflow_site.foundation.models import StoredObject
 from oncoflow_site.foundation.scopes import scope_allows
@@ -376,8 +376,7 @@ class CreateSearchView(FhirView):
 
     @staticmethod
     def _created(row: ReceivedResource, status: int) -> HttpResponse:
-        found = reading.received(row.resource_type, row.resource_id)
-        assert found is not None
+        found = required(reading.received(row.resource_type, row.resource_id), "the resource that was just received")
         location = f"{reading.base_url()}/{row.resource_type}/{row.resource_id}/_history/{found.version}"
         return answer(
             found.resource,

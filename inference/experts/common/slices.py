@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.experts.contract import Volumes
+from oncoflow_site.foundation.errors import required
 
 __all__ = [
     "CHANNELS",
@@ -109,9 +110,7 @@ def slice_boxes(salient: NDArray[np.bool_], axis: int, margin: int = 4) -> dict[
 
 
 def _whole(moved: NDArray[np.bool_]) -> Box:
-    box = box_of(np.any(moved, axis=0, keepdims=True)[0])
-    assert box is not None
-    return box
+    return required(box_of(np.any(moved, axis=0, keepdims=True)[0]), "the box of an outline")
 
 
 def resize(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

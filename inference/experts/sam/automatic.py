@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from inference.experts.common.out_of_memory import MemoryFallback
 from inference.experts.common.slices import Box, Window, box_of, slice_boxes, window_for
 from inference.experts.sam.contract import SamBackend
+from oncoflow_site.foundation.errors import required
 
 __all__ = ["CLEAREST", "TOKEN_REGIONS", "Evidence", "PlaceSegmentation", "place_score", "segment"]
 
@@ -128,8 +129,7 @@ def _by_words(
 ) -> None:
     """Every slice that shows brain is searched for what the words name; no box comes before it."""
     for index in np.flatnonzero(brain.any(axis=(1, 2))):
-        box = box_of(brain[index])
-        assert box is not None
+        box = required(box_of(brain[index]), "the box of the brain")
         side = int(np.ceil(max(box[2] - box[0], box[3] - box[1])))
         window = Window(round((box[1] + box[3] - side) / 2), round((box[0] + box[2] - side) / 2), side)
         picture = window.cut(slices[:, index])

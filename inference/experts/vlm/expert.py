@@ -29,6 +29,7 @@ from inference.experts.vlm.backend import OpenAIBackend, TransformersBackend, Vl
 from inference.experts.vlm.decoder import PlacedBox, decode
 from inference.experts.vlm.views import View, brain_window, key_slices, picture
 from inference.experts.weights import read_model_json, verify_weights
+from oncoflow_site.foundation.errors import required
 
 __all__ = ["VlmExpert"]
 
@@ -119,19 +120,19 @@ class VlmExpert:
     def _run(
         self, stack: NDArray[np.float32], volumes: Volumes, tell: Progress
     ) -> tuple[dict[str, NDArray[np.float32]], tuple[Finding, ...], tuple[str, ...]]:
-        assert self._backend is not None
+        backend = required(self._backend, "the backend of a loaded model")
         z, brain = working_grid(zscore_in_brain(stack, volumes.brain_mask), volumes)
         unit = to_unit(z, brain)
         window = brain_window(brain)
         views = [View(index, window) for index in key_slices(z[0], brain, self._slices)]
         text = question(volumes.indication, self._prompt)
         answers: list[Answer | None] = []
-        self._backend.begin()
+        backend.begin()
         batch = 8
         for begin in range(0, len(views), batch):
             part = views[begin : begin + batch]
             asked = [[picture(unit, channels, view) for channels in self._pictures] for view in part]
-            answers += [_read(pieces) for pieces in self._backend.ask(asked, text)]
+            answers += [_read(pieces) for pieces in backend.ask(asked, text)]
             tell(0.05 + 0.85 * len(answers) / len(views), f"slice {len(answers)} of {len(views)}")
         readable = [(view, one) for view, one in zip(views, answers, strict=True) if one is not None]
         if len(readable) < AT_LEAST_READABLE * len(views):
@@ -148,7 +149,7 @@ class VlmExpert:
         notes: tuple[str, ...] = (f"{len(views)} slices were shown; {len(boxes)} boxes",)
         if len(readable) < len(views):
             notes += (f"{len(views) - len(readable)} answers did not follow the form and were left out",)
-        notes += self._backend.notes
+        notes += backend.notes
         return {"ET": full[0], "TC": full[1], "WT": full[2]}, findings, notes
 
 

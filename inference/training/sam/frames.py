@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from inference.experts.common.slices import MAXIMUM_WINDOW, Window, box_of
 from inference.training.sam.slices import LOSS_SIZE, MEAN, STD, SliceCase, SliceSampler
+from oncoflow_site.foundation.errors import required
 
 __all__ = ["Film", "FilmSampler", "films_loss", "follow", "held_films"]
 
@@ -73,8 +74,7 @@ class FilmSampler:
         start = int(shown[rng.integers(shown.size)])
         step = int(rng.choice([-2, -1, 1, 2], p=[0.15, 0.35, 0.35, 0.15]))
         indices = np.clip(start + step * np.arange(self.length), 0, len(target) - 1)
-        box = box_of(target[start])
-        assert box is not None
+        box = required(box_of(target[start]), "the box of the target")
         side = int(rng.integers(88, MAXIMUM_WINDOW + 1))
         corner = [round((low + high) / 2 - side / 2) for low, high in ((box[1], box[3]), (box[0], box[2]))]
         window = Window(corner[0] + int(rng.integers(-10, 11)), corner[1] + int(rng.integers(-10, 11)), side)

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from imaging.brats.regions import REGIONS
 from inference.fusion.fuse import disagreement_map, fuse, masks_of
 from inference.fusion.staple import staple, staple_on_device
+from oncoflow_site.foundation.errors import EngineError
 
 
 def raters(seed: int, count: int, shape: tuple[int, int, int] = (14, 18, 16)) -> list[NDArray[np.bool_]]:
@@ -151,6 +152,8 @@ def test_disagreement_is_where_experts_contradict() -> None:
     assert found[0, 0, 0] == 1
     assert found.sum() == 1
     assert not disagreement_map([a]).any()
+    with pytest.raises(EngineError, match="region"):
+        disagreement_map([{"ET": a["ET"]}, {"WT": b["WT"]}])
 
 
 def test_masks_of_an_expert_are_nested() -> None:
