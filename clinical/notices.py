@@ -36,6 +36,10 @@ _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
         Role.ADMIN,
     ),
     "job.failed": ("A background job failed and needs a look.", Role.ADMIN),
+    "endpoint.stopped": (
+        "Nothing can be delivered to an endpoint; its reports wait. Look at the system page and test it there.",
+        Role.ADMIN,
+    ),
     "delivery.dead": ("A delivery was given up; it can be looked at and sent again.", Role.ADMIN),
 }
 

@@ -69,11 +69,13 @@ TOLD: Final[tuple[str, ...]] = (
     "merge.requested",
     "job.failed",
     "delivery.dead",
+    "endpoint.stopped",
 )
 
 # Facts that are recorded and need no answer.
 SILENT: Final[dict[str, str]] = {
     "delivery.done": "the outbox row itself shows it",
+    "endpoint.resumed": "what waited goes on by itself, and the system page shows it",
     "panel.cancelled": "whoever stopped it knows, and the study shows it",
 }
 

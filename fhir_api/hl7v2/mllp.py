@@ -14,8 +14,9 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 
-from oncoflow_site.foundation.errors import TransientError, required, safe_error_text
+from oncoflow_site.foundation.errors import EndpointError, TransientError, required, safe_error_text
 
 __all__ = [
     "END",
@@ -24,6 +25,8 @@ __all__ = [
     "MllpLimits",
     "MllpServer",
     "RemoteAddress",
+    "Verdict",
+    "connect",
     "exchange",
     "frame",
     "read_frames",
@@ -221,44 +224,95 @@ def _remote(writer: asyncio.StreamWriter) -> RemoteAddress:
     return remote
 
 
+class Verdict(Enum):
+    """What an answer is to whoever waits for one."""
+
+    NOT_OURS = "not ours"
+    MORE_MAY_FOLLOW = "more may follow"
+    LAST = "last"
+
+
 async def _exchange(
     host: str,
     port: int,
     message: bytes,
-    accept: Callable[[bytes], bool],
+    verdict: Callable[[bytes], Verdict],
     timeout_s: float,
+    more_s: float,
     tls: ssl.SSLContext | None,
 ) -> bytes:
     limits = MllpLimits(frame_bytes=4 << 20, frame_s=timeout_s, idle_s=timeout_s)
-    async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=1 << 18)
-        try:
-            writer.write(frame(message))
-            await writer.drain()
-            async for answer in read_frames(reader, limits):
-                if accept(answer):
-                    return answer
-        finally:
-            writer.close()
-    raise ConnectionError("closed without an answer")
+    best: bytes | None = None
+    try:
+        async with _connection(host, port, tls, min(10.0, timeout_s)) as (reader, writer):
+            async with asyncio.timeout(timeout_s) as deadline:
+                writer.write(frame(message))
+                await writer.drain()
+                async for answer in read_frames(reader, limits):
+                    said = verdict(answer)
+                    if said is Verdict.LAST:
+                        return answer
+                    if said is Verdict.MORE_MAY_FOLLOW:
+                        best = answer
+                        deadline.reschedule(asyncio.get_running_loop().time() + more_s)
+    except (TimeoutError, OSError, FrameTooLarge):
+        if best is None:
+            raise
+    if best is None:
+        raise ConnectionError("closed without an answer")
+    return best
+
+
+@contextlib.asynccontextmanager
+async def _connection(
+    host: str, port: int, tls: ssl.SSLContext | None, connect_s: float
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """An open connection. Raises `EndpointError` when there is none to be had; what goes wrong later is the caller's."""
+    try:
+        async with asyncio.timeout(connect_s):
+            reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=1 << 18)
+    except ssl.SSLError as error:
+        text = f"No trusted TLS connection to the MLLP peer ({type(error).__name__})."
+        raise EndpointError(text, code="tls", passing=False) from None
+    except OSError as error:
+        raise EndpointError(f"The MLLP peer is not there ({type(error).__name__}).", code="connection") from None
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+def connect(host: str, port: int, *, timeout_s: float = 10.0, tls: ssl.SSLContext | None = None) -> None:
+    """Open a connection and close it again. Raises `EndpointError`."""
+
+    async def once() -> None:
+        async with _connection(host, port, tls, timeout_s):
+            pass
+
+    asyncio.run(once())
 
 
 def exchange(
     host: str,
     port: int,
     message: bytes,
-    accept: Callable[[bytes], bool],
+    verdict: Callable[[bytes], Verdict],
     *,
     timeout_s: float = 60.0,
+    more_s: float = 0.0,
     tls: ssl.SSLContext | None = None,
 ) -> bytes:
-    """Send one message over a connection of its own and return the first answer that ``accept`` takes.
+    """Send one message over a connection of its own and return the answer to it: the last, or the one after which no other
+    came within ``more_s``.
 
-    Raises `TransientError` when the peer is not there, does not answer in time or closes first.
+    Raises `EndpointError` when the peer is not there or closes first, `TransientError` when it does not answer in time.
     """
     try:
-        return asyncio.run(_exchange(host, port, message, accept, timeout_s, tls))
+        return asyncio.run(_exchange(host, port, message, verdict, timeout_s, more_s, tls))
     except TimeoutError:
         raise TransientError("The MLLP peer did not answer in time.", code="timeout") from None
+    except ssl.SSLError as error:  # with TLS 1.3 a refused certificate shows at the first read
+        text = f"The MLLP peer ended the TLS connection ({type(error).__name__})."
+        raise EndpointError(text, code="tls", passing=False) from None
     except (OSError, FrameTooLarge) as error:
         raise TransientError(f"The MLLP connection failed ({type(error).__name__}).", code="connection") from None

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import TypeVar
 
 __all__ = [
+    "EndpointError",
     "EngineError",
     "IllegalMove",
     "KeyDestroyed",
@@ -60,6 +61,27 @@ class TransientError(EngineError):
         super().__init__(message)
         self.retry_after = retry_after
         self.code = code
+
+
+class EndpointError(TransientError):
+    """The way to an endpoint is at fault (nobody there, not let in, switched off), not what was to be sent.
+
+    :param passing: such faults often pass by themselves (connection, maintenance): a person is called only if it lasts.
+    :param alarm: False where a person did it on purpose, so nobody needs to be called.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        code: str = "",
+        passing: bool = True,
+        alarm: bool = True,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, code=code)
+        self.passing = passing
+        self.alarm = alarm
 
 
 class PermanentError(EngineError):

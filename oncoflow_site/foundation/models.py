@@ -11,10 +11,14 @@ from oncoflow_site.foundation.machines import StateMachine
 
 __all__ = [
     "DELIVERY_MACHINE",
+    "ENDPOINT_MACHINE",
     "JOB_MACHINE",
     "DataKey",
     "Delivery",
+    "DeliveryAttempt",
     "DeliveryState",
+    "EndpointState",
+    "EndpointStatus",
     "Event",
     "Job",
     "JobState",
@@ -248,6 +252,68 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.transport} to {self.endpoint} {self.state} {self.id}"
+
+
+class DeliveryAttempt(models.Model):
+    """One attempt at one delivery and how it ended. Rows are only added: sending a delivery again keeps its history."""
+
+    delivery = models.ForeignKey(Delivery, on_delete=models.CASCADE, related_name="history")
+    at = models.DateTimeField(default=now)
+    outcome = models.CharField(max_length=10, help_text="State of the delivery after it.")
+    response_code = models.CharField(max_length=50, blank=True, default="")
+    error = models.CharField(max_length=500, blank=True, default="")
+
+    class Meta:
+        ordering = ["delivery", "id"]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.outcome} {self.response_code} {self.error}".rstrip()
+
+
+class EndpointState(models.TextChoices):
+    """Whether deliveries may go to an endpoint."""
+
+    UP = "up"
+    STOPPED = "stopped", "stopped, tried again from time to time"
+    PROBING = "probing", "stopped, one delivery is on its way to find out"
+
+
+ENDPOINT_MACHINE = StateMachine(
+    name="endpoint",
+    states=tuple(EndpointState.values),
+    table={
+        ("up", "stop"): "stopped",
+        ("probing", "stop"): "stopped",
+        ("stopped", "probe"): "probing",
+        ("probing", "probe"): "probing",  # the probe before was killed
+        ("stopped", "resume"): "up",
+        ("probing", "resume"): "up",
+    },
+)
+
+
+@ENDPOINT_MACHINE.governs("state")
+class EndpointStatus(models.Model):
+    """The way to one endpoint: a circuit breaker. No row means nothing has ever gone wrong there."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    endpoint = models.CharField(max_length=100, unique=True)
+    state = models.CharField(max_length=10, choices=EndpointState.choices, default=EndpointState.UP)
+    reason = models.CharField(max_length=500, blank=True, default="", help_text="What stopped it last.")
+    code = models.CharField(max_length=50, blank=True, default="")
+    stopped_at = models.DateTimeField(null=True, blank=True)
+    next_probe_at = models.DateTimeField(default=now)
+    probes = models.PositiveIntegerField(default=0, help_text="Probes that failed since it was stopped.")
+    alarmed = models.BooleanField(default=False, help_text="A person was called about this stop.")
+    failures = models.PositiveIntegerField(default=0, help_text="Deliveries that failed in a row while it was up.")
+    last_failed = models.UUIDField(null=True, blank=True, help_text="The delivery that failed last.")
+
+    class Meta:
+        ordering = ["endpoint"]
+        verbose_name_plural = "endpoint statuses"
+
+    def __str__(self) -> str:
+        return f"{self.endpoint} {self.state}"
 
 
 class WorkerHeartbeat(models.Model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oncoflow_site.foundation import events, huey_app, job_kinds, outbox
+from tests.factories.outbox_peer import Peer
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +18,10 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "_transports", {})
     for name in huey_app.QUEUES:
         huey_app.queue(name).storage.flush_queue()
+
+
+@pytest.fixture
+def peer() -> Peer:
+    one = Peer()
+    outbox.register_transport("test", one.send)
+    return one

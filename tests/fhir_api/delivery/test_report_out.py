@@ -6,10 +6,13 @@ import base64
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,10 +29,11 @@ from fhir_api.hl7v2.oru import build_oru
 from fhir_api.models import Endpoint
 from fhir_api.r4.resources.bundle import build_transaction
 from oncoflow_site.foundation import keys
-from oncoflow_site.foundation.errors import PermanentError, TransientError
+from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.errors import EndpointError, PermanentError, TransientError
 from oncoflow_site.foundation.jobs import run_pending
-from oncoflow_site.foundation.models import Delivery
-from oncoflow_site.foundation.outbox import enqueue_delivery, resend, write_payload
+from oncoflow_site.foundation.models import Delivery, EndpointStatus
+from oncoflow_site.foundation.outbox import enqueue_delivery, revive, write_payload
 from tests.factories.outgoing_reports import PDF, REPORT_ID, STUDY, facts
 
 VERSIONS = [(1, "preliminary"), (2, "final"), (3, "amended")]
@@ -221,13 +225,14 @@ def queue(endpoint: Endpoint, number: int, status: str) -> Delivery:
 
 def run_deliveries() -> None:
     """Run what is due, and what was postponed as if its time had come."""
-    from oncoflow_site.foundation.clock import now
     from oncoflow_site.foundation.models import Job
 
     for _ in range(4):
         run_pending("delivery")
         Delivery.objects.filter(state="waiting").update(next_attempt_at=now())
         Job.objects.filter(state="waiting").update(run_after=now())
+        EndpointStatus.objects.update(next_probe_at=now())
+        revive(timedelta(0))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -266,7 +271,7 @@ def test_emr_keeps_what_it_holds_over_a_restart(tmp_path):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_wrong_token_is_final_and_holds_the_lane(emr):
+def test_wrong_token_stops_the_endpoint_and_no_report(emr):
     fhir = endpoint_of(emr, "fhir")
     fhir.credential = keys.encrypt(fhir.key_subject, b"wrong", CREDENTIAL)
     fhir.save()
@@ -274,14 +279,17 @@ def test_wrong_token_is_final_and_holds_the_lane(emr):
     run_deliveries()
     first.refresh_from_db()
     second.refresh_from_db()
-    assert (first.state, first.response_code, second.state) == ("failed", "401", "waiting")
-    assert "Müller" not in first.last_error
+    assert (first.state, first.response_code, first.attempts, second.state) == ("waiting", "401", 0, "waiting")
+    status = EndpointStatus.objects.get(endpoint=fhir.name)
+    assert (status.state, status.code, status.alarmed) == ("stopped", "401", True)
     fhir.credential = keys.encrypt(fhir.key_subject, emr.token.encode(), CREDENTIAL)
     fhir.save()
-    resend(first)
     run_deliveries()
-    second.refresh_from_db()
-    assert second.state == "delivered"
+    assert set(Delivery.objects.values_list("state", flat=True)) == {"delivered"}
+    assert list(first.history.values_list("outcome", "response_code")) == [
+        *[("waiting", "401")] * 4,
+        ("delivered", "200"),
+    ]
 
 
 # --- other people's receivers -----------------------------------------------------------------------------------------
@@ -344,7 +352,7 @@ def answers() -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
             status, body = given.pop(0)
             self.send_response(status)
             if status == 503:
-                self.send_header("Retry-After", "7")
+                self.send_header("Retry-After", body.decode() or "7")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -367,12 +375,18 @@ def answers() -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
         (400, b'{"issue":[{"code":"invalid","diagnostics":"Anna Beispiel is wrong"}]}', PermanentError),
         (422, b"not json", PermanentError),
         (302, b"", PermanentError),
-        (429, b"", TransientError),
+        (401, b"", EndpointError),
+        (403, b"", EndpointError),
+        (404, b"<html>not here</html>", EndpointError),
+        (429, b"", EndpointError),
         (409, b"", TransientError),
-        (503, b"", TransientError),
-        (200, b"<html>login</html>", TransientError),
-        (200, b'{"resourceType":"Bundle","type":"transaction-response","entry":[]}', TransientError),
-        (200, b"[" * 200_000, TransientError),
+        (500, b"", TransientError),
+        (503, b"", EndpointError),
+        (200, b"<html>login</html>", PermanentError),
+        (200, b'{"resourceType":"Bundle","type":"transaction-response","entry":[]}', PermanentError),
+        (200, b'{"resourceType":"Bundle","type":"batch-response","entry":[]}', PermanentError),
+        (200, b'{"resourceType":"OperationOutcome","type":"transaction-response"}', PermanentError),
+        (200, b"[" * 200_000, PermanentError),
     ],
 )
 def test_answers_are_sorted_into_final_and_passing(answers, status, body, error):
@@ -382,7 +396,9 @@ def test_answers_are_sorted_into_final_and_passing(answers, status, body, error)
     delivery = Delivery(endpoint="x", transport="fhir", subject="s", sequence=1, idempotency_key="k")
     with pytest.raises(error) as caught:
         send_fhir(delivery, build_transaction(facts()))
+    assert type(caught.value) is error
     assert "Beispiel" not in str(caught.value)
+    assert caught.value.code, "a final answer of the peer has a code"
     if status == 503:
         assert caught.value.retry_after == 7
     if status == 400:
@@ -390,7 +406,76 @@ def test_answers_are_sorted_into_final_and_passing(answers, status, body, error)
 
 
 @pytest.mark.django_db
-def test_nobody_there_is_passing():
+def test_retry_after_may_be_a_date(answers):
+    url, given = answers
+    endpoint = Endpoint.objects.create(name="x", transport="fhir", address=url)
+    for text, least, most in (
+        (format_datetime(now() + timedelta(hours=2), usegmt=True), 7100, 7201),
+        (format_datetime(now() - timedelta(hours=2), usegmt=True), 0, 0),
+        ("90", 90, 90),
+    ):
+        given.append((503, text.encode()))
+        with pytest.raises(EndpointError) as caught:
+            send_fhir(Delivery(endpoint=endpoint.name, transport="fhir"), build_transaction(facts()))
+        assert caught.value.retry_after is not None
+        assert least <= caught.value.retry_after <= most
+    given.append((503, b"soon"))
+    with pytest.raises(EndpointError) as caught:
+        send_fhir(Delivery(endpoint=endpoint.name, transport="fhir"), build_transaction(facts()))
+    assert caught.value.retry_after is None
+
+
+@pytest.mark.django_db
+def test_one_entry_refused_is_final_and_names_it(answers):
+    url, given = answers
+    Endpoint.objects.create(name="x", transport="fhir", address=url)
+    payload = build_transaction(facts())
+    entries = [{"response": {"status": "201 Created"}} for _ in json.loads(payload)["entry"]]
+    entries[2] = {"response": {"status": "422 Unprocessable Entity"}}
+    body = {"resourceType": "Bundle", "type": "transaction-response", "entry": entries}
+    given.append((200, json.dumps(body).encode()))
+    with pytest.raises(PermanentError, match=r"entry 3 of .*: 422") as caught:
+        send_fhir(Delivery(endpoint="x", transport="fhir"), payload)
+    assert caught.value.code == "422"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("codes", "outcome"),
+    [(["CA"], "CA"), (["CA", "AA"], "AA"), (["CA", "AR"], PermanentError), (["CA", "AE"], TransientError)],
+)
+def test_an_application_acknowledgement_after_the_accept_acknowledgement_counts(codes, outcome):
+    payload = build_oru(facts(), Endpoint(name="x", transport="mllp", address="x:1"))
+    wanted = parse(payload).first("MSH").get(10)
+    frames = b"".join(
+        f"\x0bMSH|^~\\&|E|H|O|R|20260301||ACK|{number}|P|2.5.1\rMSA|{code}|{wanted}\r\x1c\r".encode()
+        for number, code in enumerate(codes)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                data = b""
+                while not data.endswith(b"\x1c\r"):
+                    data += connection.recv(1 << 16)
+                connection.sendall(frames)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        Endpoint.objects.create(name="x", transport="mllp", address=f"127.0.0.1:{server.getsockname()[1]}")
+        delivery = Delivery(endpoint="x", transport="mllp")
+        if isinstance(outcome, str):
+            assert send_mllp(delivery, payload).response_code == outcome
+        else:
+            with pytest.raises(outcome) as caught:
+                send_mllp(delivery, payload)
+            assert caught.value.code == codes[-1]
+        thread.join(10)
+
+
+@pytest.mark.django_db
+def test_nobody_there_is_the_endpoints_fault():
     Endpoint.objects.create(name="x", transport="mllp", address="127.0.0.1:1", capabilities={"timeout_s": 2})
     Endpoint.objects.create(
         name="y", transport="fhir", address="http://127.0.0.1:1/fhir", capabilities={"timeout_s": 2}
@@ -398,5 +483,6 @@ def test_nobody_there_is_passing():
     for name, send in (("x", send_mllp), ("y", send_fhir)):
         delivery = Delivery(endpoint=name, transport=name, subject="s", sequence=1, idempotency_key="k")
         payload = build_oru(facts(), Endpoint.objects.get(name="x")) if name == "x" else build_transaction(facts())
-        with pytest.raises(TransientError):
+        with pytest.raises(EndpointError) as caught:
             send(delivery, payload)
+        assert (caught.value.code, caught.value.passing) == ("connection", True)
