@@ -41,7 +41,9 @@ class Report(models.Model):
     patient = models.ForeignKey("clinical.Patient", on_delete=models.PROTECT, related_name="reports")
     order = models.ForeignKey("clinical.Order", null=True, blank=True, on_delete=models.PROTECT, related_name="reports")
     state = models.CharField(max_length=12, choices=ReportState.choices, default=ReportState.DRAFTING)
-    state_reason = models.CharField(max_length=300, blank=True, default="", help_text="Why it is held; no identity.")
+    state_reason = models.TextField(
+        blank=True, default="", help_text="Why it is held: a sentence a line, the one that decided first; no identity."
+    )
     created_at = models.DateTimeField(default=now)
     updated_at = models.DateTimeField(default=now)
 

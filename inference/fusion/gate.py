@@ -13,7 +13,7 @@ from imaging.brats.regions import REGIONS, Region
 from imaging.schemas.outline import GateBand
 from inference.fusion.agreement import Agreement
 from inference.schemas.gate import GateDecision
-from oncoflow_site.foundation.figures import dice_text
+from oncoflow_site.foundation.figures import dice_text, sentence
 
 __all__ = ["BANDS", "DEFAULT_THRESHOLDS", "GateDecision", "decide"]
 
@@ -38,24 +38,31 @@ def decide(
 
     a is the mean over the voters of Dice against the consensus, in the worst region that is not empty. a >= issue:
     "issue"; a >= hold: "hold"; below: "manual". An adviser below adviser_floor in that sense lowers the band by one, once
-    however many there are. Fewer than two voters never reach "issue", nor does a panel with `flags` (an expert failed, a
-    sequence is missing, the images look unlike the training's) or one that found no tumour; an adviser lowers what is
-    left. Without a voter the advisers' outlines are shown and a person has to
-    segment, as without any answer. Names
-    in `voters` and `advisers` without a place in `agreement` did not answer and count for nothing.
+    however many there are. Where no voter found anything there is no agreement to give (``a`` is None), nor in a region
+    that the consensus leaves empty. Fewer than two voters never reach "issue", nor does a panel with `flags` (an expert
+    failed, a sequence is missing, the images look unlike the training's) or one that found no tumour; an adviser lowers
+    what is left. Without a voter the advisers' outlines are shown and a person has to segment, as without any answer.
+    Names in `voters` and `advisers` without a place in `agreement` did not answer and count for nothing.
+
+    The reasons are whole sentences, what decided the band first.
     """
     limits = {**DEFAULT_THRESHOLDS, **(thresholds or {})}
     answered_voters = [v for v in voters if v in agreement.vs_consensus]
     answered_advisers = [v for v in advisers if v in agreement.vs_consensus]
     reasons: list[str] = []
     if not answered_voters and not answered_advisers:
-        return GateDecision(band="manual", a=None, region=None, reasons=("no expert gave an answer", *flags))
+        return GateDecision(band="manual", a=None, region=None, reasons=_sentences("no expert gave an answer", *flags))
     assessed = [r for r in REGIONS if r in agreement.volume_mm3["consensus"]]
     filled = [r for r in assessed if _filled(agreement, r, answered_voters or answered_advisers)]
     a: float | None = None
     region: Region | None = None
-    if not answered_voters:
+    if not answered_voters and not filled:
         band: GateBand = "manual"
+        reasons.append(
+            "no expert has a vote on these sequences, and no adviser found a tumour: a person's outline is needed"
+        )
+    elif not answered_voters:
+        band = "manual"
         reasons.append(
             "no expert has a vote on these sequences: the advisers' outlines are shown, a person's is asked for"
         )
@@ -64,16 +71,24 @@ def decide(
         scores = {r: float(np.mean([agreement.vs_consensus[v][r].dice for v in answered_voters])) for r in filled}
         if scores:
             lowest = min(scores, key=lambda r: scores[r])
-            region, a = lowest, scores[lowest]
-            reasons.append(f"agreement {dice_text(a)}, lowest in {region}")
+            region, worst = lowest, scores[lowest]
+            band = "issue" if worst >= limits["issue"] else "hold" if worst >= limits["hold"] else "manual"
+            if agreement.volume_mm3["consensus"][lowest] > EMPTY_MM3:
+                a = worst
+                reasons.append(f"agreement is {dice_text(a)}, lowest in {region}")
+            else:  # a Dice coefficient against nothing says how many voters are empty too, no more
+                seeing = [v for v in answered_voters if agreement.volume_mm3[v].get(lowest, 0.0) > EMPTY_MM3]
+                reasons.append(
+                    f"{len(seeing)} of {len(answered_voters)} voting models outline {lowest} where their consensus has none"
+                )
         else:
-            a = 1.0
-        band = "issue" if a >= limits["issue"] else "hold" if a >= limits["hold"] else "manual"
+            band = "hold"
+    by_agreement = band
     capped: list[str] = list(flags)
     if answered_voters and len(answered_voters) < 2:
         capped.append("fewer than two experts with a vote answered")
-    if not filled:
-        capped.append("no expert found a tumour")
+    if answered_voters and not filled:
+        capped.append("no voting model found a tumour: there is no agreement to measure")
     if capped and band == "issue":
         band = "hold"
     lowered: list[str] = []
@@ -85,7 +100,18 @@ def decide(
                 lowered.append(f"adviser {name} is below {limits['adviser_floor']:.2f} in {', '.join(low)}")
         if lowered:
             band = BANDS[min(BANDS.index(band) + 1, len(BANDS) - 1)]
-    return GateDecision(band=band, a=a, region=region, reasons=(*reasons, *capped, *lowered))
+    # What decided stands first: an adviser or a flag where either lowered what agreement would have allowed.
+    if lowered:
+        ordered = [*lowered, *capped, *reasons] if by_agreement == "issue" else [*lowered, *reasons, *capped]
+    elif by_agreement == "issue" and capped:
+        ordered = [*capped, *reasons]
+    else:
+        ordered = [*reasons, *capped]
+    return GateDecision(band=band, a=a, region=region, reasons=_sentences(*ordered))
+
+
+def _sentences(*reasons: str) -> tuple[str, ...]:
+    return tuple(sentence(reason) for reason in reasons)
 
 
 def _filled(agreement: Agreement, region: str, names: Sequence[str]) -> bool:

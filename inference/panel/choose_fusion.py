@@ -203,10 +203,11 @@ def _store(
         study = panel.study
         automatic = _automatic(panel)
         band = stricter(automatic.band, decision.band)
-        reasons = (f"{choice.who} chose {fused.method} of {', '.join(choice.experts)}", *decision.reasons)
+        chose = f"{choice.who} chose {fused.method} of {', '.join(choice.experts)}."
+        reasons = (*decision.reasons, chose)
         if band != decision.band:
             earlier = automatic.gate.reasons if automatic.gate else ()
-            reasons = (*reasons, "a chosen fusion is trusted no more than the automatic one", *earlier)
+            reasons = ("A chosen fusion is trusted no more than the automatic one.", *earlier, *reasons)
         made = save_segmentation(
             study,
             written,

@@ -63,17 +63,21 @@ def panel_agreement(
             if region in values
         }
 
-    def overlaps(regions: Mapping[str, Overlap]) -> tuple[ByRegion, ByRegion, ByRegion]:
-        """Dice, IoU, HD95."""
+    def overlaps(regions: Mapping[str, Overlap], *names: str) -> tuple[ByRegion, ByRegion, ByRegion]:
+        """Dice, IoU, HD95 of two outlines; None where both are empty: that both found nothing is no overlap."""
+        both_empty = {r for r in regions if not any(agreement.volume_mm3[name].get(r) for name in names)}
         return (
-            kept({region: one.dice for region, one in regions.items()}),
-            kept({region: one.iou for region, one in regions.items()}),
-            kept({region: one.hd95_mm for region, one in regions.items()}, millimetres=True),
+            kept({region: None if region in both_empty else one.dice for region, one in regions.items()}),
+            kept({region: None if region in both_empty else one.iou for region, one in regions.items()}),
+            kept(
+                {region: None if region in both_empty else one.hd95_mm for region, one in regions.items()},
+                millimetres=True,
+            ),
         )
 
     experts = {}
     for name, regions in agreement.vs_consensus.items():
-        dice, iou, hd95 = overlaps(regions)
+        dice, iou, hd95 = overlaps(regions, name, "consensus")
         experts[name] = ExpertAgreement(
             dice_vs_consensus=dice,
             iou_vs_consensus=iou,
@@ -82,7 +86,7 @@ def panel_agreement(
         )
     pairs = []
     for pair, regions in agreement.pairwise.items():
-        dice, _, hd95 = overlaps(regions)
+        dice, _, hd95 = overlaps(regions, *pair)
         pairs.append(PairAgreement(experts=pair, dice=dice, hd95_mm=hd95))
     return PanelAgreement(
         a=decision.rounded().a,

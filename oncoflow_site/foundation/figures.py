@@ -27,6 +27,7 @@ __all__ = [
     "percent_value",
     "round_half_up",
     "seconds",
+    "sentence",
     "share_value",
     "signed",
 ]
@@ -104,6 +105,14 @@ def change_percent(value: float) -> str:
 def dice_text(value: float) -> str:
     """A Dice coefficient, cut (not rounded) to two decimals: 0.899 must not read as 0.90, where the gate opens."""
     return f"{int(value * 100 + 1e-9) / 100:.2f}"
+
+
+def sentence(text: str) -> str:
+    """``text`` as a whole sentence: begins with a capital, ends with a stop. Empty for empty text."""
+    text = text.strip()
+    if not text:
+        return ""
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
 def seconds(value: float) -> str:

@@ -17,6 +17,7 @@ from inference.models import Band
 from oncoflow_site.foundation import failpoints, objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.events import emit
+from oncoflow_site.foundation.figures import sentence
 from oncoflow_site.foundation.jobs import JobContext
 from oncoflow_site.foundation.models import Job
 from reports.content.schema import ReportContent, Signature, canonical_json, parse_content, with_status
@@ -49,6 +50,7 @@ def decide_release(version: ReportVersion) -> ReleaseDecision:
     reduced = assessable_of(version.measurement.segmentation.volume_set).short if version.measurement else ""
     if not reduced:
         return decision
+    reduced = sentence(reduced)
     reasons = decision.reasons if reduced in decision.reasons else (*decision.reasons, reduced)
     return ReleaseDecision(Band.HOLD if decision.band == Band.ISSUE else decision.band, reasons)
 
@@ -56,17 +58,19 @@ def decide_release(version: ReportVersion) -> ReleaseDecision:
 def _by_gate(version: ReportVersion) -> ReleaseDecision:
     panel = version.panel_run
     kind = version.measurement.segmentation.kind if version.measurement else ""
-    gate = list((panel.gate.reasons if panel.gate else ()) or panel.reasons) if panel else []
+    gate = [sentence(one) for one in ((panel.gate.reasons if panel.gate else ()) or panel.reasons)] if panel else []
     if version.report.versions.filter(status__in=(VersionStatus.FINAL, VersionStatus.AMENDED)).exists():
-        return ReleaseDecision(Band.HOLD, ("a signed version exists, so an amendment needs a radiologist's signature",))
+        return ReleaseDecision(
+            Band.HOLD, ("A signed version exists, so an amendment needs a radiologist's signature.",)
+        )
     if kind in (SegmentationKind.PERSON, SegmentationKind.IMPORT):
-        return ReleaseDecision(Band.HOLD, ("the outline was made by a person and awaits a radiologist's signature",))
+        return ReleaseDecision(Band.HOLD, ("The outline was made by a person and awaits a radiologist's signature.",))
     if panel is None or not panel.band:
-        return ReleaseDecision(Band.HOLD, ("no panel has concluded on this study",))
+        return ReleaseDecision(Band.HOLD, ("No panel has concluded on this study.",))
     if panel.band == Band.MANUAL:
-        return ReleaseDecision(Band.MANUAL, ("a person's segmentation is required", *gate))
+        return ReleaseDecision(Band.MANUAL, (*gate, "A person's segmentation is required."))
     if panel.band == Band.HOLD:
-        return ReleaseDecision(Band.HOLD, tuple(gate) or ("the models agree too little to issue",))
+        return ReleaseDecision(Band.HOLD, tuple(gate) or ("The panel's gate holds it.",))
     return ReleaseDecision(Band.ISSUE)
 
 
@@ -151,7 +155,7 @@ def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
         made = _make(version, version.measurement, decision, moment)
     except UndrawableName as error:
         # A seal over a name that cannot be read would vouch for it: a person has to look first.
-        decision = ReleaseDecision(Band.HOLD, (*decision.reasons, error.message.rstrip(".")))
+        decision = ReleaseDecision(Band.HOLD, (*decision.reasons, sentence(error.message)))
         made = _make(version, version.measurement, decision, moment)
     failpoints.hit("reports.before_release")
     ctx.progress(0.9, "keeping the report")
@@ -174,7 +178,7 @@ def release_version(ctx: JobContext, version_id: uuid.UUID | str) -> None:
             return
         objects.keep(stored, printed)
         VERSION_MACHINE.advance(held, "issue" if made.issue else "hold", **fields)
-        reason = "; ".join(decision.reasons)[:300]
+        reason = "\n".join(decision.reasons)
         REPORT_MACHINE.advance(report, "issue" if made.issue else "hold", state_reason=reason, updated_at=moment)
         record(
             "report.issue" if made.issue else "report.hold",

@@ -106,7 +106,7 @@ def unsignable(report: Report, version: ReportVersion) -> UserVisibleError | Non
         )
     if version.band == Band.MANUAL:
         return UserVisibleError(
-            "The models agree too little on this study for their outline to be signed.",
+            "The models' outline of this study cannot be signed: a person's is needed.",
             what_to_do="Outline the tumour yourself first; a new draft follows.",
             code="segmentation-required",
         )

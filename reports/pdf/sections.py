@@ -10,7 +10,7 @@ from reportlab.platypus import CondPageBreak, Flowable, Image, KeepTogether, Par
 
 from imaging.brats.regions import REGIONS
 from oncoflow_site.foundation.clock import local
-from oncoflow_site.foundation.figures import date_text, moment_text
+from oncoflow_site.foundation.figures import date_text, moment_text, sentence
 from reports.content.schema import DocumentCitation, ReportComparison, ReportContent
 from reports.pdf.chart import volume_chart
 from reports.pdf.data import RenderInput, SignatureText
@@ -166,7 +166,8 @@ def _impression(content: ReportContent) -> list[Flowable]:
     parts: list[Flowable] = [_heading("Impression"), paragraph(safe(content.impression), "impression")]
     if content.held_reasons:
         parts.append(Spacer(1, 3))
-        parts.append(paragraph("Held because " + safe("; ".join(content.held_reasons)) + ".", "body"))
+        parts.append(paragraph("Why it is held:", "body"))
+        parts += [paragraph(safe(sentence(one)), "bullet", bulletText="•") for one in content.held_reasons]
     return parts
 
 
@@ -268,21 +269,21 @@ def _narrative(content: ReportContent) -> list[Flowable]:
         if not sentences:
             continue
         parts.append(paragraph(f"<b>{safe(title)}</b>", "body"))
-        for sentence in sentences:
+        for line in sentences:
             marks = []
-            for citation in sentence.citations:
+            for citation in line.citations:
                 if isinstance(citation, DocumentCitation):
                     key = (citation.document_id, citation.start, citation.end)
                     marks.append(f"[{references.setdefault(key, len(references) + 1)}]")
             tail = f' <font color="#0b5c6b">{" ".join(marks)}</font>' if marks else ""
-            parts.append(paragraph(safe(sentence.text, 4000) + tail, "bullet", bulletText="•"))
+            parts.append(paragraph(safe(line.text, 4000) + tail, "bullet", bulletText="•"))
         parts.append(Spacer(1, 3))
     if references:
         parts.append(paragraph("<b>Sources</b>", "body"))
         known = {
             (one.document_id, one.start, one.end): one
-            for sentence in content.narrative
-            for one in sentence.citations
+            for line in content.narrative
+            for one in line.citations
             if isinstance(one, DocumentCitation)
         }
         for key, number in references.items():

@@ -22,6 +22,7 @@ from oncoflow_site.foundation.figures import (
     millilitres,
     millimetres,
     round_half_up,
+    sentence,
 )
 from reports.content.paths import REGION_NAMES
 from reports.content.schema import ReportContent
@@ -233,7 +234,7 @@ def agreement_table(panel: PanelSummary) -> Flowable:
     lines += [("Pair of models", text) for pair in agreement.pairwise if (text := _pair_text(pair))]
     lines.append(("Gate", _BANDS.get(gate.band, gate.band or NOT_ASSESSED)))
     if gate.reasons:
-        lines.append(("Reasons", "; ".join(gate.reasons)))
+        lines.append(("Reasons", " ".join(sentence(one) for one in gate.reasons)))
     rows = [[_cell(label, "label"), _cell(value)] for label, value in lines]
     table = Table(rows, colWidths=[WIDTH * 0.17, WIDTH * 0.83], hAlign="LEFT")
     table.setStyle(

@@ -85,7 +85,7 @@ ONE = {
     "instances": {"deidentified": 4 * SLICES},
     "volume_sets": 1,
     "volumes": ["FLAIR", "T1", "T1c", "T2"],
-    "panels": [["concluded", "issue", ["agreement 1.00, lowest in ET"]]],
+    "panels": [["concluded", "issue", ["Agreement is 1.00, lowest in ET."]]],
     "experts": [["one", "done", "voter"], ["two", "done", "voter"]],
     "segmentations": [["consensus", "panel"], ["expert", "one"], ["expert", "two"]],
     "published": 4 * SLICES + 1,

@@ -35,8 +35,8 @@ def test_numbers_carry_their_unit_and_are_rounded_as_in_the_report() -> None:
 
 
 def test_words() -> None:
-    assert figures.reasons("agreement 0.348, lowest in ET; The mask is doubtful.; ") == [
-        "Agreement 0.348, lowest in ET.",
+    assert figures.reasons("agreement 0.348; lowest in ET\nThe mask is doubtful.\n ") == [
+        "Agreement 0.348; lowest in ET.",
         "The mask is doubtful.",
     ]
     assert figures.badge("<b>") == '<span class="badge ">&lt;b&gt;</span>'
@@ -89,7 +89,7 @@ def test_a_study_that_is_done_waits_for_nothing(make_study: Any) -> None:
 @pytest.mark.parametrize(
     ("band", "kind", "said"),
     [
-        ("manual", "consensus", "do not rely on these numbers"),
+        ("manual", "consensus", "Do not rely on these numbers"),
         ("hold", "consensus", "These numbers are held"),
         ("manual", "person", ""),
         ("issue", "consensus", ""),
@@ -101,4 +101,4 @@ def test_doubtful_numbers_say_so(
     study = make_study()
     make_measurement(study, band=band, kind=kind)
     page = client_of(radiologist).get(f"/studies/{study.pk}/").text
-    assert (said in page) if said else ("do not rely" not in page and "are held" not in page)
+    assert (said in page) if said else ("Do not rely" not in page and "are held" not in page)

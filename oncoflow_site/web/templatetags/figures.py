@@ -95,9 +95,14 @@ def response(category: str | None) -> str:
 
 @register.filter
 def reasons(text: str | None) -> list[str]:
-    """The sentences of a text that a machine joined by semicolons, each beginning with a capital."""
-    parts = [one.strip(" .") for one in str(text or "").split(";")]
-    return [one[:1].upper() + one[1:] + "." for one in parts if one]
+    """The sentences of a text that has one a line."""
+    return [figures.sentence(one) for one in str(text or "").splitlines() if one.strip()]
+
+
+@register.filter
+def sentence(text: str | None) -> str:
+    """A reason as a whole sentence; older ones were kept as clauses."""
+    return figures.sentence(str(text or ""))
 
 
 @register.filter

@@ -44,9 +44,9 @@ HIGH, MIDDLE, LOW = (0.95, 0.96, 0.97), (0.80, 0.90, 0.95), (0.70, 0.90, 0.95)
         (HIGH, HIGH, (0.95, 0.49, 0.9), (), "hold"),
         (MIDDLE, MIDDLE, (0.1, 0.1, 0.1), (), "manual"),
         (LOW, LOW, (0.1, 0.1, 0.1), (), "manual"),
-        (HIGH, HIGH, None, ("an expert failed",), "hold"),
-        (MIDDLE, MIDDLE, None, ("an expert failed",), "hold"),
-        (LOW, LOW, HIGH, ("T2 is missing",), "manual"),
+        (HIGH, HIGH, None, ("An expert failed.",), "hold"),
+        (MIDDLE, MIDDLE, None, ("An expert failed.",), "hold"),
+        (LOW, LOW, HIGH, ("T2 is missing.",), "manual"),
     ],
 )
 def test_bands(a: Any, b: Any, adviser: Any, flags: tuple[str, ...], band: str) -> None:
@@ -74,12 +74,27 @@ def test_a_region_that_only_one_voter_sees_counts() -> None:
     seen = agreement({"a": (0.0, 0.95, 0.95), "b": (1.0, 0.95, 0.95)}, (0, 2000, 9000))
     volumes = {**seen.volume_mm3, "a": {"ET": 5000.0, "TC": 2000.0, "WT": 9000.0}}
     found = decide(Agreement(seen.vs_consensus, {}, volumes, {}), ["a", "b"], [])
-    assert (found.band, found.region, found.a) == ("manual", "ET", 0.5)
+    assert (found.band, found.region, found.a) == ("manual", "ET", None), "no 0.5 beside a consensus that is empty"
+    assert found.reasons[0] == "1 of 2 voting models outline ET where their consensus has none."
 
 
 def test_no_tumour_is_held() -> None:
     found = decide(agreement({"a": (1, 1, 1), "b": (1, 1, 1)}, (0, 0, 0)), ["a", "b"], [])
-    assert (found.band, found.a, found.region) == ("hold", 1.0, None)
+    assert (found.band, found.a, found.region) == ("hold", None, None), "two empty outlines have no Dice"
+    assert found.reasons == ("No voting model found a tumour: there is no agreement to measure.",)
+
+
+def test_what_decided_stands_first_and_reasons_are_whole_sentences() -> None:
+    strange = "the images are unlike those the model learned from (distance 3.1; limit 2.0)"
+    high, low = agreement({"a": HIGH, "b": HIGH}), agreement({"a": LOW, "b": LOW})
+    assert decide(high, ["a", "b"], [], None, (strange,)).reasons == (
+        "The images are unlike those the model learned from (distance 3.1; limit 2.0).",
+        "Agreement is 0.95, lowest in ET.",
+    )
+    assert decide(low, ["a", "b"], [], None, (strange,)).reasons[0] == "Agreement is 0.70, lowest in ET."
+    doubted = agreement({"a": HIGH, "b": HIGH, "s": (0.1, 0.1, 0.1)})
+    assert decide(doubted, ["a", "b"], ["s"]).reasons[0] == "Adviser s is below 0.50 in ET, TC, WT."
+    assert decide(high, ["a", "b"], []).reasons == ("Agreement is 0.95, lowest in ET.",)
 
 
 def test_fewer_than_two_voters_never_issue() -> None:
@@ -92,7 +107,7 @@ def test_without_a_voter_or_without_anybody_a_person_outlines() -> None:
     found = decide(agreement({"s": (1, 1, 1), "t": (0.1, 0.1, 0.1)}), [], ["s", "t"])
     assert (found.band, found.a) == ("manual", None)
     assert decide(agreement({}), ["a"], []) == GateDecision(
-        band="manual", a=None, region=None, reasons=("no expert gave an answer",)
+        band="manual", a=None, region=None, reasons=("No expert gave an answer.",)
     )
 
 

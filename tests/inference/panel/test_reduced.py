@@ -245,8 +245,8 @@ def test_t1c_alone_gives_enhancing_tumour_and_core_and_is_held_whatever_the_agre
     panel = play(study)
     assert (panel.state, panel.band) == (PanelState.CONCLUDED, "hold"), panel.reasons
     assert panel.agreement.a == 1.0
-    assert "no T1, no T2 and no FLAIR series: a reduced result is always held" in panel.reasons
-    assert "expert sam was not run: needs FLAIR" in panel.reasons
+    assert "No T1, no T2 and no FLAIR series: a reduced result is always held." in panel.reasons
+    assert "Expert sam was not run: needs FLAIR." in panel.reasons
     runs = {run.expert: run for run in panel.expert_runs.all()}
     assert runs["sam"].state == ExpertState.NOT_RUN
     assert (runs["one"].role, runs["one"].sequences) == ("voter", ("T1c",))

@@ -24,6 +24,7 @@ from clinical.services import (
 from imaging.identifiers import accession_index
 from imaging.longitudinal.history import history_entry
 from imaging.models import Comparison, Study, StudyPurpose
+from inference.models import PanelRun
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.models import Event, StoredObject
@@ -78,9 +79,9 @@ def test_content_names_no_patient(issued: ReportVersion) -> None:
 @pytest.mark.parametrize(
     ("band", "kind", "reason"),
     [
-        ("hold", "consensus", "agreement 0.93"),
-        ("manual", "consensus", "a person's segmentation is required"),
-        (None, "consensus", "no panel"),
+        ("hold", "consensus", "Agreement 0.93"),
+        ("manual", "consensus", "A person's segmentation is required."),
+        (None, "consensus", "No panel"),
         ("issue", "person", "made by a person"),
     ],
 )
@@ -93,6 +94,21 @@ def test_other_bands_hold(make_study, make_measurement, signing, band, kind, rea
     assert not verify(load_pdf(version), trust_pem()).valid
     assert Event.objects.filter(kind="report.held").count() == 1
     assert not Event.objects.filter(kind="report.issued").exists()
+
+
+def test_reasons_are_kept_whole(make_study, make_measurement, signing) -> None:
+    """Neither cut in mid-word nor torn at semicolons, however many there are."""
+    long = f"the images are unlike the training's; most unusual: {', '.join(f'T1c with T2 in place {n}' for n in range(20))}"
+    measurement = make_measurement(make_study(), band="hold")
+    panel = PanelRun.objects.get()
+    panel.gate = panel.gate.model_copy(update={"reasons": (long, "Agreement is 0.95, lowest in ET.")})
+    panel.save()
+    version = release(draft(measurement))
+    expected = [long[0].upper() + long[1:] + ".", "Agreement is 0.95, lowest in ET."]
+    assert list(load_content(version).held_reasons) == expected
+    assert version.report.state_reason.splitlines() == expected
+    printed = " ".join(text_of(load_pdf(version)).split())
+    assert "in place 19. " in printed
 
 
 def test_everything_can_run_twice(make_study, make_measurement, signing) -> None:
