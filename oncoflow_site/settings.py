@@ -295,6 +295,8 @@ ONCOFLOW_RETENTION = _retention(env("ONCOFLOW_RETENTION") or "")
 
 ONCOFLOW_RETRIEVAL = env("ONCOFLOW_RETRIEVAL", "memory")
 ELASTICSEARCH_URL = env("ELASTICSEARCH_URL")
+# A document written later than so many days after a study is no context of its report.
+ONCOFLOW_CONTEXT_DAYS = int(env_number("ONCOFLOW_CONTEXT_DAYS", 3))
 
 ONCOFLOW_WEIGHTS_DIR = Path(env("ONCOFLOW_WEIGHTS_DIR") or BASE_DIR / "inference" / "weights")
 _DEMO_PANEL: list[PanelEntry] = [

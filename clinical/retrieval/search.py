@@ -6,7 +6,7 @@ checked against the patient's own documents and against what cleaning takes out 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from django.conf import settings
@@ -25,13 +25,15 @@ __all__ = ["forget", "retrieve"]
 MAX_QUERIES = 20
 
 
-def retrieve(patient: Patient, queries: Sequence[str], *, top_k: int = 6) -> list[Passage]:
+def retrieve(
+    patient: Patient, queries: Sequence[str], *, top_k: int = 6, within: Collection[UUID] | None = None
+) -> list[Passage]:
     """The passages of this patient's documents that answer ``queries`` best, best first, none overlapping another.
 
     Hybrid: BM25 and sentence embeddings, joined by reciprocal rank fusion, for each query; then over the queries. Loads
     the embedding model on first use (seconds): call it from a worker, not from a web or listener process.
 
-    :param top_k: at most so many passages.
+    :param top_k: at most so many passages. :param within: only of these documents; None: of all.
     :raises EngineError: ``ONCOFLOW_RETRIEVAL`` names no known store.
     """
     patient = current_patient(patient)
@@ -40,13 +42,20 @@ def retrieve(patient: Patient, queries: Sequence[str], *, top_k: int = 6) -> lis
     if store not in ("memory", "elasticsearch"):
         raise EngineError(f"ONCOFLOW_RETRIEVAL must be memory or elasticsearch, not {store!r}")
     documents = searchable_documents(patient)
+    allowed = {key: one for key, one in documents.items() if within is None or key in within}
     found: list[Passage] = []
-    if wanted and top_k > 0 and any(document.spans for document in documents.values()):
+    if wanted and top_k > 0 and any(document.spans for document in allowed.values()):
         # Torch and Haystack come in here only.
         from clinical.retrieval.pipeline import search
 
-        hits = search(str(patient.pk), documents, wanted, store=store, depth=max(20, 4 * top_k))
-        found = _checked(hits, documents, top_k)
+        depth = max(20, 4 * top_k)
+        if store == "memory":
+            hits = search(str(patient.pk), allowed, wanted, store=store, depth=depth)
+        else:
+            # A store that keeps the passages is given all: what is not among them it takes for withdrawn.
+            left_out = sum(len(one.spans) for key, one in documents.items() if key not in allowed)
+            hits = search(str(patient.pk), documents, wanted, store=store, depth=depth + min(left_out, 500))
+        found = _checked(hits, allowed, top_k)
     with transaction.atomic():
         record(
             "document.retrieve",

@@ -22,7 +22,13 @@ from hl7apy.parser import parse_segment
 from fhir_api.hl7v2.er7 import charset_codec, escape
 from fhir_api.models import Endpoint
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
-from fhir_api.report_out.observations_common import REGION_DISPLAY, RESPONSE_DISPLAY, reason_not_assessed
+from fhir_api.report_out.observations_common import (
+    REGION_DISPLAY,
+    RESPONSE_DISPLAY,
+    is_loinc,
+    procedure_loinc,
+    reason_not_assessed,
+)
 from imaging.schemas.comparison import Response
 from oncoflow_site.foundation.clock import local
 from oncoflow_site.foundation.errors import PermanentError
@@ -34,7 +40,6 @@ logger = logging.getLogger(__name__)
 __all__ = ["build_oru", "control_id", "report_oru"]
 
 _STATUS = {"preliminary": "P", "final": "F", "amended": "C"}
-_LOINC_CODE = "24587-8^MR Brain WO and W contrast IV^LN"
 
 # hl7apy limits ED.5 to 199 characters (its tables type it ST); base64 holds no delimiter, so it goes in afterwards.
 _PDF_PLACE = "PDF5f0c2b7e6d"
@@ -238,12 +243,13 @@ def _obr(obr: Any, facts: DisclosedReport, echo: Mapping[str, str], placer: str,
     if not ordered and facts.code[0]:
         ordered = f"{escape(facts.code[0])}^{escape(facts.code[1])}^L"
     parts = ordered.split("~")[0].split("^")
+    done = "^".join((*procedure_loinc(facts.content.study), "LN"))
     if not ordered:
-        obr.obr_4 = _LOINC_CODE
-    elif len(parts) > 3 or "24587-8" in parts:
+        obr.obr_4 = done
+    elif len(parts) > 3 or is_loinc(parts[0]):
         obr.obr_4 = "^".join(parts[:6])
     else:
-        obr.obr_4 = "^".join([*parts, "", ""][:3]) + f"^{_LOINC_CODE}"
+        obr.obr_4 = "^".join([*parts, "", ""][:3]) + f"^{done}"
     obr.obr_7 = _performed(facts)
     if facts.order is not None and facts.order.accession:
         obr.obr_18 = echo.get("OBR-18") or escape(facts.order.accession)

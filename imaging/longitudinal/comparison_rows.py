@@ -6,6 +6,7 @@ A region is compared only where both dates assessed it; where the two studies do
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from imaging.brats.assessability import in_words
 from imaging.brats.regions import REGIONS, Region
@@ -16,9 +17,11 @@ from imaging.longitudinal.rano import TimePoint, assess_response, change, not_as
 from imaging.models import Comparison, Measurement, OutlineAcceptance, Segmentation, SegmentationKind, Study
 from imaging.preprocessing.rigid import Registration
 from imaging.schemas.comparison import (
+    AlikeComparison,
     ComparedSequences,
     ComparisonOutlines,
     ComparisonResult,
+    RegionChange,
     RegistrationQuality,
 )
 from imaging.schemas.outline import FusedOutline, OutlineSource
@@ -148,7 +151,6 @@ def _against(
     study: Study, measurement: Measurement, prior: Dated, registration: Registration, *, latest: bool
 ) -> dict[str, object]:
     """What the comparison with one earlier study has beside the response and the history."""
-    before, after = prior.measurement.regions, measurement.regions
     outlines = measurement.segmentation, prior.measurement.segmentation
     sources = ComparisonOutlines(current=outline_source(outlines[0]), prior=outline_source(outlines[1]))
     shared = [name for name in REGIONS if not any(name in one.not_assessed for one in outlines)]
@@ -156,16 +158,7 @@ def _against(
         "prior_study_id": str(prior.study.pk),
         "interval_days": (study.performed_at.date() - prior.study.performed_at.date()).days,
         "latest_prior": latest,
-        "regions": {
-            name: change(
-                after[name].volume_mm3,
-                before[name].volume_mm3,
-                after[name].voxels,
-                before[name].voxels,
-                not_assessed=_like_for_like(*outlines, name),
-            )
-            for name in REGIONS
-        },
+        "regions": _changes(measurement, prior.measurement),
         "lesions": lesion_tracking.versus_prior(
             measurement.lesions,
             prior.measurement.lesions,
@@ -181,4 +174,49 @@ def _against(
             reason=registration.reason,
         ),
         "outlines": sources,
+        "alike": _alike(measurement, prior.measurement),
     }
+
+
+def _changes(current: Measurement, prior: Measurement) -> dict[Region, RegionChange]:
+    before, after = prior.regions, current.regions
+    return {
+        name: change(
+            after[name].volume_mm3,
+            before[name].volume_mm3,
+            after[name].voxels,
+            before[name].voxels,
+            not_assessed=_like_for_like(current.segmentation, prior.segmentation, name),
+        )
+        for name in REGIONS
+    }
+
+
+def _alike(current: Measurement, prior: Measurement) -> tuple[AlikeComparison, ...]:
+    """What other pairs of outlines of one making say of the same two studies: the models' of both, a person's of both.
+
+    A pair whose outlines show no change of the tumour (`why_not_comparable`) is left out.
+    """
+    makings: tuple[tuple[Literal["consensus", "person"], tuple[str, ...]], ...] = (
+        ("consensus", (SegmentationKind.CONSENSUS,)),
+        ("person", (SegmentationKind.PERSON, SegmentationKind.IMPORT)),
+    )
+    found = []
+    for maker, kinds in makings:
+        pair = [_newest(one, kinds) for one in (current, prior)]
+        now, then = pair
+        if now is None or then is None or pair == [current, prior]:
+            continue
+        if not why_not_comparable(outline_source(now.segmentation), outline_source(then.segmentation)):
+            found.append(AlikeComparison(maker=maker, regions=_changes(now, then)))
+    return tuple(found)
+
+
+def _newest(measurement: Measurement, kinds: tuple[str, ...]) -> Measurement | None:
+    """The newest measurement of the same volumes on an outline of these kinds."""
+    rows = Measurement.objects.filter(
+        study_id=measurement.study_id,
+        segmentation__volume_set_id=measurement.segmentation.volume_set_id,
+        segmentation__kind__in=kinds,
+    )
+    return rows.select_related("segmentation__volume_set").order_by("-segmentation__version", "-created_at").first()

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit import services as audit
-from imaging.brats.regions import Region, region_masks
+from imaging.brats.regions import REGIONS, Region, region_masks
 from imaging.events import STUDY_MEASURED
 from imaging.geometry.grid import Grid, crop_box, crop_to_box
 from imaging.measurement.lesion_location import midline_shift
 from imaging.measurement.midline_shift import Midline
 from imaging.measurement.volumetry import measure_regions
 from imaging.models import Segmentation, SegmentationKind, Study, Volumetry
-from imaging.schemas.measurement import MidlineShift, RegionMeasurement
+from imaging.schemas.measurement import MidlineShift, RegionMaker, RegionMeasurement
 from imaging.segmentation.label_maps import assessed_regions, current_segmentation, load_labels
 from imaging.volumes.anatomy import anatomy_of, no_midline
 from imaging.volumes.load import assessable_of, grid_of
@@ -97,7 +97,8 @@ class MeasuredFields(TypedDict):
 
 def _measured(ctx: JobContext, segmentation: Segmentation) -> MeasuredFields:
     """``regions`` and ``midline_shift`` of `Volumetry`."""
-    labels, grid = cut_to_tumour(load_labels(segmentation), grid_of(segmentation.volume_set))
+    whole = load_labels(segmentation)
+    labels, grid = cut_to_tumour(whole, grid_of(segmentation.volume_set))
     regions = measure_regions(
         labels,
         grid,
@@ -108,6 +109,7 @@ def _measured(ctx: JobContext, segmentation: Segmentation) -> MeasuredFields:
             region: f"Outlined by a person; the models could not assess it. {why}"
             for region, why in _by_hand(segmentation).items()
         },
+        makers=_makers(segmentation, whole),
     )
     ctx.progress(0.5, "Finding the midline")
     midline, reason = midline_of(ctx, segmentation)
@@ -121,6 +123,37 @@ def _experts(segmentation: Segmentation) -> list[dict[str, NDArray[np.bool_]]]:
     # Whole, not cut: an expert may see tumour where the consensus has none, and that is part of the spread.
     masks = [(row, region_masks(load_labels(row))) for row in newest.values()]
     return [{region: mask[region] for region in assessed_regions(row)} for row, mask in masks]
+
+
+def _makers(segmentation: Segmentation, labels: NDArray[np.uint8]) -> dict[Region, RegionMaker]:
+    """Who made the outline of each region. A region of a person's outline that equals the consensus beneath is the consensus's.
+
+    :param labels: the whole label map of ``segmentation``.
+    """
+    whole: dict[str, RegionMaker] = {
+        SegmentationKind.CONSENSUS: "consensus",
+        SegmentationKind.IMPORT: "import",
+        SegmentationKind.EXPERT: "expert",
+    }
+    if segmentation.kind != SegmentationKind.PERSON:
+        return dict.fromkeys(REGIONS, whole[segmentation.kind])
+    origin, edited = segmentation.parent, segmentation.edited
+    while origin is not None and origin.kind == SegmentationKind.PERSON:
+        edited = edited and origin.edited
+        origin = origin.parent
+    beneath = origin is not None and origin.kind == SegmentationKind.CONSENSUS
+    if origin is None or not beneath or origin.volume_set_id != segmentation.volume_set_id:
+        return dict.fromkeys(REGIONS, "person")
+    mine, theirs = region_masks(labels), region_masks(load_labels(origin))
+    changed: RegionMaker = "corrected" if edited else "person"
+    return {
+        region: "person"
+        if region in origin.not_assessed
+        else "consensus"
+        if np.array_equal(mine[region], theirs[region])
+        else changed
+        for region in REGIONS
+    }
 
 
 def _by_hand(segmentation: Segmentation) -> dict[Region, str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from imaging.brats.regions import REGIONS, Region, region_masks
 from imaging.geometry.grid import Grid
 from imaging.measurement.diameters import _filled, _largest_part, axial_diameters
-from imaging.schemas.measurement import RegionMeasurement, VolumeSpread
+from imaging.schemas.measurement import RegionMaker, RegionMeasurement, VolumeSpread
 
 __all__ = ["SPACING_UNKNOWN", "measure_regions", "volume_mm3"]
 
@@ -36,6 +36,7 @@ def measure_regions(
     experts: Sequence[Mapping[str, NDArray[np.bool_]]] = (),
     not_assessed: Mapping[Region, str] | None = None,
     basis: Mapping[Region, str] | None = None,
+    makers: Mapping[Region, RegionMaker] | None = None,
 ) -> dict[Region, RegionMeasurement]:
     """Volume, diameters and uncertainty of ET, TC and WT.
 
@@ -44,9 +45,9 @@ def measure_regions(
     :param experts: the experts' masks of the regions that they assessed, on the whole grid: the spread of their volumes is
         the uncertainty.
     :param not_assessed: region -> why ``labels`` say nothing about it: then nothing is computed, not even voxels.
-    :param basis: region -> what a reader must know of where its outline comes from.
+    :param basis: region -> what a reader must know of where its outline comes from. :param makers: region -> who outlined it.
     """
-    left_out, basis = not_assessed or {}, basis or {}
+    left_out, basis, makers = not_assessed or {}, basis or {}, makers or {}
     masks = region_masks(labels)
     return {
         region: _not_outlined(left_out[region])
@@ -58,6 +59,7 @@ def measure_regions(
             spacing_known,
             [one[region] for one in experts if region in one],
             basis.get(region, ""),
+            makers.get(region, ""),
         )
         for region in REGIONS
     }
@@ -83,6 +85,7 @@ def _region(
     spacing_known: bool,
     experts: Sequence[NDArray[np.bool_]],
     basis: str,
+    maker: RegionMaker,
 ) -> RegionMeasurement:
     voxels = int(np.count_nonzero(mask))
     volume, spread, diameters = None, None, None
@@ -105,6 +108,7 @@ def _region(
         reason=reason,
         uncertainty_mm3=spread,
         basis=basis,
+        maker=maker,
     )
 
 

@@ -84,6 +84,7 @@ class Segmentation(models.Model):
     labels = models.ForeignKey(OBJECT, on_delete=models.PROTECT, related_name="+")
     probability = models.ForeignKey(OBJECT, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="corrections")
+    edited = models.BooleanField(default=False, help_text="A person changed its parent; else drawn or brought anew.")
     reason = models.CharField(max_length=300, blank=True, default="")
     not_assessed = schema_field(
         REGIONS_NOT_ASSESSED,

@@ -149,11 +149,18 @@ class ComparisonOutlines(Schema):
     prior: OutlineSource | None
 
 
+class AlikeComparison(Schema):
+    """The same two studies by another pair of outlines of one making, where both have one beside those in force."""
+
+    maker: Literal["consensus", "person"]
+    regions: Mapping[Region, RegionChange]
+
+
 class ComparisonResult(Schema):
     """A measurement against that of one earlier study; without one the baseline (``prior_study_id`` None).
 
     :param latest_prior: whether the earlier study is the latest one before this. :param history: all dates, oldest first.
-    :param outlines: None: compared before they were recorded.
+    :param outlines: None: compared before they were recorded. :param alike: other pairs of outlines, like with like.
     """
 
     prior_study_id: str | None
@@ -166,6 +173,7 @@ class ComparisonResult(Schema):
     response: Response
     history: tuple[VolumesAt, ...]
     outlines: ComparisonOutlines | None
+    alike: tuple[AlikeComparison, ...] = ()
 
 
 _CHANGE = {

@@ -25,6 +25,7 @@ __all__ = [
     "LesionStatus",
     "MeasuredAnatomy",
     "MidlineShift",
+    "RegionMaker",
     "RegionMeasurement",
     "RegionMeasurements",
     "VolumeSpread",
@@ -33,6 +34,10 @@ __all__ = [
     "midline_shift_of_v1",
     "regions_of_v1",
 ]
+
+
+RegionMaker = Literal["consensus", "corrected", "person", "import", "expert", ""]
+"""Who made one region's outline; corrected: a consensus that a person changed there; empty: not recorded by region."""
 
 
 class VolumeSpread(Schema):
@@ -50,6 +55,7 @@ class RegionMeasurement(Schema):
     :param voxels: None: the outline says nothing about the region. :param measurable: both diameters at least 10 mm.
     :param assessed: whether millimetres could be given; ``reason`` says why not, or why there is no diameter.
     :param basis: what a reader must know of where the outline comes from; empty where it is the panel's.
+    :param maker: who made the outline of this region.
     """
 
     volume_mm3: float | None
@@ -62,6 +68,7 @@ class RegionMeasurement(Schema):
     reason: str
     uncertainty_mm3: VolumeSpread | None
     basis: str = ""
+    maker: RegionMaker = ""
 
     @property
     def outlined(self) -> bool:

@@ -118,6 +118,7 @@ def save_corrections(
             written,
             author=author,
             parent=parent,
+            edited=parent is not None,
             reason=reason,
             detail={"corrections": len(corrections)},
         )

@@ -106,6 +106,7 @@ def save_segmentation(
     author: str,
     model: ModelOutline | FusedOutline | None = None,
     parent: Segmentation | None = None,
+    edited: bool = False,
     reason: str = "",
 ) -> Segmentation:
     """Keep a label map as the study's next segmentation version. Inside the caller's transaction.
@@ -113,6 +114,7 @@ def save_segmentation(
     :param kind: expert, consensus, person or import.
     :param author: name of the expert or the user; never anything of a patient.
     :param model: the model or fusion that made it; None for a person's.
+    :param edited: it is ``parent`` with a person's changes, not an outline of its own.
     :raises ValueError: no such kind, labels or a parent of another study, or no transaction.
     """
     if not transaction.get_connection().in_atomic_block:
@@ -133,6 +135,7 @@ def save_segmentation(
         labels=written.labels,
         probability=written.probability,
         parent=parent,
+        edited=edited,
         reason=reason,
         not_assessed=dict(written.not_assessed),
     )

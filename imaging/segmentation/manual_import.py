@@ -89,11 +89,13 @@ def put_in_force(
     author: str,
     parent: Segmentation | None,
     reason: str,
+    edited: bool = False,
     detail: Mapping[str, int] = MappingProxyType({}),
 ) -> Segmentation:
     """Store a person's labels as the outline in force, tell those who measure and draft, and record it.
 
-    Call it in a transaction that holds the study's row. detail: more for the record, free of identity.
+    Call it in a transaction that holds the study's row. edited: the labels are the parent's with changes. detail: more for the
+    record, free of identity.
     """
     made = save_segmentation(
         study,
@@ -101,6 +103,7 @@ def put_in_force(
         kind=SegmentationKind.PERSON,
         author=author,
         parent=parent,
+        edited=edited,
         reason=reason.strip()[:300],
     )
     emit(MASK_CORRECTED, subject=study.subject, study_id=str(study.pk), segmentation_id=str(made.pk))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from django.conf import settings
 
+from imaging.brats.regions import Region
+from imaging.dicomweb.acquired import acquisition_of
 from imaging.longitudinal.history import volume_history
 from imaging.models import Comparison, Measurement, SegmentationKind
 from imaging.schemas.comparison import ComparisonResult, VolumesAt
+from imaging.schemas.measurement import RegionMeasurements
 from imaging.schemas.outline import OutlineSource
 from imaging.volumes.load import assessable_of
 from inference.models import PanelRun
@@ -59,6 +64,7 @@ def gather_facts(measurement: Measurement) -> ReportFacts:
             modality=study.modality,
             spacing_known=study.spacing_known,
             reduced=_reduced(measurement),
+            acquisition=acquisition_of(segmentation.volume_set),
         ),
         findings=Findings(
             measurement_id=str(measurement.id),
@@ -71,12 +77,24 @@ def gather_facts(measurement: Measurement) -> ReportFacts:
             regions=measurement.regions,
             lesions=measurement.lesions,
             anatomy=measurement.anatomy,
+            parts=_parts(measurement.regions),
         ),
         comparison=_comparison(measurement),
         panel=summary,
         history=_history(measurement),
         demo=bool(settings.ONCOFLOW_DEMO_MODE or (summary and summary.demo)),
     )
+
+
+def _parts(regions: RegionMeasurements) -> dict[Literal["NCR", "ED"], float | None]:
+    """The regions are nested and their labels exclusive, so each part is the difference of two volumes."""
+
+    def between(outer: Region, inner: Region) -> float | None:
+        volumes = [regions[name].volume_mm3 if name in regions else None for name in (outer, inner)]
+        whole, part = volumes
+        return None if whole is None or part is None else round(max(whole - part, 0.0), 3)
+
+    return {"NCR": between("TC", "ET"), "ED": between("WT", "TC")}
 
 
 def _reduced(measurement: Measurement) -> ReducedStudy | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from imaging.schemas.assessed import NotAssessed
 from reports.content.schema import ReportFacts
 
 
-def not_assessed(facts: ReportFacts) -> tuple[NotAssessed, ...]:
-    """What was not computed and why, in reading order."""
+def not_assessed(facts: ReportFacts, named: Mapping[str, str] = MappingProxyType({})) -> tuple[NotAssessed, ...]:
+    """What was not computed and why, in reading order.
+
+    :param named: what the response rules lack -> the document that names it, as a sentence names it.
+    """
     items: list[NotAssessed | None] = []
     for region, values in facts.findings.regions.items():
         if values.volume_mm3 is None:
@@ -26,7 +32,12 @@ def not_assessed(facts: ReportFacts) -> tuple[NotAssessed, ...]:
     else:
         items.append(comparison.response.not_assessed())
         items += [
-            NotAssessed(what=missing.replace("_", " "), reason="not available to the response rules")
+            NotAssessed(
+                what=missing.replace("_", " "),
+                reason=f"named in {named[missing]}, not confirmed"
+                if missing in named
+                else "not available to the response rules",
+            )
             for missing in comparison.response.missing
         ]
     return tuple(item for item in items if item is not None)

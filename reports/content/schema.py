@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from imaging.schemas.acquisition import SequenceAcquisition
 from imaging.schemas.assessed import NotAssessed
 from imaging.schemas.comparison import ComparisonResult, VolumesAt
 from imaging.schemas.measurement import LesionMeasurement, MeasuredAnatomy, RegionMeasurements
@@ -23,7 +24,6 @@ from reports.content.upgrades import content_of_v1
 
 __all__ = [
     "CONTENT",
-    "DISCLAIMER",
     "SCHEMA",
     "Citation",
     "DocumentCitation",
@@ -50,12 +50,6 @@ __all__ = [
 SCHEMA = 2
 
 
-DISCLAIMER = (
-    "Decision support. The outlines and measurements in this report were made by machine-learning models and may be wrong; "
-    "they are not a diagnosis and do not replace the reading of the images by a radiologist. "
-    "Volumes depend on acquisition, registration and the models used; a category of response given here rests on images alone."
-)
-
 NarrativeKind = Literal["finding", "context", "limitation"]
 
 
@@ -69,7 +63,7 @@ class ReducedStudy(Schema):
 
 class ReportStudy(Schema):
     """The study that is reported. ``spacing_known`` False: nothing is given in millimetres; ``performed_on_day``: of
-    ``performed_at`` only the day is known."""
+    ``performed_at`` only the day is known; ``acquisition``: empty in reports from before it was told."""
 
     id: str
     patient_id: str
@@ -81,6 +75,7 @@ class ReportStudy(Schema):
     spacing_known: bool
     reduced: ReducedStudy | None = None
     performed_on_day: bool = False
+    acquisition: tuple[SequenceAcquisition, ...] = ()
 
 
 class ReportedOutline(Schema):
@@ -100,6 +95,8 @@ class Findings(Schema):
     regions: RegionMeasurements
     lesions: tuple[LesionMeasurement, ...]
     anatomy: MeasuredAnatomy
+    parts: Mapping[Literal["NCR", "ED"], float | None] = {}
+    """Volumes (mm3) of what the nested regions hold between them: NCR = TC - ET, ED = WT - TC; None: not assessed."""
 
 
 class ReportComparison(ComparisonResult):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.content.not_assessed import not_assessed
-from reports.content.schema import DISCLAIMER, ReportContent, ReportFacts, Signature
+from reports.content.provenance import disclaimer
+from reports.content.schema import ReportContent, ReportFacts, Signature
 from reports.narrative.findings_text import impression
+from reports.narrative.quotes import named_in_documents
 from reports.narrative.sentences import Narrator, SourceText, check_sentences
 
 __all__ = ["build_content"]
@@ -19,6 +21,9 @@ def build_content(facts: ReportFacts, sources: Sequence[SourceText], narrator: N
     :raises PermanentError: the narrator wrote a sentence that its sources do not bear out.
     """
     sentences = narrator.narrate(facts, sources)
+    named = {
+        what: quote.origin()[0].lower() + quote.origin()[1:] for what, quote in named_in_documents(sources).items()
+    }
     check_sentences(sentences, facts, sources)
     return ReportContent(
         **{name: getattr(facts, name) for name in ReportFacts.model_fields},
@@ -29,8 +34,8 @@ def build_content(facts: ReportFacts, sources: Sequence[SourceText], narrator: N
         narrative=tuple(sentences),
         narrator=narrator.name,
         impression=impression(facts),
-        not_assessed=not_assessed(facts),
-        disclaimer=DISCLAIMER,
+        not_assessed=not_assessed(facts, named),
+        disclaimer=disclaimer(facts.findings),
         signature=Signature(),
         held_reasons=(),
     )

@@ -25,7 +25,7 @@ from reports.lifecycle.versions import OPEN_STATUSES, WORKER, fail_drafting, nex
 from reports.models import Report, ReportVersion
 from reports.narrative.extractive import ExtractiveNarrator
 from reports.narrative.sentences import Narrator
-from reports.narrative.sources import gather_sources, readable_documents
+from reports.narrative.sources import context_documents, gather_sources
 from reports.states import REPORT_MACHINE, VersionStatus
 
 __all__ = ["draft_measurement", "give_up", "narrator", "redraft_for_document"]
@@ -63,12 +63,12 @@ def draft_measurement(ctx: JobContext, measurement_id: uuid.UUID | str, *, only_
         return
     writer = narrator()
     facts = gather_facts(measurement)
-    documents = [(str(row.id), row.text_sha256) for row in readable_documents(study.patient)]
+    documents = [(str(row.id), row.text_sha256) for row in context_documents(study)]
     key = draft_key(facts, documents, writer.name)
     if report is not None and _unchanged(report, key):
         return
     ctx.progress(0.2, "looking through the patient's documents")
-    sources = gather_sources(study.patient)
+    sources = gather_sources(study)
     ctx.progress(0.7, "writing the summary")
     content = build_content(facts, sources, writer)
     report = Report.objects.filter(study=study).first()

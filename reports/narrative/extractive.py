@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from reports.content.schema import NarrativeSentence, ReportFacts, SearchCitation
 from reports.narrative.contradictions import contradiction_sentences
 from reports.narrative.findings_text import finding_sentences, limitation_sentences
-from reports.narrative.quotes import choose_quotes, quotable_sentences
+from reports.narrative.quotes import choose_quotes, named_in_documents, quotable_sentences
 from reports.narrative.sentences import SourceText
 
 __all__ = ["ExtractiveNarrator"]
@@ -45,4 +45,4 @@ class ExtractiveNarrator:
                     citations=(SearchCitation(documents=len(sources)),),
                 )
             )
-        return sentences + limitation_sentences(facts)
+        return sentences + limitation_sentences(facts, named_in_documents(sources))

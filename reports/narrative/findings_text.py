@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
 from imaging.brats.regions import Region
 from imaging.longitudinal.rano import SMALL_MM3
 from imaging.schemas.measurement import RegionMeasurement
 from oncoflow_site.foundation.figures import NOT_ASSESSED, date_text, dice_text, millilitres, millimetres, percent
 from oncoflow_site.foundation.schema import plain
 from reports.content.paths import REGION_NAMES, resolve
+from reports.content.provenance import closing_sentence, maker_of, maker_words, outside_range
 from reports.content.schema import FindingCitation, NarrativeKind, NarrativeSentence, ReportFacts
 from reports.narrative.sentences import has_number
+
+if TYPE_CHECKING:
+    from reports.narrative.quotes import Quote
 
 __all__ = ["CATEGORY_NAMES", "finding_sentences", "impression", "limitation_sentences"]
 
@@ -82,18 +90,20 @@ def _region_sentences(facts: ReportFacts, region: Region) -> list[NarrativeSente
         found = [write.sentence(text)]
     else:
         found = [_volume_sentence(facts, write, region, measured)]
-    return found + _change_sentences(facts, region)
+    return found + _change_sentences(facts, region) + _alike_sentences(facts, region)
 
 
 def _volume_sentence(
     facts: ReportFacts, write: _CitedSentence, region: Region, measured: RegionMeasurement
 ) -> NarrativeSentence:
     base = f"findings.regions.{region}"
-    who = "A person's outline" if facts.findings.segmentation.kind == "person" else "The models' consensus"
+    maker = maker_of(facts.findings, region)
+    who = maker_words(facts.findings, region)
+    outside = outside_range(measured, maker)
     text = f"{who} gives an estimated {REGION_NAMES[region]} ({region}) volume of {write.ml(f'{base}.volume_mm3')}"
     if measured.uncertainty_mm3 is not None:
         low, high = write.ml(f"{base}.uncertainty_mm3.low"), write.ml(f"{base}.uncertainty_mm3.high")
-        text += f"; the single models range from {low} to {high}"
+        text += f"; the single models range from {low} to {high}" + (f", and {outside}" if outside else "")
     if region == "ET" and measured.longest_axial_diameter_mm:
         text += f"; its longest axial diameter is about {write.mm(f'{base}.longest_axial_diameter_mm')}"
         if measured.perpendicular_diameter_mm:
@@ -127,6 +137,26 @@ def _change_sentences(facts: ReportFacts, region: Region) -> list[NarrativeSente
     if prior is not None and current is not None:
         text += f" (from {write.ml(f'{base}.prior_mm3')} to {write.ml(f'{base}.current_mm3')})"
     return [write.sentence(f"{text}.")]
+
+
+_ALIKE = {"consensus": "By the models' outlines of both studies", "person": "By persons' outlines of both studies"}
+
+
+def _alike_sentences(facts: ReportFacts, region: Region) -> list[NarrativeSentence]:
+    """The same two studies by other pairs of outlines of one making."""
+    sentences = []
+    for index, pair in enumerate(facts.comparison.alike if facts.comparison else ()):
+        change, base = pair.regions.get(region), f"comparison.alike.{index}.regions.{region}"
+        if change is None or change.change_percent is None:
+            continue
+        write = _CitedSentence(facts)
+        shown = write.percent(f"{base}.change_percent")
+        verb = "increased" if change.change_percent > 0 else "decreased"
+        text = f"{_ALIKE[pair.maker]}, the {REGION_NAMES[region]} volume is estimated to have {verb} by {shown}"
+        if change.prior_mm3 is not None and change.current_mm3 is not None:
+            text += f" (from {write.ml(f'{base}.prior_mm3')} to {write.ml(f'{base}.current_mm3')})"
+        sentences.append(write.sentence(f"{text}."))
+    return sentences
 
 
 def _lesion_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
@@ -175,8 +205,13 @@ def _cited_limitation(facts: ReportFacts, path: str, text: str, before: str = ""
     return [write.sentence(before + write.word(path, text), "limitation")] if text else []
 
 
-def limitation_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
-    """What the reader must know that was not done."""
+def limitation_sentences(
+    facts: ReportFacts, named: Mapping[str, Quote] = MappingProxyType({})
+) -> list[NarrativeSentence]:
+    """What the reader must know that was not done.
+
+    :param named: what the response rules lack -> the newest sentence of a document that names it.
+    """
     comparison = facts.comparison
     sentences: list[NarrativeSentence] = []
     if facts.study.reduced is not None:
@@ -197,7 +232,7 @@ def limitation_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
         write.word("comparison.registration.converged", "not")
         text = "The two studies could not be aligned reliably, so lesions were not followed from one to the other."
         sentences.append(write.sentence(text, "limitation"))
-    sentences += _missing_sentences(facts)
+    sentences += _missing_sentences(facts, named)
     for index, lesion in enumerate(facts.findings.lesions):
         volume = lesion.regions.get("TC")
         if volume is not None and 0 < volume < SMALL_MM3:
@@ -217,14 +252,28 @@ def limitation_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
     return sentences
 
 
-def _missing_sentences(facts: ReportFacts) -> list[NarrativeSentence]:
-    """What the response rules would need and only the clinic knows."""
-    write, names = _CitedSentence(facts), []
+def _missing_sentences(facts: ReportFacts, named: Mapping[str, Quote]) -> list[NarrativeSentence]:
+    """What the response rules would need and only the clinic knows; where a document names it, its words, not confirmed."""
+    write, names, sentences = _CitedSentence(facts), [], []
     for index, missing in enumerate(facts.comparison.response.missing if facts.comparison else ()):
-        readable = missing.replace("_", " ")
-        if not any(char.isdigit() for char in readable):
-            names.append(write.word(f"comparison.response.missing.{index}", readable))
-    return [write.sentence(f"Not available to the response rules: {', '.join(names)}.", "limitation")] if names else []
+        readable, path = missing.replace("_", " "), f"comparison.response.missing.{index}"
+        if any(char.isdigit() for char in readable):
+            continue
+        if (quote := named.get(missing)) is None:
+            names.append(write.word(path, readable))
+            continue
+        about = _CitedSentence(facts)
+        subject = about.word(path, readable[0].upper() + readable[1:])
+        origin = quote.origin()
+        text = (
+            f"{subject}: named in {origin[0].lower()}{origin[1:]}, not confirmed, and not used by the response rules: "
+            f"“{quote.text}”"
+        )
+        told = about.sentence(text, "limitation")
+        sentences.append(told.model_copy(update={"citations": (*told.citations, quote.citation())}))
+    if names:
+        sentences.append(write.sentence(f"Not available to the response rules: {', '.join(names)}.", "limitation"))
+    return sentences
 
 
 def impression(facts: ReportFacts) -> str:
@@ -260,5 +309,5 @@ def impression(facts: ReportFacts) -> str:
         parts.append("A lesion of the earlier study is no longer outlined.")
     if "new" in statuses:
         parts.append("A lesion that was not outlined before may be new.")
-    parts.append("These are machine measurements for a radiologist to confirm, not a diagnosis.")
+    parts.append(closing_sentence(facts.findings, signed=False))
     return " ".join(parts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reports.content.schema import DocumentCitation
 from reports.narrative.sentences import SourceText
 
-__all__ = ["Quote", "split_sentences"]
+__all__ = ["Quote", "choose_quotes", "named_in_documents", "quotable_sentences", "split_sentences"]
 
 
 _TOPICS: Mapping[str, re.Pattern[str]] = {
@@ -25,6 +25,25 @@ _TOPICS: Mapping[str, re.Pattern[str]] = {
         "molecular markers": r"\bIDH|MGMT|1p/?19q|EGFR|\bTERT|ATRX|H3 ?K27|CDKN2A|methylat|Ki-?67|wild-?type",
     }.items()
 }
+# What the response rules lack (`imaging.longitudinal.rano`) -> words of a sentence that names it, English and German.
+_NAMED: Mapping[str, re.Pattern[str]] = {
+    what: re.compile(pattern, re.IGNORECASE)
+    for what, pattern in {
+        "corticosteroid dose": r"dexamet[h]?ason|decadron|fortecortin|steroid|predniso|methylpred|[ck]ortison",
+        "clinical status (KPS or NANO)": r"karnofsky|\bKPS\b|\bECOG\b|\bNANO\b|performance (?:status|score)|clinically|"
+        r"allgemeinzustand|"
+        r"neurologisch|neurolog(?:ical|y)|klinisch (?:stabil|unver|schlecht|gut)",
+        "end of radiotherapy": r"(?:radiother|radiat|irradiat|chemoradi|\bXRT\b|\bRT\b|strahlenth|bestrahl|radiochemo)[^.]*"
+        r"(?:complet|finish|ended|end of|last|until|through|abgeschlossen|beendet|\bbis\b|letzte)"
+        r"|(?:complet|finish|end of|last fraction|abschlu(?:ss|ß)|ende der)[^.]*(?:radiother|radiat|irradiat|bestrahl|strahlenth)",
+    }.items()
+}
+# Not the patient, or no statement about one.
+_SOMEBODY_ELSE = re.compile(
+    r"\b(?:father|mother|sister|brother|son|daughter|aunt|uncle|cousin|grand\w+|family history|husband|wife|"
+    r"vater|mutter|schwester|bruder|sohn|tochter|tante|onkel|gro(?:ß|ss)\w+|familienanamnese|reference range|normal range)\b",
+    re.IGNORECASE,
+)
 _PER_TOPIC = 2
 _MAX_QUOTES = 10
 _MIN_WORDS = 3
@@ -127,3 +146,23 @@ def choose_quotes(sources: Sequence[SourceText]) -> list[Quote]:
             chosen.append(quote)
             taken += 1
     return chosen
+
+
+def named_in_documents(sources: Sequence[SourceText]) -> dict[str, Quote]:
+    """What the response rules lack -> the sentence of the newest document that names it; what none names is absent.
+
+    The words are shown as they stand, negations and plans included: no value is read out of them.
+    """
+    quotes = [quote for source in sources for quote in quotable_sentences(source)]
+    quotes.sort(key=lambda one: (one.source.authored_on is None, -_moment(one), -one.score, one.start))
+    found: dict[str, Quote] = {}
+    for what, pattern in _NAMED.items():
+        for quote in quotes:
+            if pattern.search(quote.text) and not _SOMEBODY_ELSE.search(quote.text):
+                found[what] = quote
+                break
+    return found
+
+
+def _moment(quote: Quote) -> float:
+    return quote.source.authored_on.timestamp() if quote.source.authored_on else 0.0

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
+
+from django.conf import settings
 
 from clinical.cleaning import CleanedText, clean
 from clinical.models import ClinicalDocument, Patient
 from clinical.models.documents import DocumentState
 from clinical.registry import current_patient, identities_for_cleaning
 from clinical.retrieval import read_text, retrieve
+from imaging.models import Study
 from oncoflow_site.foundation.clock import Precision
 from reports.narrative.quotes import split_sentences
 from reports.narrative.sentences import SourceText
 
-__all__ = ["QUERIES", "gather_sources", "readable_documents", "widened"]
+__all__ = ["QUERIES", "context_documents", "gather_sources", "readable_documents", "widened"]
 
 
 QUERIES: tuple[str, ...] = (
@@ -34,18 +38,29 @@ def readable_documents(patient: Patient) -> list[ClinicalDocument]:
     return list(rows.order_by("id"))
 
 
-def gather_sources(patient: Patient) -> list[SourceText]:
-    """The documents that retrieval found something in, with the passages; newest first.
+def context_documents(study: Study) -> list[ClinicalDocument]:
+    """The readable documents that a report of ``study`` may rest on: none written later than ``ONCOFLOW_CONTEXT_DAYS`` days
+    after it. An undated one is among them, and quoted as undated.
+
+    Of a document of which only the year or month is known, its beginning counts: it is left out where it is surely later.
+    """
+    last = study.performed_at + timedelta(days=int(settings.ONCOFLOW_CONTEXT_DAYS))
+    return [one for one in readable_documents(study.patient) if one.authored_on is None or one.authored_on <= last]
+
+
+def gather_sources(study: Study) -> list[SourceText]:
+    """The context documents that retrieval found something in, with the passages; newest first.
 
     Loads the embedding model: for workers only. A passage that does not equal the stored bytes at its offsets is left out:
     it could not be cited.
     """
-    documents = {row.id: row for row in readable_documents(patient)}
+    patient = study.patient
+    documents = {row.id: row for row in context_documents(study)}
     if not documents:
         return []
     spans: dict[uuid.UUID, list[tuple[int, int, float]]] = {}
     texts: dict[uuid.UUID, bytes] = {}
-    for passage in retrieve(patient, QUERIES, top_k=_TOP_K):
+    for passage in retrieve(patient, QUERIES, top_k=_TOP_K, within=documents.keys()):
         key = uuid.UUID(str(passage.document_id))
         if key not in documents:
             continue

@@ -11,6 +11,7 @@ from reportlab.platypus import CondPageBreak, Flowable, Image, KeepTogether, Par
 from imaging.brats.regions import REGIONS
 from oncoflow_site.foundation.clock import local
 from oncoflow_site.foundation.figures import date_text, moment_text, sentence
+from reports.content.provenance import acquisition_text, maker_of, makers_text, outside_range
 from reports.content.schema import DocumentCitation, ReportComparison, ReportContent
 from reports.pdf.chart import volume_chart
 from reports.pdf.data import RenderInput, SignatureText
@@ -175,14 +176,16 @@ def _findings(content: ReportContent) -> list[Flowable]:
     comparison = content.comparison
     prior = comparison.prior_performed_at if comparison else None
     since = f"Previous: study of {date_text(prior)}. " if prior else "No earlier study to compare with. "
-    who = "a person's outline" if content.findings.segmentation.kind == "person" else "the panel's consensus"
+    who = makers_text(content.findings)
     note = (
-        f"{since}Regions are nested: ET lies in TC, TC in WT. Volumes of {who}, from the image geometry; the range is the "
-        "spread of the single models' volumes, not a confidence interval."
+        f"{since}Regions are nested: ET lies in TC, TC in WT. Outlines: {who}. Volumes from the image geometry; the range is "
+        f"the spread of the single models' volumes, not a confidence interval.{_outside(content)}"
     )
     parts: list[Flowable] = [
         KeepTogether([_heading("Findings"), findings_table(content), Spacer(1, 2), paragraph(safe(note), "small")])
     ]
+    if acquired := acquisition_text(content.study):
+        parts += [Spacer(1, 3), paragraph(safe(f"Acquisition, as the image headers say. {acquired}", 1500), "small")]
     if midline := midline_text(content):
         parts += [Spacer(1, 3), paragraph(safe(midline), "small")]
     if comparison is not None and comparison.sequences is not None and comparison.sequences.note:
@@ -191,6 +194,13 @@ def _findings(content: ReportContent) -> list[Flowable]:
     if lesions is not None:
         parts += [Spacer(1, 6), lesions]
     return parts + ([Spacer(1, 5), _response(comparison)] if comparison is not None else [])
+
+
+def _outside(content: ReportContent) -> str:
+    """Why a volume lies outside the range beside it, a sentence a region."""
+    findings = content.findings
+    clauses = ((name, outside_range(one, maker_of(findings, name))) for name, one in findings.regions.items())
+    return "".join(f" {name}: {clause}." for name, clause in clauses if clause)
 
 
 def _response(comparison: ReportComparison) -> Flowable:
@@ -257,7 +267,7 @@ def _history(content: ReportContent) -> list[Flowable]:
 
 def _narrative(content: ReportContent) -> list[Flowable]:
     """Sentences with numbered references to documents; figures come from the tables above and need no number."""
-    references: dict[tuple[str, int, int], int] = {}
+    references: dict[str, int] = {}
     parts: list[Flowable] = []
     titles = {
         "finding": "Measured on the images",
@@ -273,15 +283,14 @@ def _narrative(content: ReportContent) -> list[Flowable]:
             marks = []
             for citation in line.citations:
                 if isinstance(citation, DocumentCitation):
-                    key = (citation.document_id, citation.start, citation.end)
-                    marks.append(f"[{references.setdefault(key, len(references) + 1)}]")
+                    marks.append(f"[{references.setdefault(citation.document_id, len(references) + 1)}]")
             tail = f' <font color="#0b5c6b">{" ".join(marks)}</font>' if marks else ""
             parts.append(paragraph(safe(line.text, 4000) + tail, "bullet", bulletText="•"))
         parts.append(Spacer(1, 3))
     if references:
         parts.append(paragraph("<b>Sources</b>", "body"))
         known = {
-            (one.document_id, one.start, one.end): one
+            one.document_id: one
             for line in content.narrative
             for one in line.citations
             if isinstance(one, DocumentCitation)
@@ -290,10 +299,7 @@ def _narrative(content: ReportContent) -> list[Flowable]:
             citation = known[key]
             when = citation.authored_on
             date = citation.authored_text or (date_text(datetime.fromisoformat(when)) if when else "undated")
-            text = (
-                f"{citation.type_text or 'Document'}, {date}; document {citation.document_id}, bytes "
-                f"{citation.start} to {citation.end} of its stored text"
-            )
+            text = f"{citation.type_text or 'Document'}, {date}"
             parts.append(paragraph(safe(text), "reference", bulletText=f"[{number}]"))
     return [CondPageBreak(70), _heading("Summary"), *parts] if parts else []
 

@@ -110,6 +110,19 @@ def findings_table(content: ReportContent) -> Flowable:
                 *(_number(one) if prior else _dash() for one in changes),
             ]
         )
+    for part, name in (
+        ("NCR", "necrosis, not enhancing core (TC less ET)"),
+        ("ED", "oedema, infiltration (WT less TC)"),
+    ):
+        if part in content.findings.parts:
+            volume = content.findings.parts[part]  # type: ignore[index]
+            rows.append(
+                [
+                    paragraph(f"<b>{part}</b> {safe(name)}", "cell"),
+                    _number(_shown(volume, millilitres)),
+                    *(_dash() for _ in range(5)),
+                ]
+            )
     head = (
         "Region",
         "Volume (ml)",

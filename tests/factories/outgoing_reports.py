@@ -39,6 +39,10 @@ STUDY = {
     "pseudonym": "OF-AAAA-BBBB-CC",
     "performed_at": "2026-03-01T10:15:00+00:00",
     "modality": "MR",
+    "acquisition": [
+        {"sequence": "T1", "manufacturer": "SIEMENS", "model": "Skyra", "field_t": 3.0, "slice_thickness_mm": 1.0},
+        {"sequence": "T1c", "contrast": "given"},
+    ],
 }
 
 

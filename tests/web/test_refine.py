@@ -14,7 +14,7 @@ from selenium.webdriver import ActionChains, Keys
 from audit.models import AuditRow
 from clinical.access import assign
 from clinical.models import Patient, User
-from imaging.brats.regions import REGIONS, region_mask
+from imaging.brats.regions import REGIONS, region_mask, region_masks
 from imaging.models import Segmentation
 from imaging.segmentation.corrections import Correction, apply_corrections
 from imaging.segmentation.label_maps import current_segmentation, load_labels
@@ -95,7 +95,12 @@ def test_a_click_is_answered_and_saved_as_a_new_version(drafted: Report, reader:
     assert np.array_equal(after[:8], before[:8])
     assert np.array_equal(load_labels(Segmentation.objects.get(pk=parent.pk)), before), "the parent stays as it was"
     run_pending("default")
-    assert drafted.study.measurements.filter(segmentation=current).exists()
+    measured = drafted.study.measurements.get(segmentation=current)
+    makers = {name: one.maker for name, one in measured.regions.items()}
+    assert makers["ET"] == "corrected", "the consensus with a person's changes, not a person's outline"
+    for name in ("TC", "WT"):
+        same = np.array_equal(region_masks(after)[name], region_masks(before)[name])
+        assert makers[name] == ("consensus" if same else "corrected")
 
     again = save(
         reader,

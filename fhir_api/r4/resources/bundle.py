@@ -24,7 +24,9 @@ from fhir_api.r4.resources.naming_systems import own, patient_system
 from fhir_api.r4.resources.observations import ReportReferences, observations
 from fhir_api.r4.resources.resource import Resource
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
+from fhir_api.report_out.observations_common import is_loinc, procedure_loinc
 from oncoflow_site.foundation.errors import required
+from reports.content.provenance import acquisition_text
 from reports.models import ReportVersion
 
 __all__ = ["build_transaction", "patient_resource", "report_transaction"]
@@ -165,9 +167,13 @@ class _TransactionBuilder:
 
     def _report(self, links: ReportReferences, results: list[str], practitioner: str, binary: str) -> Resource:
         facts = self.facts
-        codings = [codes.coding(codes.LOINC, "24587-8", "MR Brain WO and W contrast IV")]
-        if facts.code[0]:
-            codings.append(codes.coding(own("procedure"), facts.code[0], facts.code[1]))
+        done = procedure_loinc(facts.content.study)
+        if is_loinc(facts.code[0]):
+            codings = [codes.coding(codes.LOINC, facts.code[0])]
+        else:
+            codings = [codes.coding(codes.LOINC, *done)]
+            if facts.code[0]:
+                codings.append(codes.coding(own("procedure"), facts.code[0], facts.code[1]))
         resource: Resource = {
             "resourceType": "DiagnosticReport",
             **self._meta(),
@@ -182,7 +188,7 @@ class _TransactionBuilder:
                 codes.concept(codes.coding(codes.V2_0074, "RAD", "Radiology")),
                 codes.concept(codes.coding(codes.LOINC, "LP29684-5", "Radiology")),
             ],
-            "code": codes.concept(*codings, text=facts.code[1] or "MR Brain WO and W contrast IV"),
+            "code": codes.concept(*codings, text=facts.code[1] or done[1]),
             "subject": links.patient,
             "encounter": self._encounter(),
             "effectiveDateTime": facts.performed.isoformat(),
@@ -317,6 +323,7 @@ def _imaging_study(facts: DisclosedReport, patient: str) -> Resource:
         "modality": [codes.coding(codes.DCM, facts.content.study.modality)],
         "subject": {"reference": patient},
         "started": facts.performed.isoformat(),
+        **({"note": [{"text": acquired}]} if (acquired := acquisition_text(facts.content.study)) else {}),
     }
 
 

@@ -13,7 +13,8 @@ from fhir_api.report_out.observations_common import reason_not_assessed
 from imaging.brats.regions import Region
 from imaging.schemas.comparison import RegionChange, Response
 from imaging.schemas.measurement import LesionMeasurement, RegionMeasurement
-from oncoflow_site.foundation.figures import ml_value, mm_value, percent_value, share_value
+from oncoflow_site.foundation.figures import ml_value, mm_value, percent_value, sentence, share_value
+from reports.content.provenance import maker_of, maker_words, outside_range
 
 __all__ = ["ReportReferences", "observation_id", "observations"]
 
@@ -50,6 +51,9 @@ def observations(facts: DisclosedReport, links: ReportReferences) -> list[Resour
         made.append(_volume(facts, links, region, measured))
         if region == "ET" or (measured is not None and measured.longest_axial_diameter_mm is not None):
             made.append(_diameters(facts, links, region, measured))
+    for part, name in observations_common.PART_DISPLAY.items():
+        if part in findings.parts:
+            made.append(_part(facts, links, part, name, findings.parts[part]))
     if comparison is not None and comparison.prior_study_id:
         for region in observations_common.REGION_DISPLAY:
             made.append(_change(facts, links, region, comparison.regions.get(region)))
@@ -96,8 +100,12 @@ def _volume(
     if measured is None or volume is None:
         return resource | _absent(measured.reason if measured else "")
     resource["valueQuantity"] = codes.quantity(volume, "mL")
-    if measured.basis:
-        resource["note"] = [{"text": measured.basis}]
+    maker = maker_of(facts.content.findings, region)
+    notes = [
+        f"Outline: {maker_words(facts.content.findings, region)[0].lower()}{maker_words(facts.content.findings, region)[1:]}."
+    ]
+    notes += [one for one in (measured.basis, sentence(outside_range(measured, maker))) if one]
+    resource["note"] = [{"text": one} for one in notes]
     if (spread := measured.uncertainty_mm3) is not None:
         resource["component"] = [
             {
@@ -107,6 +115,18 @@ def _volume(
             for end, text, mm3 in (("low", "Lowest volume", spread.low), ("high", "Highest volume", spread.high))
         ]
     return resource
+
+
+def _part(facts: DisclosedReport, links: ReportReferences, part: str, display: str, mm3: float | None) -> Resource:
+    name = f"{display} volume"
+    code = codes.concept(
+        _local(f"{part}-volume", name), codes.coding(codes.SNOMED, "118565006", "Volume (property)"), text=name
+    )
+    resource = _base(facts, links, f"{part}-volume", code)
+    volume = ml_value(mm3)
+    if volume is None:
+        return resource | _absent("one of the regions that it lies between was not assessed")
+    return resource | {"valueQuantity": codes.quantity(volume, "mL")}
 
 
 def _diameters(

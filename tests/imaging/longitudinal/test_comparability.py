@@ -87,3 +87,36 @@ def test_growth_after_a_complete_response_is_no_partial_response():
     result = latest(three)[1]
     assert result.response.category == "not assessed"
     assert "RANO2-REGROWTH-AFTER-CR" in result.response.rule_ids
+
+
+def test_what_is_alike_is_compared_beside_a_mixed_pair():
+    """A person's outline on one date, the models' on both: the mixed pair says nothing, the models' pair stands beside it;
+    with a person's on both dates the two persons' outlines are compared, and the models' beside them."""
+    person = studies.patient()
+    first, volumes = ready_study(person, brain_like(SMALL, 1), performed_at=FIRST)
+    segment(first, volumes, tumour(SMALL, (BIG, 6.0, 10.0, 14.0)))
+    latest(first)
+    second, later = ready_study(person, brain_like(SMALL, 1), performed_at=FIRST + 90 * DAY)
+    segment(second, later, tumour(SMALL, (BIG, 6.0, 10.0, 14.0)))
+    assert latest(second)[1].alike == (), "the pair in force is the pair"
+    segment(second, later, tumour(SMALL, (BIG, 6.0, 13.0, 16.0)), kind="person", author="rhea")
+    result = latest(second)[1]
+    assert {one.change_percent for one in result.regions.values()} == {None}
+    (pair,) = result.alike
+    assert pair.maker == "consensus"
+    assert {name: one.change_percent for name, one in pair.regions.items()} == {"ET": 0, "TC": 0, "WT": 0}
+    segment(first, volumes, tumour(SMALL, (BIG, 6.0, 9.0, 14.0)), kind="person", author="rhea")
+    latest(first)
+    result = latest(second)[1]
+    assert result.regions["ET"].change_percent > 100
+    assert [one.maker for one in result.alike] == ["consensus"]
+
+
+def test_outlines_of_one_making_that_nobody_trusts_are_no_pair():
+    person = studies.patient()
+    latest(dated(person, (BIG, 6.0, 10.0, 14.0), outline={"band": "hold"}))
+    second, later = ready_study(person, brain_like(SMALL, 1), performed_at=FIRST + 90 * DAY)
+    segment(second, later, tumour(SMALL, (BIG, 6.0, 10.0, 14.0)))
+    latest(second)
+    segment(second, later, tumour(SMALL, (BIG, 6.0, 13.0, 16.0)), kind="person", author="rhea")
+    assert latest(second)[1].alike == ()

@@ -312,6 +312,7 @@ def test_a_region_is_compared_only_where_both_dates_assessed_it():
         "volume_mm3": None,
         "voxels": None,
         "voxels_basis": "affine",
+        "maker": "",
         "longest_axial_diameter_mm": None,
         "perpendicular_diameter_mm": None,
         "measurable": None,

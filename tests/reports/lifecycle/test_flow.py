@@ -31,6 +31,7 @@ from oncoflow_site.foundation.models import Event, StoredObject
 from reports.lifecycle.sign_off import sign_off
 from reports.lifecycle.versions import current_version, issued_version
 from reports.models import Report, ReportVersion, SigningAttempt
+from reports.narrative.sources import context_documents
 from reports.services import load_content, load_pdf, why_not_sign
 from reports.signing.keyring import trust_pem
 from reports.signing.verify import verify
@@ -317,14 +318,17 @@ def test_issued_versions_cannot_change(issued: ReportVersion) -> None:
 # --- documents
 
 
-def read(patient, text: str, source_id: str = "doc-1", **more: Any):
+WRITTEN = datetime(2026, 8, 2, tzinfo=UTC)
+
+
+def read(patient, text: str, source_id: str = "doc-1", authored_on: datetime | None = WRITTEN, **more: Any):
     document = add_document(
         patient,
         content=text.encode("utf-8"),
         content_type="text/plain; charset=utf-8",
         type_code="11488-4",
         type_text="Oncology note",
-        authored_on=datetime(2026, 8, 2, tzinfo=UTC),
+        authored_on=authored_on,
         source_id=source_id,
         **more,
     )
@@ -351,6 +355,24 @@ def test_context_is_cited_byte_for_byte(make_study, make_measurement, patient, s
                 assert citation.text in item.text
                 assert citation.text_sha256 == document.text_sha256
     assert any("60 Gy" in item.text for item in context)
+
+
+def test_a_document_from_after_the_study_is_no_context_of_it(make_study, make_measurement, patient, signing) -> None:
+    """It is neither quoted nor a reason for a new version; an undated one stays, and is called undated."""
+    study = make_study()
+    for days, words in ((-20, "before"), (2, "inside the window"), (4, "after it")):
+        text = f"Brain tumour board, written {words}: glioblastoma, dexamethasone 4 mg twice daily."
+        read(patient, text, words, authored_on=study.performed_at + timedelta(days=days))
+    read(
+        patient, "Undated summary of the glioblastoma: temozolomide was started in spring.", "undated", authored_on=None
+    )
+    content = load_content(release(draft(make_measurement(study))))
+    said = " ".join(one.text for one in content.narrative)
+    assert "written before" in said
+    assert "inside the window" in said
+    assert "after it" not in said
+    assert "An undated" in said
+    assert len(context_documents(study)) == 3
 
 
 def test_document_redrafts_what_is_open_only(make_study, make_measurement, patient, signing) -> None:
