@@ -25,6 +25,7 @@ NOTHING_WAITS = {
     "inference.evaluate_panel": "a figure of quality is missing; no study waits for it",
     "inference.evaluate_against_review": "as for evaluate_panel",
     "reports.redraft_open": "the open draft stays as it is, and reads as it did",
+    "fhir_api.backfill": "the report stays offered on the system page; the failure is a notice",
     "fhir_api.deliver_report": "the report is issued; the failure is a notice, and the job can be started again",
 }
 """Kinds without `on_dead`, and what people see then."""

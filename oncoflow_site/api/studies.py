@@ -72,6 +72,7 @@ STEPS = {
     "reports.draft": "Drafting the report",
     "reports.release": "Releasing the report",
     "fhir_api.deliver_report": "Queueing the delivery",
+    "fhir_api.backfill": "Queueing the delivery",
 }
 
 

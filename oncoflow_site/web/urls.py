@@ -45,6 +45,8 @@ urlpatterns = [
     path("reports/<uuid:report_id>/sign", reading.sign, name="sign"),
     path("system/", system.system_page, name="system"),
     path("system/deliveries/<uuid:delivery_id>/resend", system.resend_delivery, name="resend"),
+    path("system/endpoints/<uuid:endpoint_id>/test", system.test_endpoint, name="endpoint-test"),
+    path("system/endpoints/<uuid:endpoint_id>/backfill", system.backfill_endpoint, name="endpoint-backfill"),
     path("system/jobs/<uuid:job_id>/retry", system.retry_job, name="retry"),
     path("viewer", viewer.viewer),
     re_path(r"^viewer/(?P<path>.*)$", viewer.viewer, name="viewer"),

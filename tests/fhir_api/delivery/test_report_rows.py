@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, date, datetime
+import socket
+from datetime import UTC, date, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 
 from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from fhir_api.access.tokens import create_token
+from fhir_api.delivery.standing import endpoint_standings
 from fhir_api.models import Endpoint
 from fhir_api.r4.resources.bundle import report_transaction
 from fhir_api.report_out.disclosed_report import disclose_report
 from imaging.identifiers import StudyIdentity, seal
 from imaging.models import Study
 from oncoflow_site.foundation import objects
-from oncoflow_site.foundation.clock import now
+from oncoflow_site.foundation.clock import local, now
 from oncoflow_site.foundation.errors import PermanentError
 from oncoflow_site.foundation.jobs import enqueue, run_pending
-from oncoflow_site.foundation.models import Delivery
+from oncoflow_site.foundation.models import Delivery, EndpointStatus
 from reports.content.schema import canonical_json
 from reports.models import Report, ReportVersion
 from tests.factories.fhir_client import Fhir
@@ -91,6 +95,62 @@ def test_every_endpoint_gets_each_version_once_and_in_order(report):
     assert AuditRow.objects.filter(event="report.deliver").count() == 4
     revealed = AuditRow.objects.filter(event="patient.identity", patient=report.patient_id)
     assert {row.detail["purpose"] for row in revealed} == {"delivery"}
+
+
+def test_a_new_or_restored_endpoint_gets_what_was_issued_before(report, client):
+    old = Endpoint.objects.create(name="old", transport="fhir", address="http://127.0.0.1:1/fhir")
+    follow(issue(report, 1), "k1")
+    new = Endpoint.objects.create(name="new", transport="mllp", address="127.0.0.1:1", active=False)
+    second = issue(report, 2)
+    follow(second, "k2")
+    assert [one.never for one in endpoint_standings()] == [2, 0]
+    assert {one.endpoint.name: one.state for one in endpoint_standings()} == {"new": "off", "old": "up"}
+    Endpoint.objects.update(active=True)
+
+    def lane(endpoint: Endpoint) -> list[int]:
+        rows = Delivery.objects.filter(endpoint=endpoint.name).order_by("sequence")
+        return list(rows.values_list("headers__version", flat=True))
+
+    admin = get_user_model().objects.create_user("admin", role="admin")
+    client.force_login(admin)
+    assert b"Where reports go" in client.get("/system/").content
+    tomorrow = (local(now()) + timedelta(days=1)).date().isoformat()
+    client.post(f"/system/endpoints/{new.pk}/backfill", {"since": tomorrow})
+    client.post(f"/system/endpoints/{new.pk}/backfill", {"since": "soon"})
+    client.post(f"/system/endpoints/{new.pk}/backfill", {"delivered_too": "on"})
+    run_pending("default")
+    assert lane(new) == []
+    for _ in range(2):  # the second finds nothing that is missing
+        client.post(f"/system/endpoints/{new.pk}/backfill", {})
+        run_pending("default")
+        assert (lane(new), lane(old)) == ([1, 2], [1, 2])
+    assert [one.never for one in endpoint_standings()] == [0, 0]
+    call_command("endpoints", "--backfill", "old", "--report", str(report.pk), "--delivered-too", stdout=StringIO())
+    run_pending("default")
+    assert (lane(new), lane(old)) == ([1, 2], [1, 2, 1, 2])
+    rows = AuditRow.objects.filter(event="endpoint.backfill").order_by("pk")
+    assert [row.detail["reports"] for row in rows] == [0, 1, 0, 1]
+
+
+def test_the_test_of_an_endpoint_says_what_is_wrong_and_is_recorded(report, client):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        endpoint = Endpoint.objects.create(name="hl7", transport="mllp", address=address)
+        EndpointStatus.objects.create(endpoint="hl7", state="stopped", next_probe_at=now() + timedelta(hours=1))
+        out = StringIO()
+        call_command("endpoints", "--test", "hl7", stdout=out)
+        assert "It answers" in out.getvalue()
+        assert EndpointStatus.objects.get().next_probe_at <= now(), "what waits is tried at once"
+    client.force_login(get_user_model().objects.create_user("admin", role="admin"))
+    page = client.post(f"/system/endpoints/{endpoint.pk}/test", follow=True).content.decode()
+    assert "hl7: The MLLP peer is not there" in page
+    assert list(AuditRow.objects.filter(event="endpoint.test").order_by("pk").values_list("outcome", flat=True)) == [
+        0,
+        4,
+    ]
+    client.force_login(get_user_model().objects.create_user("doctor", role="doctor"))
+    for verb in ("test", "backfill"):
+        assert client.post(f"/system/endpoints/{endpoint.pk}/{verb}").status_code == 403
 
 
 def test_what_was_not_issued_or_was_altered_does_not_leave(report):
