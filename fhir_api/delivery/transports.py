@@ -18,7 +18,7 @@ from fhir_api.hl7v2.ack import read_ack
 from fhir_api.hl7v2.er7 import Er7Error, parse, read_header
 from fhir_api.hl7v2.mllp import Verdict, connect, exchange
 from fhir_api.models import Endpoint, Transport
-from fhir_api.r4.resources.resource import Resource
+from fhir_api.r4.resources.resource import Resource, elements
 from oncoflow_site.foundation import keys
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import EndpointError, EngineError, PermanentError, TransientError
@@ -205,7 +205,7 @@ def _check_response(sent: Resource, body: bytes) -> None:
             f"The FHIR endpoint answered 200 with {what}, not a transaction-response.", code="200-other"
         )
     entries = answer.get("entry")
-    if not isinstance(entries, list) or len(entries) != len(sent["entry"]):
+    if not isinstance(entries, list) or len(entries) != len(elements(sent["entry"])):
         raise PermanentError("The FHIR endpoint's answer has not one entry for each that was sent.", code="200-entries")
     for number, entry in enumerate(entries, start=1):
         response = entry.get("response") if isinstance(entry, dict) else None

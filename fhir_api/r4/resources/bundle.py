@@ -16,13 +16,14 @@ import html
 import json
 import re
 import uuid
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from clinical.identity import IdentityData
 from fhir_api.r4.resources import codes, order_fields
 from fhir_api.r4.resources.naming_systems import own, patient_system
 from fhir_api.r4.resources.observations import ReportReferences, observations
-from fhir_api.r4.resources.resource import Resource
+from fhir_api.r4.resources.resource import Element, Resource, element, elements
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
 from fhir_api.report_out.observations_common import is_loinc, procedure_loinc
 from oncoflow_site.foundation.errors import required
@@ -73,17 +74,17 @@ class _TransactionBuilder:
 
     def _create(self, resource: Resource, key: str) -> str:
         """Conditional create by the first identifier."""
-        kind, identifier = resource["resourceType"], resource["identifier"][0]
+        kind, identifier = str(resource["resourceType"]), elements(resource["identifier"])[0]
         # Comma, bar, dollar and backslash separate values in a token parameter (R4 search, section 3.1.1.4.0.1).
-        value = re.sub(r"([\\,|$])", r"\\\1", identifier["value"])
+        value = re.sub(r"([\\,|$])", r"\\\1", str(identifier["value"]))
         token = quote(f"{identifier['system']}|{value}", safe=":/|.")
         request = {"method": "POST", "url": kind, "ifNoneExist": f"identifier={token}"}
         return self._add(resource, self._id(key), request)
 
-    def _add(self, resource: Resource, unique: str, request: Resource) -> str:
+    def _add(self, resource: Resource, unique: str, request: Mapping[str, str]) -> str:
         if self.facts.demo:
-            meta = resource.setdefault("meta", {})
-            meta["security"] = [codes.coding(codes.ACT_REASON, "HTEST", "test health data")]
+            security = [codes.coding(codes.ACT_REASON, "HTEST", "test health data")]
+            resource["meta"] = {**element(resource.get("meta")), "security": security}
         url = f"urn:uuid:{unique}"
         self.entries.append({"fullUrl": url, "resource": resource, "request": request})
         return url
@@ -100,7 +101,7 @@ class _TransactionBuilder:
         links = ReportReferences(
             patient=patient, study=study, device=device, performer=[one for one in (organization, practitioner) if one]
         )
-        results = [self._put(one, one["id"]) for one in observations(facts, links)]
+        results = [self._put(one, str(one["id"])) for one in observations(facts, links)]
         report = self._put(self._report(links, results, practitioner, binary), facts.report_id)
         document = self._put(self._document(links, organization, practitioner, binary), self._id("document"))
         self._put(
@@ -149,7 +150,7 @@ class _TransactionBuilder:
             (order.filler_number, order.filler_authority, "FILL"),
         ):
             if number:
-                identifier = {
+                identifier: Element = {
                     "type": codes.concept(codes.coding(codes.V2_0203, kind)),
                     "system": patient_system(authority or self.facts.authority, kind),
                     "value": number,
@@ -260,21 +261,20 @@ def patient_resource(identity: IdentityData, pseudonym: str, authority: str) -> 
         identity.identifiers,
         key=lambda one: (one.use == "old", one.kind != "MR", one.authority != authority, one.authority, one.value),
     )
+    identifiers: list[Element] = [
+        {
+            "type": codes.concept(codes.coding(codes.V2_0203, one.kind)),
+            "system": patient_system(one.authority, one.kind),
+            "value": one.value,
+            **({"use": "old"} if one.use == "old" else {}),
+        }
+        for one in numbers
+    ]
     resource: Resource = {
         "resourceType": "Patient",
-        "identifier": [
-            {
-                "type": codes.concept(codes.coding(codes.V2_0203, one.kind)),
-                "system": patient_system(one.authority, one.kind),
-                "value": one.value,
-            }
-            | ({"use": "old"} if one.use == "old" else {})
-            for one in numbers
-        ],
+        "identifier": identifiers or [{"system": own("pseudonym"), "value": pseudonym}],
         "gender": _GENDER.get(identity.sex, "unknown"),
     }
-    if not numbers:
-        resource["identifier"] = [{"system": own("pseudonym"), "value": pseudonym}]
     name: Resource = {"use": "official"}
     if identity.family:
         name["family"] = identity.family

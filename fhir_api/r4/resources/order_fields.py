@@ -31,7 +31,7 @@ def encounter(echo: Mapping[str, str], authority: str) -> Element | None:
     value, _, _, assigned, *_ = _parts(echo.get("PV1-19", ""), 5)
     if not value:
         return None
-    identifier = {
+    identifier: Element = {
         "type": codes.concept(codes.coding(codes.V2_0203, "VN")),
         "system": patient_system(assigned.split("&")[0] or authority, "VN"),
         "value": value,

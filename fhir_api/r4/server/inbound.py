@@ -25,7 +25,7 @@ from clinical.identity import OrderIdentity
 from clinical.models import Patient
 from fhir_api.r4.resources.codes import LOINC, V2_0203
 from fhir_api.r4.resources.naming_systems import authority_of, known_authority
-from fhir_api.r4.resources.resource import Resource
+from fhir_api.r4.resources.resource import FhirJson, Resource, element, elements
 from fhir_api.r4.server.outcome import FhirError
 from oncoflow_site.foundation.clock import DatedMoment
 
@@ -195,7 +195,7 @@ def subject_of(resource: Resource, user: Any) -> Patient:
     return patient
 
 
-def _dated(text: Any) -> DatedMoment | None:
+def _dated(text: FhirJson) -> DatedMoment | None:
     """FHIR date, instant or dateTime; a partial date stays one (R4 2.24.0.1), in the site's zone. None when it is no date."""
     if not isinstance(text, str):
         return None
@@ -209,15 +209,15 @@ def _dated(text: Any) -> DatedMoment | None:
     return DatedMoment(moment) if moment.tzinfo else None
 
 
-def _concept(concept: Any, prefer: str = LOINC) -> tuple[str, str]:
+def _concept(concept: FhirJson, prefer: str = LOINC) -> tuple[str, str]:
     """(code, text) of a CodeableConcept; the coding of ``prefer`` first."""
     if not isinstance(concept, dict):
         return "", ""
-    codings = sorted(concept.get("coding") or [{}], key=lambda one: one.get("system") != prefer)
+    codings = sorted(elements(concept.get("coding")) or [{}], key=lambda one: one.get("system") != prefer)
     return str(codings[0].get("code", "")), str(concept.get("text") or codings[0].get("display", ""))
 
 
-def business_identifier(identifier: Any) -> str:
+def business_identifier(identifier: FhirJson) -> str:
     """``system|value``; empty when there is none."""
     if isinstance(identifier, dict) and identifier.get("value"):
         return f"{identifier.get('system', '')}|{identifier['value']}"
@@ -230,8 +230,8 @@ def read_document(resource: Resource) -> InboundDocumentReference:
         raise FhirError(
             422, "Only current documents are taken.", code="business-rule", expression="DocumentReference.status"
         )
-    contents = resource.get("content") or []
-    attachment = contents[0].get("attachment", {}) if len(contents) == 1 else {}
+    contents = elements(resource.get("content"))
+    attachment = element(contents[0].get("attachment")) if len(contents) == 1 else {}
     place = "DocumentReference.content.attachment"
     if len(contents) != 1 or not attachment.get("data"):
         raise FhirError(422, "Exactly one attachment with its data is needed.", code="not-supported", expression=place)
@@ -239,7 +239,7 @@ def read_document(resource: Resource) -> InboundDocumentReference:
         content = base64.b64decode("".join(str(attachment["data"]).split()), validate=True)
     except (binascii.Error, ValueError):
         raise FhirError(400, "The data is not base64.", code="value", expression=f"{place}.data") from None
-    if attachment.get("size") not in (None, len(content)):
+    if attachment.get("size", len(content)) != len(content):
         raise FhirError(422, "The size is not that of the data.", code="value", expression=f"{place}.size")
     if attachment.get("hash"):
         digest = base64.b64encode(hashlib.sha1(content, usedforsecurity=False).digest()).decode()
@@ -255,7 +255,7 @@ def read_document(resource: Resource) -> InboundDocumentReference:
         type_code=code,
         type_text=text,
         authored=_dated(attachment.get("creation")) or _dated(resource.get("date")),
-        source_id=source or business_identifier((resource.get("identifier") or [None])[0]),
+        source_id=source or business_identifier(next(iter(elements(resource.get("identifier"))), None)),
     )
 
 
@@ -265,9 +265,9 @@ def read_order(resource: Resource) -> InboundServiceRequest:
     if resource["status"] != "active" or resource["intent"] not in ("order", "original-order", "instance-order"):
         raise FhirError(422, "Only active orders are taken.", code="business-rule", expression=f"{kind}.status")
     numbers: dict[str, tuple[str, str]] = {}
-    for identifier in resource.get("identifier") or []:
-        codings = (identifier.get("type") or {}).get("coding") or []
-        code = next((one.get("code") for one in codings if one.get("system") == V2_0203), "PLAC")
+    for identifier in elements(resource.get("identifier")):
+        codings = elements(element(identifier.get("type")).get("coding"))
+        code = next((str(one.get("code", "")) for one in codings if one.get("system") == V2_0203), "PLAC")
         if code in ("PLAC", "FILL", "ACSN") and identifier.get("value"):
             found = authority_of(str(identifier.get("system", "")))
             numbers.setdefault(
@@ -278,8 +278,8 @@ def read_order(resource: Resource) -> InboundServiceRequest:
     code, text = _concept(resource.get("code"))
     if not code and not text:
         raise FhirError(422, "The order does not say what is to be done.", code="required", expression=f"{kind}.code")
-    reasons = [_concept(one)[1] or _concept(one)[0] for one in resource.get("reasonCode") or []]
-    requester = resource.get("requester") or {}
+    reasons = [_concept(one)[1] or _concept(one)[0] for one in elements(resource.get("reasonCode"))]
+    requester = element(resource.get("requester"))
     placer, filler = numbers.get("PLAC", ("", "")), numbers.get("FILL", ("", ""))
     identity = OrderIdentity(
         accession=numbers.get("ACSN", ("", ""))[0],

@@ -19,7 +19,7 @@ from fhir_api.models import ReceivedResource
 from fhir_api.r4.resources import codes, order_fields
 from fhir_api.r4.resources.bundle import build_transaction, patient_resource
 from fhir_api.r4.resources.naming_systems import own, patient_system
-from fhir_api.r4.resources.resource import Resource
+from fhir_api.r4.resources.resource import Resource, element, elements
 from fhir_api.report_out.disclosed_report import disclose_report
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import local
@@ -63,7 +63,7 @@ def base_url() -> str:
 
 def _with_meta(resource: Resource, logical_id: str, version: int, modified: datetime) -> Resource:
     meta = {
-        **resource.get("meta", {}),
+        **element(resource.get("meta")),
         "versionId": str(version),
         "lastUpdated": modified.isoformat(timespec="milliseconds"),
     }
@@ -84,7 +84,7 @@ def patient(row: Patient) -> ServedResource:
 def merged_patient(row: Patient) -> ServedResource:
     """A record that was merged into another: inactive, and where it went. Its identity is the survivor's to tell."""
     survivor = clinical.current_patient(row)
-    resource = {
+    resource: Resource = {
         "resourceType": "Patient",
         "identifier": [{"system": own("pseudonym"), "value": row.pseudonym}],
         "active": False,
@@ -141,7 +141,7 @@ def order(row: Order) -> ServedResource:
         if number
     ]
     system = codes.LOINC if row.procedure_code[:1].isdigit() and "-" in row.procedure_code else ""
-    coding: Resource = {"code": row.procedure_code} | ({"system": system} if system else {})
+    coding = {"code": row.procedure_code} | ({"system": system} if system else {})
     resource: Resource = {  # type: ignore[no-redef]
         "resourceType": "ServiceRequest",
         "identifier": identifiers,
@@ -155,7 +155,7 @@ def order(row: Order) -> ServedResource:
     }
     if told.reason:
         resource["reasonCode"] = [{"text": told.reason}]
-    resource["reasonCode"] = [*resource.get("reasonCode", []), *order_fields.diagnoses(told.echo)]
+    resource["reasonCode"] = [*elements(resource.get("reasonCode")), *order_fields.diagnoses(told.echo)]
     provider = order_fields.provider_identifier(told.echo)
     if told.ordering_provider or provider:
         named: Resource = {"display": told.ordering_provider} if told.ordering_provider else {}

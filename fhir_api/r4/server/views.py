@@ -23,7 +23,7 @@ from clinical import services as clinical
 from clinical.models import ClinicalDocument, Order, Patient
 from fhir_api.access.auth import BearerAuthentication
 from fhir_api.models import ReceivedResource
-from fhir_api.r4.resources.resource import Resource
+from fhir_api.r4.resources.resource import Resource, elements
 from fhir_api.r4.server import inbound, reading
 from fhir_api.r4.server.capability import capability_statement
 from fhir_api.r4.server.outcome import FhirError, answer, exception_handler
@@ -224,12 +224,13 @@ def run_search(view: FhirView, request: Request, kind: str, parameters: list[tup
         query = urlencode(used, quote_via=quote)
         return {"relation": relation, "url": f"{base}/{kind}{f'?{query}' if query else ''}"}
 
-    bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "link": [link("self", result.used)]}
-    if result.total is not None:
-        bundle["total"] = result.total
+    links = [link("self", result.used)]
     if result.next_page is not None:
         rest = [pair for pair in result.used if pair[0] != "_page"]
-        bundle["link"].append(link("next", [*rest, ("_page", str(result.next_page))]))
+        links.append(link("next", [*rest, ("_page", str(result.next_page))]))
+    bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
+    if result.total is not None:
+        bundle["total"] = result.total
     if result.found:
         bundle["entry"] = [
             {"fullUrl": f"{base}/{kind}/{one.resource['id']}", "resource": one.resource, "search": {"mode": "match"}}
@@ -268,7 +269,7 @@ class CreateSearchView(FhirView):
         if existing is not None:
             return self._created(existing, 200)
         source = inbound.business_identifier(resource.get("masterIdentifier")) or inbound.business_identifier(
-            (resource.get("identifier") or [None])[0]
+            next(iter(elements(resource.get("identifier"))), None)
         )
         index = keyed_hash("fhir_api.identifier", f"{kind}|{source}").hex() if source else None
         digest = hashlib.sha256(body).hexdigest()
