@@ -145,7 +145,7 @@ def start_backfill(
 def backfill(ctx: JobContext, *, endpoint_id: str, report_id: str, run_id: str, delivered_too: bool) -> None:
     """Put the issued versions of one report into the outbox for one endpoint, in order: those that it never got, or all."""
     endpoint = Endpoint.objects.get(pk=endpoint_id)
-    issued = ReportVersion.objects.filter(report=report_id, issued_at__isnull=False).order_by("number")
+    issued = ReportVersion.objects.filter(report_id=report_id, issued_at__isnull=False).order_by("number")
     with acting_as(Actor.system("delivery"), source="worker"):
         for version in issued.select_related("report__patient", "report__study", "report__order", "signer"):
             key = delivery_key(endpoint, version)
