@@ -1,5 +1,6 @@
 """What the inference room keeps."""
 
+from inference.models.checks import StudyChecks
 from inference.models.evaluations import CaseEvaluation, FusionWeights, ReferenceKind
 from inference.models.panels import (
     EXPERT_MACHINE,
@@ -42,4 +43,5 @@ __all__ = [
     "ProposalState",
     "ReferenceKind",
     "StandingProposal",
+    "StudyChecks",
 ]

@@ -6,20 +6,14 @@ automatic one: who looks long enough for a fusion under which the experts agree 
 
 from __future__ import annotations
 
-import gzip
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from django.db import transaction
 
 from audit import services as audit
-from imaging.brats.regions import REGIONS, labels_inner_wins
-from imaging.models import SegmentationKind
+from imaging.brats.regions import REGIONS
 from imaging.schemas.outline import GateBand
-from imaging.segmentation.label_maps import save_segmentation, write_labels
-from imaging.segmentation.probability_maps import encode_probability
 from imaging.volumes.load import grid_of, latest_volume_set
 from inference.events import CONSENSUS_CHOSEN, PANEL_MANUAL
 from inference.fusion.agreement import Overlap, measure_agreement
@@ -37,10 +31,16 @@ from inference.models import (
     PanelRun,
     PanelState,
 )
-from inference.panel.consensus import fused_outline, left_out, panel_agreement, probabilities_of
+from inference.panel.consensus import (
+    fused_outline,
+    keep_consensus,
+    panel_agreement,
+    probabilities_of,
+    write_consensus,
+)
 from inference.schemas.agreement import ByRegion, FusionMethodResult, PanelAgreement
 from inference.schemas.gate import GateDecision
-from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError, UserVisibleError
 from oncoflow_site.foundation.events import emit
@@ -189,15 +189,7 @@ def fuse_chosen(ctx: JobContext, choice: FusionChoice) -> None:
 def _store(
     ctx: JobContext, choice: FusionChoice, fused: Fused, decision: GateDecision, agreement: PanelAgreement
 ) -> None:
-    plain = io.BytesIO()
-    np.save(plain, fused.disagreement)
-    difference = gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
-    labels, probability = labels_inner_wins(fused.masks), encode_probability(fused.probability)
-    chosen = choice.panel_run
-    missing = left_out(chosen, fused)
-    written = write_labels(chosen.study, chosen.volume_set, labels, probability=probability, not_assessed=missing)
-    subject = chosen.study.key_subject
-    stored = objects.write(difference, subject=subject, kind="disagreement", content_type="application/gzip")
+    written = write_consensus(choice.panel_run, fused)
     with ctx.commit(done=True):
         panel = PanelRun.objects.select_for_update().get(pk=choice.panel_run_id)
         study = panel.study
@@ -208,10 +200,9 @@ def _store(
         if band != decision.band:
             earlier = automatic.gate.reasons if automatic.gate else ()
             reasons = ("A chosen fusion is trusted no more than the automatic one.", *earlier, *reasons)
-        made = save_segmentation(
-            study,
+        made = keep_consensus(
+            panel,
             written,
-            kind=SegmentationKind.CONSENSUS,
             author=choice.who,
             model=fused_outline(
                 fused, [run for run in _done(panel) if run.expert in choice.experts], band, chosen_by=choice.who
@@ -219,7 +210,6 @@ def _store(
             parent=automatic.segmentation,
             reason=choice.why,
         )
-        objects.keep(stored)
         gate = decision.rounded().model_copy(update={"band": band, "reasons": reasons})
         FUSION_CHOICE_MACHINE.advance(
             choice,
@@ -238,7 +228,7 @@ def _store(
             band=Band(band),
             reasons=reasons,
             consensus=made,
-            disagreement=stored,
+            disagreement=written.disagreement,
         )
         ids = {"study_id": str(study.pk), "panel_run_id": str(panel.pk)}
         emit(CONSENSUS_CHOSEN, subject=study.subject, segmentation_id=str(made.pk), **ids)

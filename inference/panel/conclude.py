@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 from django.conf import settings
 
 from audit import services as audit
-from imaging.brats.regions import labels_inner_wins
-from imaging.models import SegmentationKind
-from imaging.segmentation.label_maps import save_segmentation, write_labels
-from imaging.segmentation.probability_maps import encode_probability
-from imaging.volumes.load import LoadedVolumes, assessable_of, load_volumes
+from imaging.volumes.load import assessable_of, load_volumes
 from inference.domain_shift import distribution
-from inference.domain_shift.study_checks import study_flags
 from inference.events import PANEL_CONCLUDED, PANEL_MANUAL
 from inference.fusion.agreement import Agreement, measure_agreement
 from inference.fusion.arguments import fusion_arguments, island_limits
@@ -31,10 +24,18 @@ from inference.models import (
     ModelStatus,
     PanelRun,
 )
-from inference.panel.consensus import fused_outline, left_out, panel_agreement, probabilities_of
+from inference.panel.consensus import (
+    fused_outline,
+    keep_consensus,
+    panel_agreement,
+    probabilities_of,
+    write_consensus,
+)
 from inference.panel.convene import overall_deadline, still_to_conclude
+from inference.panel.volume_checks import checks_of
+from inference.schemas.checks import CheckedVolumes
 from inference.schemas.gate import GateDecision
-from oncoflow_site.foundation import failpoints, objects
+from oncoflow_site.foundation import failpoints
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import PermanentError
 from oncoflow_site.foundation.events import emit
@@ -79,17 +80,12 @@ def conclude(ctx: JobContext, panel: PanelRun) -> None:
         {name: masks_of(answer) for name, answer in answers.items()}, fused.masks, spacing, distances=True
     )
     what = assessable_of(panel.volume_set)
+    checks = checks_of(ctx, panel.volume_set, loaded)
     flags = [
         *([what.short] if what.reduced else []),
         *(_no_answer(run) for run in runs if run not in done),
-        *study_flags(
-            loaded.images,
-            loaded.brain_mask,
-            spacing,
-            spacing_known=loaded.spacing_known,
-            parameters=panel.volume_set.parameters,
-        ),
-        *_unlike([run for run in done if run.expert in (voters or advisers)], loaded),
+        *checks.flags,
+        *_unlike([run for run in done if run.expert in (voters or advisers)], checks),
     ]
     thresholds = {name: float(value) for name, value in settings.ONCOFLOW_GATE.items()}
     decision = decide(agreement, voters, advisers, thresholds, flags)
@@ -104,24 +100,19 @@ def _no_answer(run: ExpertRun) -> str:
     return f"expert {run.expert} gave no answer: {run.error or 'not in time'}"
 
 
-def _unlike(runs: list[ExpertRun], loaded: LoadedVolumes) -> list[str]:
+def _unlike(runs: list[ExpertRun], checks: CheckedVolumes) -> list[str]:
     """A sentence for each different distribution of the models whose consensus this is that the study lies outside of."""
-    if not loaded.spacing_known:
+    if checks.features is None:
         return []
     known = {
         run.expert: one
         for run in runs
         if run.model_version and (one := distribution.from_json(run.model_version.distribution)) is not None
     }
-    if not known:
-        return []
-    try:
-        values = distribution.features(loaded.images, loaded.brain_mask, loaded.grid.spacing_zyx())
-    except ValueError:
-        return []
+    values = np.asarray(checks.features, np.float64)
     found: dict[str, list[str]] = {}
     for expert, one in known.items():
-        judged = one.judge(loaded.images, values)
+        judged = one.judge(checks.sequences, values)
         if judged is not None and judged.outside:
             found.setdefault(judged.sentence(), []).append(expert)
     return [f"{', '.join(names)}: {told}" for told, names in found.items()]
@@ -138,23 +129,13 @@ def _store(
     thresholds: dict[str, float],
     spacing_known: bool,
 ) -> None:
-    labels = labels_inner_wins(fused.masks)
-    probability = encode_probability(fused.probability)
-    plain = io.BytesIO()
-    np.save(plain, fused.disagreement)
-    difference = gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
     study = panel.study
-    written = write_labels(
-        study, panel.volume_set, labels, probability=probability, not_assessed=left_out(panel, fused)
-    )
-    stored = objects.write(difference, subject=study.key_subject, kind="disagreement", content_type="application/gzip")
+    written = write_consensus(panel, fused)
     with ctx.commit(done=True):
         _end_unfinished(unfinished)
-        objects.keep(stored)
-        consensus = save_segmentation(
-            study,
+        consensus = keep_consensus(
+            panel,
             written,
-            kind=SegmentationKind.CONSENSUS,
             author="panel",
             model=fused_outline(fused, done, decision.band),
             reason=f"consensus of panel {panel.pk}",
@@ -167,7 +148,7 @@ def _store(
             gate=decision.rounded(),
             band=Band(decision.band),
             consensus=consensus,
-            disagreement=stored,
+            disagreement=written.disagreement,
             thresholds=thresholds,
             reasons=decision.reasons,
             demo=any(run.model_version.demo_only for run in done if run.model_version is not None),

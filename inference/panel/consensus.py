@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.brats.regions import REGIONS, Region
+from imaging.brats.regions import REGIONS, Region, labels_inner_wins
+from imaging.models import Segmentation, SegmentationKind
 from imaging.schemas.outline import FusedExpert, FusedOutline, GateBand
-from imaging.segmentation.probability_maps import decode_probability
+from imaging.segmentation.label_maps import WrittenLabels, save_segmentation, write_labels
+from imaging.segmentation.probability_maps import decode_probability, encode_probability
 from imaging.volumes.load import assessable_of
 from inference.fusion.agreement import Agreement, Overlap
 from inference.fusion.fuse import Fused
@@ -18,8 +23,17 @@ from inference.schemas.agreement import ByRegion, ExpertAgreement, PairAgreement
 from inference.schemas.gate import GateDecision
 from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.errors import PermanentError
+from oncoflow_site.foundation.models import StoredObject
 
-__all__ = ["fused_outline", "left_out", "panel_agreement", "probabilities_of"]
+__all__ = [
+    "WrittenConsensus",
+    "fused_outline",
+    "keep_consensus",
+    "left_out",
+    "panel_agreement",
+    "probabilities_of",
+    "write_consensus",
+]
 
 
 Probabilities = dict[str, NDArray[np.float16]]
@@ -30,6 +44,53 @@ def left_out(panel: PanelRun, fused: Fused) -> dict[Region, str]:
     why = assessable_of(panel.volume_set).not_assessed
     otherwise = "No expert that was fused can assess it from the sequences that are there."
     return {region: why.get(region, otherwise) for region in REGIONS if region not in fused.masks}
+
+
+@dataclass(frozen=True)
+class WrittenConsensus:
+    """A consensus whose bytes are stored and that no row names yet."""
+
+    labels: WrittenLabels
+    disagreement: StoredObject
+
+
+def write_consensus(panel: PanelRun, fused: Fused) -> WrittenConsensus:
+    """Store the label map, probabilities and disagreement of a fusion, automatic or chosen. Outside of any transaction."""
+    study = panel.study
+    plain = io.BytesIO()
+    np.save(plain, fused.disagreement)
+    difference = gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
+    labels = write_labels(
+        study,
+        panel.volume_set,
+        labels_inner_wins(fused.masks),
+        probability=encode_probability(fused.probability),
+        not_assessed=left_out(panel, fused),
+    )
+    stored = objects.write(difference, subject=study.key_subject, kind="disagreement", content_type="application/gzip")
+    return WrittenConsensus(labels, stored)
+
+
+def keep_consensus(
+    panel: PanelRun,
+    written: WrittenConsensus,
+    *,
+    author: str,
+    model: FusedOutline,
+    reason: str,
+    parent: Segmentation | None = None,
+) -> Segmentation:
+    """The consensus as the study's next outline: the one kind of row of every fusion. Inside the caller's transaction."""
+    objects.keep(written.disagreement)
+    return save_segmentation(
+        panel.study,
+        written.labels,
+        kind=SegmentationKind.CONSENSUS,
+        author=author,
+        model=model,
+        parent=parent,
+        reason=reason,
+    )
 
 
 def fused_outline(fused: Fused, runs: Iterable[ExpertRun], band: GateBand, *, chosen_by: str = "") -> FusedOutline:
