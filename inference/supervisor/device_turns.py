@@ -43,6 +43,11 @@ class DeviceTurns:
                 heapq.heapify(self._waiting)
                 self._changed.notify_all()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return len(self._waiting)
+
     def give_back(self) -> None:
         """End a turn that was taken."""
         if self._limited:

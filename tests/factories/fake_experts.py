@@ -13,6 +13,7 @@ from imaging.brats.regions import REGIONS
 from inference.experts.contract import ExpertOutput, ModelIdentity, Progress, Prompt, Refined, Volumes
 from inference.experts.errors import ExpertFailed, VolumesNeeded, WeightsMissing
 from inference.experts.factory import ExpertSpec
+from tests.factories.waiting import until
 
 
 class FakeExpert:
@@ -46,6 +47,9 @@ class FakeExpert:
             time.sleep(4.0)
         if wish == 15:
             time.sleep(1.0)
+        if wish == 17:  # at work until the test lets it go
+            (self.folder / "at-work").touch()
+            until((self.folder / "go").exists)
         if wish == 16:  # at work for long, and says so
             for step in range(600):
                 (self.folder / "steps.txt").write_text(str(step))

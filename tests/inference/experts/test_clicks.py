@@ -18,6 +18,7 @@ from inference.experts.sam.click_enforcement import enforce_clicks
 from inference.supervisor.client import ExpertUnavailable, SupervisorClient
 from inference.supervisor.server import Supervisor, SupervisorConfig
 from oncoflow_site.foundation.byte_lru import ByteLru
+from tests.factories.waiting import until
 
 FACTORY = "tests.factories.fake_experts:make"
 SHAPE = (9, 10, 11)
@@ -92,8 +93,7 @@ def test_a_click_does_not_wait_for_the_panels_prediction_by_the_same_expert(clic
     panel = threading.Thread(target=click.client.run, args=("clicker", volumes(16), 60))
     click.client.run("clicker", volumes(1), 60)
     panel.start()
-    time.sleep(0.3)
-    assert click.client.health()["experts"]["clicker"]["state"] == "busy"
+    until(lambda: click.client.health()["experts"]["clicker"]["state"] == "busy")
     assert click((4, 5, 5, True)) is not None
     assert panel.is_alive()
     assert click.client.health()["experts"]["clicker"]["state"] == "busy"

@@ -32,6 +32,7 @@ from inference.supervisor.protocol import (
     open_channel,
 )
 from inference.supervisor.server import Supervisor, SupervisorConfig, specs_from
+from tests.factories.waiting import until
 
 FACTORY = "tests.factories.fake_experts:make"
 
@@ -157,33 +158,36 @@ def test_unloadable_and_unknown_experts_are_unavailable(client: SupervisorClient
 
 def test_a_persons_click_overtakes_the_panel(client: SupervisorClient, tmp_path: Path) -> None:
     client.run("good", volumes(1), 60)
-    threads = [threading.Thread(target=client.run, args=("good", volumes(15), 60))]
+    threads = [threading.Thread(target=client.run, args=("good", volumes(17), 60))]
     threads[0].start()
-    time.sleep(0.4)
+    until((tmp_path / "at-work").exists)
+    # Each stands in the queue before the next one asks.
     for value, prompt in ((2, None), (3, None), (4, Prompt("ET", ((1, 1, 1, True),)))):
         threads.append(threading.Thread(target=client.run, args=("good", volumes(value), 60, None, prompt)))
         threads[-1].start()
-        time.sleep(0.1)
+        until(lambda: client.health()["experts"]["good"]["queued"] == len(threads) - 1)
+    (tmp_path / "go").touch()
     for thread in threads:
         thread.join(60)
-    assert (tmp_path / "order.txt").read_text().split() == ["1", "15", "4p", "2", "3"]
+    assert (tmp_path / "order.txt").read_text().split() == ["1", "17", "4p", "2", "3"]
 
 
 def test_an_urgent_study_overtakes_those_that_wait(client: SupervisorClient, tmp_path: Path) -> None:
     client.run("good", volumes(1), 60)
-    busy = threading.Thread(target=client.run, args=("good", volumes(15), 60))
+    busy = threading.Thread(target=client.run, args=("good", volumes(17), 60))
     busy.start()
-    time.sleep(0.4)  # it is at work for a second
-    waiting = []
+    until((tmp_path / "at-work").exists)
+    waiting: list[threading.Thread] = []
     for value, priority in ((2, 0), (3, 0), (4, 20), (5, 10)):
         waiting.append(
             threading.Thread(target=client.run, args=("good", volumes(value), 60), kwargs={"priority": priority})
         )
         waiting[-1].start()
-        time.sleep(0.1)
+        until(lambda: client.health()["experts"]["good"]["queued"] == len(waiting))
+    (tmp_path / "go").touch()
     for one in (busy, *waiting):
         one.join()
-    assert (tmp_path / "order.txt").read_text().split() == ["1", "15", "4", "5", "2", "3"]
+    assert (tmp_path / "order.txt").read_text().split() == ["1", "17", "4", "5", "2", "3"]
 
 
 def test_exception_of_the_callback_reaches_the_caller(client: SupervisorClient) -> None:

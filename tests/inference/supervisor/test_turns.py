@@ -14,6 +14,7 @@ from inference.experts.factory import ExpertSpec
 from inference.supervisor.client import SupervisorClient
 from inference.supervisor.device_turns import DeviceTurns
 from inference.supervisor.server import Supervisor, SupervisorConfig
+from tests.factories.waiting import until
 
 
 def test_one_at_a_time_the_urgent_first_and_who_left_takes_none() -> None:
@@ -29,7 +30,7 @@ def test_one_at_a_time_the_urgent_first_and_who_left_takes_none() -> None:
     for name, priority in (("first", 0), ("second", 0), ("urgent", 9)):
         threads.append(threading.Thread(target=want, args=(name, priority)))
         threads[-1].start()
-        time.sleep(0.1)
+        until(lambda: turns.waiting == len(threads))
     assert not turns.take(99, lambda: True), "nobody waits for it any more"
     assert order == []
     turns.give_back()
