@@ -12,9 +12,8 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Concat, Replace
 
 from audit.services import Actor, acting_as, record
-from fhir_api.hl7v2.oru import build_oru
-from fhir_api.models import Endpoint, Transport
-from fhir_api.r4.resources.bundle import build_transaction
+from fhir_api.delivery.adapters import build_payload, takes_preliminary
+from fhir_api.models import Endpoint
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
 from oncoflow_site.foundation.clock import local, now
 from oncoflow_site.foundation.ids import new_id
@@ -22,6 +21,7 @@ from oncoflow_site.foundation.jobs import JobContext, enqueue
 from oncoflow_site.foundation.models import Delivery
 from oncoflow_site.foundation.outbox import enqueue_delivery, write_payload
 from reports.models import ReportVersion
+from reports.states import VersionStatus
 
 __all__ = ["backfill", "deliver", "delivery_key", "never_delivered", "start_backfill"]
 
@@ -55,9 +55,11 @@ def _put(ctx: JobContext, version: ReportVersion, wanted: Mapping[str, Endpoint]
     for key, endpoint in wanted.items():
         if Delivery.objects.filter(idempotency_key=key).exists():
             continue
+        if version.status == VersionStatus.PRELIMINARY and not takes_preliminary(endpoint):
+            continue
         # Read and rendered before the transaction: it takes a second, and SQLite has one writer.
         facts = facts or disclose_report(version)
-        payload = build_oru(facts, endpoint) if endpoint.transport == Transport.MLLP else build_transaction(facts)
+        payload = build_payload(facts, endpoint)
         patient = version.report.patient
         stored = write_payload(payload, patient_subject=patient.key_subject)
         with ctx.commit():
@@ -87,6 +89,8 @@ def never_delivered(endpoint: Endpoint) -> QuerySet[ReportVersion]:
     )
     known = lane.filter(bare=OuterRef("of_report"), version=OuterRef("text_number"))
     issued = ReportVersion.objects.filter(issued_at__isnull=False)
+    if not takes_preliminary(endpoint):
+        issued = issued.exclude(status=VersionStatus.PRELIMINARY)
     return issued.annotate(of_report=of_report, text_number=Cast("number", CharField())).filter(~Exists(known))
 
 

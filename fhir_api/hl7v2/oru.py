@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 import textwrap
+import unicodedata
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,9 +38,28 @@ from reports.models import ReportVersion
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["build_oru", "control_id", "report_oru"]
+__all__ = [
+    "build_oru",
+    "control_id",
+    "encode_message",
+    "order_numbers",
+    "performed_at",
+    "report_oru",
+    "timestamp",
+    "write_header",
+    "write_pid",
+    "write_returned",
+]
 
 _STATUS = {"preliminary": "P", "final": "F", "amended": "C"}
+
+_BASE_LETTERS = {
+    "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ø": "o", "Ø": "O", "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE",
+    "ı": "i", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "\u2013": "-", "\u2014": "-", "\u2018": "'", "\u2019": "'",
+    "\u201c": '"', "\u201d": '"', "\u2264": "<=", "\u2265": ">=", "\u00d7": "x", "\u2212": "-", "\u00b3": "3",
+    "\u2022": "-", "€": "EUR", "\u00b1": "+/-", "\u00b0": " degrees",
+}  # fmt: skip
+"""Letters and signs without a decomposition in Unicode."""
 
 # hl7apy limits ED.5 to 199 characters (its tables type it ST); base64 holds no delimiter, so it goes in afterwards.
 _PDF_PLACE = "PDF5f0c2b7e6d"
@@ -75,7 +95,7 @@ def build_oru(facts: DisclosedReport, endpoint: Endpoint) -> bytes:
     settings: Mapping[str, Any] = endpoint.capabilities or {}
     charset = str(settings.get("charset") or "UNICODE UTF-8")
     try:
-        message = _valid(facts, endpoint, settings, charset)
+        message = _valid(facts, endpoint, charset)
     except PermanentError:
         raise
     except Exception as error:  # hl7apy's messages quote the value, which may be a name
@@ -85,68 +105,50 @@ def build_oru(facts: DisclosedReport, endpoint: Endpoint) -> bytes:
     if not place:
         raise PermanentError("the ORU^R01 has no place for the PDF")
     text = f"{head}{base64.b64encode(facts.pdf).decode('ascii')}{tail}"
-    return text.encode(charset_codec(charset) or "ascii", "replace")
+    return encode_message(text, charset)
 
 
-def _valid(facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, Any], charset: str) -> Hl7apyMessage:
+def _valid(facts: DisclosedReport, endpoint: Endpoint, charset: str) -> Hl7apyMessage:
     """The message with all that the order came with; without visit, account and provider where the sender's own fields do not
     hold what the standard's tables allow: the report goes out all the same."""
     try:
-        message = _build(facts, endpoint, settings, charset, with_visit=True)
+        message = _build(facts, endpoint, charset, with_visit=True)
         message.validate()
     except PermanentError:
         raise
     except Exception as error:
         logger.warning("report %s: visit and provider are not valid as sent: %s", facts.report_id, type(error).__name__)
-        message = _build(facts, endpoint, settings, charset, with_visit=False)
+        message = _build(facts, endpoint, charset, with_visit=False)
         message.validate()
     return message
 
 
-def _performed(facts: DisclosedReport) -> str:
+def performed_at(facts: DisclosedReport) -> str:
     """Of a day there is no time (DTM of eight digits)."""
-    return local(facts.performed_at).strftime("%Y%m%d") if facts.performed_on_day else _ts(facts.performed_at)
+    return local(facts.performed_at).strftime("%Y%m%d") if facts.performed_on_day else timestamp(facts.performed_at)
 
 
-def _ts(moment: datetime) -> str:
+def timestamp(moment: datetime) -> str:
     return local(moment).strftime("%Y%m%d%H%M%S%z")
 
 
-def _build(
-    facts: DisclosedReport, endpoint: Endpoint, settings: Mapping[str, Any], charset: str, *, with_visit: bool
-) -> Hl7apyMessage:
+def _build(facts: DisclosedReport, endpoint: Endpoint, charset: str, *, with_visit: bool) -> Hl7apyMessage:
     echo = facts.order.echo if facts.order else {}
     message = Hl7apyMessage("ORU_R01", version="2.5.1", validation_level=VALIDATION_LEVEL.STRICT)
-    msh = message.msh
-    msh.msh_3 = escape(str(settings.get("sending_application") or "ONCOFLOW"))
-    msh.msh_4 = escape(str(settings.get("sending_facility") or facts.authority))
-    receiver = [
-        escape(str(settings[name])) if settings.get(name) else echo.get(field, "")
-        for name, field in (("receiving_application", "MSH-3"), ("receiving_facility", "MSH-4"))
-    ]
-    if receiver[0]:
-        msh.msh_5 = receiver[0]
-    if receiver[1]:
-        msh.msh_6 = receiver[1]
-    msh.msh_7 = _ts(facts.issued_at)
-    msh.msh_9 = "ORU^R01^ORU_R01"
-    msh.msh_10 = control_id(facts.version_id, str(endpoint.id))
-    msh.msh_11 = str(settings.get("processing_id") or "P")
-    msh.msh_12 = "2.5.1"
-    msh.msh_18 = charset
+    write_header(message.msh, facts, endpoint, charset, "ORU^R01^ORU_R01")
     result = message.add_group("ORU_R01_PATIENT_RESULT")
     patient = result.add_group("ORU_R01_PATIENT")
     pid = patient.add_segment("PID")
-    _pid(pid, facts, echo)
+    write_pid(pid, facts, echo)
     if with_visit and echo.get("PID-18"):
-        _returned(pid, 18, echo)
+        write_returned(pid, 18, echo)
     if with_visit and echo.get("PV1-19"):
         pv1 = patient.add_group("ORU_R01_VISIT").add_segment("PV1")
         pv1.pv1_2 = "U"
         for number in (2, 3, 7, 8, 19):
-            _returned(pv1, number, echo)
+            write_returned(pv1, number, echo)
     order = result.add_group("ORU_R01_ORDER_OBSERVATION")
-    placer, filler = _numbers(facts, echo)
+    placer, filler = order_numbers(facts, echo)
     orc = order.add_segment("ORC")
     orc.orc_1 = "RE"
     if placer:
@@ -156,10 +158,10 @@ def _build(
     _obr(obr, facts, echo, placer, filler)
     if with_visit:
         for segment, number in ((orc, 12), (orc, 21), (obr, 16)):
-            _returned(segment, number, echo)
+            write_returned(segment, number, echo)
         reason = echo.get("OBR-31") or echo.get("DG1-3")
         if reason:
-            _repeated(obr, 31, reason)
+            write_repeated(obr, 31, reason)
     status = _STATUS[facts.status]
     for number, row in enumerate(_rows(facts), start=1):
         group = order.add_group("ORU_R01_OBSERVATION")
@@ -172,7 +174,7 @@ def _build(
             5: row.value,
             6: row.unit,
             11: "X" if row.absent else status,
-            14: _performed(facts),
+            14: performed_at(facts),
         }
         line = "|".join(["OBX", *(fields.get(position, "") for position in range(1, 15))])
         # OBX-5 has the type that OBX-2 names; hl7apy knows that only of a segment it has parsed.
@@ -184,7 +186,54 @@ def _build(
     return message
 
 
-def _repeated(segment: Any, number: int, text: str) -> None:
+def write_header(msh: Any, facts: DisclosedReport, endpoint: Endpoint, charset: str, message_type: str) -> None:
+    """MSH of a message about ``facts``: the receiver as configured, else the sender of the order."""
+    settings: Mapping[str, Any] = endpoint.capabilities or {}
+    echo = facts.order.echo if facts.order else {}
+    msh.msh_3 = escape(str(settings.get("sending_application") or "ONCOFLOW"))
+    msh.msh_4 = escape(str(settings.get("sending_facility") or facts.authority))
+    receiver = [
+        escape(str(settings[name])) if settings.get(name) else echo.get(field, "")
+        for name, field in (("receiving_application", "MSH-3"), ("receiving_facility", "MSH-4"))
+    ]
+    if receiver[0]:
+        msh.msh_5 = receiver[0]
+    if receiver[1]:
+        msh.msh_6 = receiver[1]
+    msh.msh_7 = timestamp(facts.issued_at)
+    msh.msh_9 = message_type
+    msh.msh_10 = control_id(facts.version_id, str(endpoint.id))
+    msh.msh_11 = str(settings.get("processing_id") or "P")
+    msh.msh_12 = "2.5.1"
+    msh.msh_18 = charset
+
+
+def encode_message(text: str, charset: str) -> bytes:
+    """The message in the character set of MSH-18. A letter that the set lacks is written by its base letter, never by ``?``.
+
+    Raises `PermanentError` for text that cannot be written so: the endpoint needs UTF-8.
+    """
+    codec = charset_codec(charset) or "ascii"
+    try:
+        return text.encode(codec)
+    except UnicodeEncodeError:
+        pass
+    written = []
+    for letter in text:
+        try:
+            letter.encode(codec)
+            written.append(letter)
+        except UnicodeEncodeError:
+            decomposed = unicodedata.normalize("NFKD", letter)
+            base = _BASE_LETTERS.get(letter) or "".join(one for one in decomposed if not unicodedata.combining(one))
+            written.append(base)
+    try:
+        return "".join(written).encode(codec)
+    except UnicodeEncodeError:
+        raise PermanentError(f"the report has letters that {charset} lacks: the endpoint needs UTF-8") from None
+
+
+def write_repeated(segment: Any, number: int, text: str) -> None:
     """Set a field that may repeat: hl7apy takes a ``~`` for a character of the first repetition."""
     name = f"{segment.name.lower()}_{number}"
     first, *others = text.split("~")
@@ -193,18 +242,18 @@ def _repeated(segment: Any, number: int, text: str) -> None:
         segment.add_field(name).value = one
 
 
-def _returned(segment: Any, number: int, echo: Mapping[str, str]) -> None:
+def write_returned(segment: Any, number: int, echo: Mapping[str, str]) -> None:
     """Set a field as the order had it; one that does not hold what the standard's tables allow is left out by itself."""
     value = echo.get(f"{segment.name}-{number}")
     if not value:
         return
     try:
-        _repeated(segment, number, value)
+        write_repeated(segment, number, value)
     except Exception as error:  # hl7apy raises many types, and quotes the value
         logger.warning("%s-%d is not returned: not valid as sent (%s)", segment.name, number, type(error).__name__)
 
 
-def _pid(pid: Any, facts: DisclosedReport, echo: Mapping[str, str]) -> None:
+def write_pid(pid: Any, facts: DisclosedReport, echo: Mapping[str, str]) -> None:
     identity = facts.identity
     numbers = sorted(
         identity.identifiers, key=lambda one: (one.use == "old", one.kind != "MR", one.authority != facts.authority)
@@ -215,14 +264,14 @@ def _pid(pid: Any, facts: DisclosedReport, echo: Mapping[str, str]) -> None:
     current = {one.value for one in numbers if one.use != "old"}
     sent = echo.get("PID-3", "")
     in_force = any(repetition.split("^")[0] in current for repetition in sent.split("~"))
-    _repeated(pid, 3, (sent if in_force or not own else own) or f"{facts.pseudonym}^^^ONCOFLOW^PI")
+    write_repeated(pid, 3, (sent if in_force or not own else own) or f"{facts.pseudonym}^^^ONCOFLOW^PI")
     pid.pid_5 = f"{escape(identity.family)}^{escape(identity.given)}".rstrip("^") or "^"
     if identity.birth_date:
         pid.pid_7 = identity.birth_date.strftime("%Y%m%d")
     pid.pid_8 = identity.sex
 
 
-def _numbers(facts: DisclosedReport, echo: Mapping[str, str]) -> tuple[str, str]:
+def order_numbers(facts: DisclosedReport, echo: Mapping[str, str]) -> tuple[str, str]:
     """ORC-2/OBR-2 and ORC-3/OBR-3 exactly as the order had them; the filler number is our report's where it had none."""
     order = facts.order
     placer = echo.get("OBR-2") or echo.get("ORC-2", "")
@@ -250,10 +299,10 @@ def _obr(obr: Any, facts: DisclosedReport, echo: Mapping[str, str], placer: str,
         obr.obr_4 = "^".join(parts[:6])
     else:
         obr.obr_4 = "^".join([*parts, "", ""][:3]) + f"^{done}"
-    obr.obr_7 = _performed(facts)
+    obr.obr_7 = performed_at(facts)
     if facts.order is not None and facts.order.accession:
         obr.obr_18 = echo.get("OBR-18") or escape(facts.order.accession)
-    obr.obr_22 = _ts(facts.issued_at)
+    obr.obr_22 = timestamp(facts.issued_at)
     obr.obr_24 = "RAD"
     obr.obr_25 = _STATUS[facts.status]
     if facts.signer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.conf import settings
+from django.db.models import Max
 
 from clinical import services as clinical
 from clinical.identity import IdentityData, OrderIdentity
@@ -28,6 +29,7 @@ class DisclosedReport:
     :param signer: (account id, name) of the radiologist; None on a preliminary report.
     :param signer_npi: the radiologist's National Provider Identifier, and the hospital's own number of them; may be empty.
     :param code: (code, text) of the procedure as ordered.
+    :param replaces_number: number of the version issued before this one; 0 where there is none.
     """
 
     report_id: str
@@ -51,6 +53,7 @@ class DisclosedReport:
     signer_npi: str = ""
     signer_employee_number: str = ""
     performed_on_day: bool = False
+    replaces_number: int = 0
 
     @property
     def performed(self) -> DatedMoment:
@@ -102,6 +105,10 @@ def disclose_report(version: ReportVersion, *, purpose: str = "delivery") -> Dis
         signer=(str(signer.pk), signer.get_full_name() or signer.get_username()) if signer else None,
         hospital=str(settings.ONCOFLOW_HOSPITAL_NAME),
         authority=str(settings.ONCOFLOW_ASSIGNING_AUTHORITY),
+        replaces_number=report.versions.filter(issued_at__isnull=False, number__lt=version.number).aggregate(
+            last=Max("number")
+        )["last"]
+        or 0,
         signer_npi=signer.npi if signer else "",
         signer_employee_number=signer.employee_number if signer else "",
     )

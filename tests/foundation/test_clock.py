@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fhir_api.hl7v2.oru import _performed, _ts
+from fhir_api.hl7v2.oru import performed_at, timestamp
 from fhir_api.r4.server.inbound import _dated
 from oncoflow_site.foundation.clock import DatedMoment, Precision, local, offset_name
 from oncoflow_site.foundation.figures import date_text, moment_text
@@ -62,11 +62,11 @@ def test_a_time_keeps_its_moment():
 
 def test_hl7_carries_the_sites_time_with_its_offset(settings):
     settings.TIME_ZONE = "America/New_York"
-    assert _ts(datetime(2026, 7, 1, 3, 0, 5, tzinfo=UTC)) == "20260630230005-0400"
+    assert timestamp(datetime(2026, 7, 1, 3, 0, 5, tzinfo=UTC)) == "20260630230005-0400"
 
 
 def test_a_study_of_a_day_has_no_time_in_hl7_and_fhir(settings):
     settings.TIME_ZONE = "UTC"
     told = facts(performed_at=datetime(2026, 3, 1, 12, tzinfo=UTC), performed_on_day=True)
-    assert _performed(told) == "20260301"
+    assert performed_at(told) == "20260301"
     assert told.performed.isoformat() == "2026-03-01"

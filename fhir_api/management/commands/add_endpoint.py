@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from audit.services import Actor, record
+from fhir_api.delivery.adapters import FORMATS
 from fhir_api.delivery.transports import CREDENTIAL, split_address
 from fhir_api.models import Endpoint, Transport
 from oncoflow_site.foundation import keys
@@ -54,6 +55,17 @@ class Command(BaseCommand):
         parser.add_argument("--tls", action="store_true", help="MLLP over TLS")
         parser.add_argument("--allow-plaintext", action="store_true", help="identity may cross the network unencrypted")
         parser.add_argument("--inactive", action="store_true")
+        names = [name for formats in FORMATS.values() for name in formats]
+        parser.add_argument("--format", choices=names, help="what is sent; the first of its transport unless named")
+        parser.add_argument("--final-only", action="store_true", help="nothing that no radiologist has signed")
+        parser.add_argument("--never-create", action="store_true", help="FHIR: no Patient, Practitioner, Organization")
+        parser.add_argument(
+            "--identifier-system",
+            action="append",
+            default=[],
+            metavar="OURS=THEIRS",
+            help="FHIR: an identifier system as this receiver knows it; repeats",
+        )
         for name in _OPTIONS:
             parser.add_argument(f"--{name.replace('_', '-')}", default="")
 
@@ -72,6 +84,18 @@ class Command(BaseCommand):
             capabilities["timeout_s"] = options["timeout"]
         if options["tls"]:
             capabilities["tls"] = True
+        if options["format"]:
+            if options["format"] not in FORMATS[options["transport"]]:
+                raise CommandError(f"{options['transport']} has no format {options['format']}.")
+            capabilities["format"] = options["format"]
+        for name in ("final_only", "never_create"):
+            if options[name]:
+                capabilities[name] = True
+        systems = dict(pair.split("=", 1) for pair in options["identifier_system"] if "=" in pair)
+        if len(systems) != len(options["identifier_system"]):
+            raise CommandError("An identifier system is said as OURS=THEIRS, each once.")
+        if systems:
+            capabilities["identifier_systems"] = systems
         values = {
             "transport": options["transport"],
             "address": options["address"],

@@ -16,24 +16,26 @@ import html
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from clinical.identity import IdentityData
 from fhir_api.r4.resources import codes, order_fields
 from fhir_api.r4.resources.naming_systems import own, patient_system
 from fhir_api.r4.resources.observations import ReportReferences, observations
-from fhir_api.r4.resources.resource import Element, Resource, element, elements
+from fhir_api.r4.resources.resource import Element, FhirJson, Resource, element, elements
 from fhir_api.report_out.disclosed_report import DisclosedReport, disclose_report
 from fhir_api.report_out.observations_common import is_loinc, procedure_loinc
 from oncoflow_site.foundation.errors import required
 from reports.content.provenance import acquisition_text
 from reports.models import ReportVersion
 
-__all__ = ["build_transaction", "patient_resource", "report_transaction"]
+__all__ = ["FhirOptions", "build_transaction", "patient_resource", "report_transaction"]
 
 
 _NAMESPACE = uuid.UUID("6f0f6c1e-4f0b-5a55-9c39-6a1d4e0b7a11")
+_NEVER_OURS = frozenset({"Patient", "Practitioner", "Organization"})
 _GENDER = {"M": "male", "F": "female", "O": "other", "U": "unknown"}
 _STATUS_WORDS = {
     "preliminary": "Preliminary, not read by a radiologist",
@@ -50,19 +52,36 @@ def report_transaction(version: ReportVersion) -> bytes:
     return build_transaction(disclose_report(version))
 
 
-def build_transaction(facts: DisclosedReport) -> bytes:
+@dataclass(frozen=True)
+class FhirOptions:
+    """How one endpoint wants it.
+
+    :param document_only: a DocumentReference with the PDF inside it, instead of the DiagnosticReport and all that it refers to.
+    :param never_create: no Patient, Practitioner or Organization is made: the patient is a conditional reference, which a server
+        that does not know the patient refuses; the others are named by identifier.
+    :param systems: identifier systems as this installation writes them -> as the endpoint knows them.
+    """
+
+    document_only: bool = False
+    never_create: bool = False
+    systems: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_transaction(facts: DisclosedReport, options: FhirOptions | None = None) -> bytes:
     """`report_transaction` without the database."""
-    return json.dumps(
-        _TransactionBuilder(facts).bundle(), ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    ).encode()
+    builder = _TransactionBuilder(facts, options or FhirOptions())
+    bundle = builder.document_bundle() if builder.options.document_only else builder.bundle()
+    return json.dumps(bundle, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 class _TransactionBuilder:
     """Collects the entries of one bundle."""
 
-    def __init__(self, facts: DisclosedReport) -> None:
+    def __init__(self, facts: DisclosedReport, options: FhirOptions) -> None:
         self.facts = facts
+        self.options = options
         self.entries: list[Resource] = []
+        self.instead: dict[str, Resource] = {}  # fullUrl of what is not made -> what refers to it
 
     def _id(self, key: str) -> str:
         return str(uuid.uuid5(uuid.UUID(self.facts.report_id), key))
@@ -77,7 +96,15 @@ class _TransactionBuilder:
         kind, identifier = str(resource["resourceType"]), elements(resource["identifier"])[0]
         # Comma, bar, dollar and backslash separate values in a token parameter (R4 search, section 3.1.1.4.0.1).
         value = re.sub(r"([\\,|$])", r"\\\1", str(identifier["value"]))
-        token = quote(f"{identifier['system']}|{value}", safe=":/|.")
+        system = str(identifier["system"])
+        token = quote(f"{self.options.systems.get(system, system)}|{value}", safe=":/|.")
+        if self.options.never_create and kind in _NEVER_OURS:
+            url = f"urn:uuid:{self._id(key)}"
+            if kind == "Patient":
+                self.instead[url] = {"reference": f"Patient?identifier={token}"}
+            else:
+                self.instead[url] = {"type": kind, "identifier": identifier}
+            return url
         request = {"method": "POST", "url": kind, "ifNoneExist": f"identifier={token}"}
         return self._add(resource, self._id(key), request)
 
@@ -103,12 +130,43 @@ class _TransactionBuilder:
         )
         results = [self._put(one, str(one["id"])) for one in observations(facts, links)]
         report = self._put(self._report(links, results, practitioner, binary), facts.report_id)
-        document = self._put(self._document(links, organization, practitioner, binary), self._id("document"))
+        described = self._document(links.patient, organization, practitioner, binary)
+        described["context"] = {"related": [links.study]}
+        document = self._put(described, self._id("document"))
         self._put(
             self._provenance([report, document, *results], organization, practitioner, device, study),
             self._id(f"provenance:{facts.number}"),
         )
-        return {"resourceType": "Bundle", "type": "transaction", "entry": self.entries}
+        return self._finished()
+
+    def document_bundle(self) -> Resource:
+        """The document alone, with the PDF inside it, and whom it is about and from."""
+        facts = self.facts
+        patient = self._create(patient_resource(facts.identity, facts.pseudonym, facts.authority), "patient")
+        organization = self._create(_organization(facts), "organization")
+        practitioner = self._create(_practitioner(facts), "practitioner") if facts.signer else ""
+        document = self._document({"reference": patient}, organization, practitioner, "")
+        related = self._based_on()
+        if related:
+            document["context"] = {"related": related}
+        self._put(document, self._id("document"))
+        return self._finished()
+
+    def _finished(self) -> Resource:
+        return {"resourceType": "Bundle", "type": "transaction", "entry": [self._adapted(one) for one in self.entries]}
+
+    def _adapted(self, value: FhirJson) -> FhirJson:
+        """``value`` with the endpoint's identifier systems, and without references to what is not made."""
+        if isinstance(value, Mapping):
+            systems = self.options.systems
+            wanted = self.instead.get(str(value.get("reference") or ""), value)
+            return {
+                key: systems.get(one, one) if key == "system" and isinstance(one, str) else self._adapted(one)
+                for key, one in wanted.items()
+            }
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [self._adapted(one) for one in value]
+        return value
 
     def _device(self, organization: str) -> str:
         panel = self.facts.content.panel
@@ -128,12 +186,13 @@ class _TransactionBuilder:
         return self._put(resource, logical_id)
 
     def _attachment(self, binary: str) -> Resource:
-        """R4 Attachment.hash is the SHA-1 of the data, in base64."""
+        """R4 Attachment.hash is the SHA-1 of the data, in base64; the data are inside where there is no ``binary``."""
         pdf = self.facts.pdf
+        where = {"url": binary} if binary else {"data": base64.b64encode(pdf).decode()}
         return {
             "contentType": "application/pdf",
             "language": self.facts.content.language,
-            "url": binary,
+            **where,
             "size": len(pdf),
             "hash": base64.b64encode(hashlib.sha1(pdf, usedforsecurity=False).digest()).decode(),
             "title": f"Report {self.facts.report_id} version {self.facts.number}",
@@ -207,7 +266,7 @@ class _TransactionBuilder:
         order = self.facts.order
         return order_fields.encounter(order.echo, self.facts.authority) if order else None
 
-    def _document(self, links: ReportReferences, organization: str, practitioner: str, binary: str) -> Resource:
+    def _document(self, patient: Element, organization: str, practitioner: str, binary: str) -> Resource:
         facts = self.facts
         resource: Resource = {
             "resourceType": "DocumentReference",
@@ -217,13 +276,12 @@ class _TransactionBuilder:
             "docStatus": facts.status,
             "type": codes.concept(codes.coding(codes.LOINC, "68604-8", "Radiology Diagnostic study note")),
             "category": [codes.concept(codes.coding(codes.LOINC, "LP29684-5", "Radiology"))],
-            "subject": links.patient,
+            "subject": patient,
             "date": facts.issued_at.isoformat(timespec="milliseconds"),
             "author": [{"reference": practitioner or organization}],
             "custodian": {"reference": organization},
             "description": _STATUS_WORDS.get(facts.status, facts.status),
             "content": [{"attachment": self._attachment(binary)}],
-            "context": {"related": [links.study]},
         }
         if practitioner:
             resource["authenticator"] = {"reference": practitioner}

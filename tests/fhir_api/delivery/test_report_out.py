@@ -319,7 +319,7 @@ def test_hapi_fhir_holds_exactly_one_of_each_version(hapi_fhir):
     assert count("DiagnosticReport") == 1
     assert count("Patient", identifier="https://demo-hospital.example/fhir/identifier/DEMOHOSP|MRN-1") == 1
     assert count("ImagingStudy", identifier="urn:dicom:uid|urn:oid:1.2.826.0.1.3680043.8.498.1234567890") == 1
-    assert count("DocumentReference") == 1
+    assert count("DocumentReference", identifier=REPORT_ID) == 1
     assert count("Provenance") == 3
     assert count("Observation") == len(current["result"])
     form = current["presentedForm"][0]

@@ -17,6 +17,7 @@ from audit.models import AuditRow
 from clinical import services as clinical
 from clinical.identity import Identifier, IdentityData, OrderIdentity
 from fhir_api.access.tokens import create_token
+from fhir_api.delivery.deliver import never_delivered
 from fhir_api.delivery.standing import endpoint_standings
 from fhir_api.models import Endpoint
 from fhir_api.r4.resources.bundle import report_transaction
@@ -130,6 +131,15 @@ def test_a_new_or_restored_endpoint_gets_what_was_issued_before(report, client):
     assert (lane(new), lane(old)) == ([1, 2], [1, 2, 1, 2])
     rows = AuditRow.objects.filter(event="endpoint.backfill").order_by("pk")
     assert [row.detail["reports"] for row in rows] == [0, 1, 0, 1]
+
+
+def test_an_endpoint_for_final_reports_gets_no_preliminary_one(report):
+    endpoint = Endpoint.objects.create(
+        name="a", transport="mllp", address="127.0.0.1:1", capabilities={"final_only": True, "format": "mdm"}
+    )
+    follow(issue(report, 1), "k1")
+    assert not Delivery.objects.exists()
+    assert not never_delivered(endpoint).exists()
 
 
 def test_the_test_of_an_endpoint_says_what_is_wrong_and_is_recorded(report, client):
