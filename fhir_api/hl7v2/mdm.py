@@ -109,8 +109,8 @@ def _build(
     txa.txa_17 = "AU" if facts.signer else "DO"
     txa.txa_19 = "CA" if withdrawn else "AV"
     if facts.signer:
-        number = facts.signer_npi or facts.signer_employee_number or facts.signer[0]
-        txa.txa_22 = f"{escape(number)}^{escape(facts.signer[1])}{'^' * 13}{timestamp(facts.issued_at)}"
+        person = facts.signer_npi or facts.signer_employee_number or facts.signer[0]
+        txa.txa_22 = f"{escape(person)}^{escape(facts.signer[1])}{'^' * 13}{timestamp(facts.issued_at)}"
     if withdrawn:
         return message
     group = message.add_group("MDM_T02_OBXNTE_SUPPGRP")

@@ -145,7 +145,8 @@ class _TransactionBuilder:
         patient = self._create(patient_resource(facts.identity, facts.pseudonym, facts.authority), "patient")
         organization = self._create(_organization(facts), "organization")
         practitioner = self._create(_practitioner(facts), "practitioner") if facts.signer else ""
-        document = self._document({"reference": patient}, organization, practitioner, "")
+        subject: Element = {"reference": patient}
+        document = self._document(subject, organization, practitioner, "")
         related = self._based_on()
         if related:
             document["context"] = {"related": related}

@@ -100,7 +100,7 @@ def test_a_server_that_knows_the_patient_by_another_system_gets_no_second_one(ha
     client.close()
 
 
-MDM = [
+MDM: list[tuple[tuple[int, str], dict[str, Any], str, tuple[str, str, str]]] = [
     ((1, "preliminary"), {}, "T02", ("", "DO", "AV")),
     ((2, "final"), {"replaces_number": 1}, "T10", ("000000000001-1^ONCOFLOW", "AU", "AV")),
 ]
