@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from imaging.brats.regions import Region
 from imaging.schemas.measurement import RegionMaker, RegionMeasurement
-from reports.content.schema import Findings, ReportStudy
+from reports.content.schema import Findings, ReportContent, ReportStudy
 
 __all__ = [
     "acquisition_text",
@@ -16,6 +16,7 @@ __all__ = [
     "maker_words",
     "makers_text",
     "outside_range",
+    "vouched_impression",
 ]
 
 _MAKERS: Mapping[RegionMaker, str] = {
@@ -28,6 +29,9 @@ _MAKERS: Mapping[RegionMaker, str] = {
 _BY_KIND: Mapping[str, RegionMaker] = {
     "consensus": "consensus", "person": "person", "import": "import", "expert": "expert",
 }  # fmt: skip
+
+
+_OF_MACHINES = "These are machine measurements for a radiologist to confirm, not a diagnosis."
 
 
 def maker_of(findings: Findings, region: Region) -> RegionMaker:
@@ -52,7 +56,7 @@ def makers_text(findings: Findings, regions: tuple[Region, ...] = ("ET", "TC", "
 def maker_words(findings: Findings, region: Region) -> str:
     """Who made the outline of a region, as the subject of a sentence."""
     words = _MAKERS[maker_of(findings, region)]
-    return words[0].upper() + words[1:]
+    return words[0].upper() + words[1:] + ("," if "," in words else "")
 
 
 def outside_range(measured: RegionMeasurement, maker: RegionMaker) -> str:
@@ -79,8 +83,19 @@ def closing_sentence(findings: Findings, *, signed: bool) -> str:
     if signed:
         return "Measured by software and signed by the radiologist named below; decision support, not a diagnosis."
     if by_machine(findings):
-        return "These are machine measurements for a radiologist to confirm, not a diagnosis."
+        return _OF_MACHINES
     return "These are measurements of a person's outline by software, for a radiologist to confirm, not a diagnosis."
+
+
+def vouched_impression(content: ReportContent) -> str:
+    """The impression as a person signs it: it no longer asks a radiologist to confirm what this one has confirmed.
+
+    A draft of before ends with the machine's sentence whoever outlined.
+    """
+    text = content.impression
+    for asked in (closing_sentence(content.findings, signed=False), _OF_MACHINES):
+        text = text.replace(asked, closing_sentence(content.findings, signed=True))
+    return text
 
 
 def disclaimer(findings: Findings) -> str:

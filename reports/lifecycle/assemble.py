@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from reports.content.not_assessed import not_assessed
 from reports.content.provenance import disclaimer
 from reports.content.schema import ReportContent, ReportFacts, Signature
+from reports.narrative.context_window import without_later
 from reports.narrative.findings_text import impression
 from reports.narrative.quotes import named_in_documents
 from reports.narrative.sentences import Narrator, SourceText, check_sentences
@@ -20,6 +21,8 @@ def build_content(facts: ReportFacts, sources: Sequence[SourceText], narrator: N
     :param sources: this patient's documents with the passages that retrieval found.
     :raises PermanentError: the narrator wrote a sentence that its sources do not bear out.
     """
+    # Whoever gathered them, and whatever narrator writes.
+    sources = without_later(sources, facts.study.performed_at)
     sentences = narrator.narrate(facts, sources)
     named = {
         what: quote.origin()[0].lower() + quote.origin()[1:] for what, quote in named_in_documents(sources).items()

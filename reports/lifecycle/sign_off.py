@@ -18,8 +18,8 @@ from oncoflow_site.foundation import objects
 from oncoflow_site.foundation.clock import now
 from oncoflow_site.foundation.errors import IllegalMove, UserVisibleError
 from oncoflow_site.foundation.events import emit
-from reports.content.provenance import closing_sentence
-from reports.content.schema import ReportContent, Signature, canonical_json, parse_content, with_status
+from reports.content.provenance import vouched_impression
+from reports.content.schema import Signature, canonical_json, parse_content, with_status
 from reports.events import REPORT_ISSUED
 from reports.lifecycle.versions import current_version, locked_report, next_number, overtake_open
 from reports.models import PersonalKey, Report, ReportVersion, SignatureKind, SigningAttempt
@@ -147,12 +147,6 @@ def _unlocked(report: Report, user: Any, password: str, actor: Actor) -> tuple[P
     return row, opened
 
 
-def _vouched(content: ReportContent) -> str:
-    """The impression as a person signs it: it no longer asks a radiologist to confirm what this one has confirmed."""
-    findings = content.findings
-    return content.impression.replace(closing_sentence(findings, signed=False), closing_sentence(findings, signed=True))
-
-
 def _signed(
     report: Report,
     version: ReportVersion,
@@ -170,7 +164,7 @@ def _signed(
     number = next_number(report)
     base = parse_content(objects.get(version.content))
     content = with_status(
-        base.model_copy(update={"impression": _vouched(base)}),
+        base.model_copy(update={"impression": vouched_impression(base)}),
         status=status.value,
         version=number,
         held_reasons=(),

@@ -76,7 +76,7 @@ def contradiction_sentences(facts: ReportFacts, quotes: Iterable[Quote] | Sequen
     """A sentence for each kind of statement that the images do not bear out, quoting the newest document that makes it."""
     found: dict[str, NarrativeSentence] = {}
     newest_first = sorted(
-        (quote for quote in quotes if _same_time(facts, quote.source.authored_on)),
+        (quote for quote in quotes if not quote.source.may_be_later and _same_time(facts, quote.source.authored_on)),
         key=lambda quote: (-quote.source.authored_on.timestamp() if quote.source.authored_on else 0.0, quote.start),
     )
     for quote in newest_first:

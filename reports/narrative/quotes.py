@@ -25,23 +25,45 @@ _TOPICS: Mapping[str, re.Pattern[str]] = {
         "molecular markers": r"\bIDH|MGMT|1p/?19q|EGFR|\bTERT|ATRX|H3 ?K27|CDKN2A|methylat|Ki-?67|wild-?type",
     }.items()
 }
-# What the response rules lack (`imaging.longitudinal.rano`) -> words of a sentence that names it, English and German.
+# What the response rules lack (`imaging.longitudinal.rano`) -> words of a sentence that names it, in English, German, French,
+# Spanish, Italian, Portuguese and Dutch. Whole words: "glioblastoma" has a "last" in it, "rt" is a right side.
+_RADIOTHERAPY = (
+    r"(?:\bradioth[eé]rap|\bradioterap|\b(?:ir)?radiat(?:ion|ed)|\bchemoradi|\bXRT\b|(?-i:\bRT\b)|\bstrahlenth|\bbestrahl|\bradiochemo|"
+    r"\bbestraling)"
+)
+_ENDED = (
+    r"\b(?:complet(?:ed|ion)|finish(?:ed)?|ended|end of|last (?:fraction|dose|session|day)|until|abgeschlossen|beendet|bis|"
+    r"letzte\w*|abschlu(?:ss|ß)|ende der|termin[eé]\w*|achev[eé]\w*|fin de|finaliz\w+|complet(?:ad|at)\w+|conclu\w+|ultimat\w+|"
+    r"fine della|fim da|afgerond|voltooid|einde van)"
+)
 _NAMED: Mapping[str, re.Pattern[str]] = {
     what: re.compile(pattern, re.IGNORECASE)
     for what, pattern in {
-        "corticosteroid dose": r"dexamet[h]?ason|decadron|fortecortin|steroid|predniso|methylpred|[ck]ortison",
+        "corticosteroid dose": r"d[eé](?:x|s)am[eé]th?as|decadron|fortecortin|(?<!non-)(?<!non )(?<!non)steroid|"
+        r"predniso|methylpred|[ck]ortison|cortico[iïs]",
         "clinical status (KPS or NANO)": r"karnofsky|\bKPS\b|\bECOG\b|\bNANO\b|performance (?:status|score)|clinically|"
-        r"allgemeinzustand|"
-        r"neurologisch|neurolog(?:ical|y)|klinisch (?:stabil|unver|schlecht|gut)",
-        "end of radiotherapy": r"(?:radiother|radiat|irradiat|chemoradi|\bXRT\b|\bRT\b|strahlenth|bestrahl|radiochemo)[^.]*"
-        r"(?:complet|finish|ended|end of|last|until|through|abgeschlossen|beendet|\bbis\b|letzte)"
-        r"|(?:complet|finish|end of|last fraction|abschlu(?:ss|ß)|ende der)[^.]*(?:radiother|radiat|irradiat|bestrahl|strahlenth)",
+        r"allgemeinzustand|\b[eé]tat g[eé]n[eé]ral|\bestado ge(?:ne)?ral|\bcondizioni generali|\balgemene toestand|"
+        r"neurologisch|neurological|neurologically|klinisch (?:stabil|unver|schlecht|gut)",
+        "end of radiotherapy": rf"{_RADIOTHERAPY}[^.]*{_ENDED}|{_ENDED}[^.]*{_RADIOTHERAPY}",
     }.items()
 }
-# Not the patient, or no statement about one.
+# Not the patient, or no statement about one. A relative who only tells of the patient, or comes along, is none.
+_RELATIVE = (
+    r"(?:father|mother|sister|brother|(?:her|his|their|a|the|one) son|daughter|aunt|uncle|cousin|grand(?:father|mother|parent|son|"
+    r"daughter)s?|husband|wife|vater|mutter|schwester|bruder|sohn|tochter|tante|onkel|gro(?:ß|ss)(?:vater|mutter|eltern|tante|onkel)|"
+    r"p[eè]re|m[eè]re|s(?:œ|oe)ur|fr[eè]re|oncle|madre|padre|hermana|hermano|abuel[ao]|t[ií][ao]|fratello|sorella|nonn[ao]|zi[ao]|"
+    r"m[aã]e|pai|irm[aã]o?|av[oóô]|vader|moeder|zus|broer|oom)"
+)
 _SOMEBODY_ELSE = re.compile(
-    r"\b(?:father|mother|sister|brother|son|daughter|aunt|uncle|cousin|grand\w+|family history|husband|wife|"
-    r"vater|mutter|schwester|bruder|sohn|tochter|tante|onkel|gro(?:ß|ss)\w+|familienanamnese|reference range|normal range)\b",
+    rf"\b{_RELATIVE}\b(?!,? (?:reports?|reported|says|said|states?|stated|tells|told|notes|berichtet|sagt|gibt an|rapporte|dit|"
+    r"refiere|"
+    r"riferisce|refere|meldt)\b)|\bfamily history\b|\bfamilienanamnese\b|\bant[eé]c[eé]dents? famil|\bantecedentes familiares\b|"
+    r"\banamnesi familiare\b|\bfamilieanamnese\b|\breference range\b|\bnormal range\b",
+    re.IGNORECASE,
+)
+_COMES_ALONG = re.compile(
+    rf"\b(?:accompanied by|together with|in begleitung|begleitet von) (?:(?:her|his|the|ihre[rsnm]?|seine[rsnm]?|der|des) )?"
+    rf"{_RELATIVE}\b",
     re.IGNORECASE,
 )
 _PER_TOPIC = 2
@@ -91,7 +113,8 @@ class Quote:
         name = title[0].lower() + title[1:] if title and not re.search(r"\d", title) else "document"
         if title[:2].isupper():
             name = title if not re.search(r"\d", title) else "document"
-        return f"The {name} of {self.source.authored.text}" if self.source.authored else f"An undated {name}"
+        named = f"The {name} of {self.source.authored.text}" if self.source.authored else f"An undated {name}"
+        return f"{named} (perhaps written after this study)" if self.source.may_be_later else named
 
 
 def split_sentences(text: bytes) -> Iterator[tuple[int, int, str]]:
@@ -158,10 +181,14 @@ def named_in_documents(sources: Sequence[SourceText]) -> dict[str, Quote]:
     found: dict[str, Quote] = {}
     for what, pattern in _NAMED.items():
         for quote in quotes:
-            if pattern.search(quote.text) and not _SOMEBODY_ELSE.search(quote.text):
+            if pattern.search(quote.text) and not _of_somebody_else(quote.text):
                 found[what] = quote
                 break
     return found
+
+
+def _of_somebody_else(text: str) -> bool:
+    return bool(_SOMEBODY_ELSE.search(_COMES_ALONG.sub(" ", text)))
 
 
 def _moment(quote: Quote) -> float:

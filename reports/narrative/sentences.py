@@ -34,6 +34,7 @@ class SourceText:
     """One document's stored text and the passages that retrieval found in it.
 
     :param passages: (start, end, score) in byte offsets; spans that may be cited.
+    :param may_be_later: its date does not tell that it was written before the study.
     """
 
     document_id: str
@@ -43,6 +44,7 @@ class SourceText:
     authored_on: datetime | None
     passages: tuple[tuple[int, int, float], ...]
     authored_precision: Precision = Precision.TIME
+    may_be_later: bool = False
 
     @property
     def authored(self) -> DatedMoment | None:

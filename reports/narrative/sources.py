@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
-
-from django.conf import settings
 
 from clinical.cleaning import CleanedText, clean
 from clinical.models import ClinicalDocument, Patient
@@ -14,6 +11,7 @@ from clinical.registry import current_patient, identities_for_cleaning
 from clinical.retrieval import read_text, retrieve
 from imaging.models import Study
 from oncoflow_site.foundation.clock import Precision
+from reports.narrative.context_window import end_of_context
 from reports.narrative.quotes import split_sentences
 from reports.narrative.sentences import SourceText
 
@@ -44,7 +42,7 @@ def context_documents(study: Study) -> list[ClinicalDocument]:
 
     Of a document of which only the year or month is known, its beginning counts: it is left out where it is surely later.
     """
-    last = study.performed_at + timedelta(days=int(settings.ONCOFLOW_CONTEXT_DAYS))
+    last = end_of_context(study.performed_at)
     return [one for one in readable_documents(study.patient) if one.authored_on is None or one.authored_on <= last]
 
 

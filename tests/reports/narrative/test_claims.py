@@ -131,7 +131,8 @@ def test_who_made_what_is_said_by_region() -> None:
     given = read(made)
     sentences = [one.text for one in finding_sentences(given)]
     assert any(
-        one.startswith("The models' consensus, corrected by a person gives an estimated enhancing") for one in sentences
+        one.startswith("The models' consensus, corrected by a person, gives an estimated enhancing")
+        for one in sentences
     )
     assert any(one.startswith("The models' consensus gives an estimated whole tumour") for one in sentences)
     expected = "ET, TC: the models' consensus, corrected by a person; WT: the models' consensus"
