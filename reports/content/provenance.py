@@ -56,7 +56,7 @@ def makers_text(findings: Findings, regions: tuple[Region, ...] = ("ET", "TC", "
 def maker_words(findings: Findings, region: Region) -> str:
     """Who made the outline of a region, as the subject of a sentence."""
     words = _MAKERS[maker_of(findings, region)]
-    return words[0].upper() + words[1:] + ("," if "," in words else "")
+    return words[0].upper() + words[1:]
 
 
 def outside_range(measured: RegionMeasurement, maker: RegionMaker) -> str:

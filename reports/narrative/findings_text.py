@@ -100,7 +100,10 @@ def _volume_sentence(
     maker = maker_of(facts.findings, region)
     who = maker_words(facts.findings, region)
     outside = outside_range(measured, maker)
-    text = f"{who} gives an estimated {REGION_NAMES[region]} ({region}) volume of {write.ml(f'{base}.volume_mm3')}"
+    comma = "," if "," in who else ""
+    text = (
+        f"{who}{comma} gives an estimated {REGION_NAMES[region]} ({region}) volume of {write.ml(f'{base}.volume_mm3')}"
+    )
     if measured.uncertainty_mm3 is not None:
         low, high = write.ml(f"{base}.uncertainty_mm3.low"), write.ml(f"{base}.uncertainty_mm3.high")
         text += f"; the single models range from {low} to {high}" + (f", and {outside}" if outside else "")
