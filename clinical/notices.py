@@ -36,6 +36,10 @@ _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
         Role.ADMIN,
     ),
     "job.failed": ("A background job failed and needs a look.", Role.ADMIN),
+    "endpoint.moved": (
+        "Reports go to another address than before; the record says from where to where, and who changed it.",
+        Role.COMPLIANCE_OFFICER,
+    ),
     "endpoint.stopped": (
         "Nothing can be delivered to an endpoint; its reports wait. Look at the system page and test it there.",
         Role.ADMIN,

@@ -11,6 +11,7 @@ from django.http import HttpRequest
 
 from audit.services import Actor, acting_as, record
 from fhir_api.access.tokens import revoke_token
+from fhir_api.delivery.standing import moved
 from fhir_api.hl7v2.process import retry_message
 from fhir_api.models import ApiToken, Endpoint, Hl7Message, Peer, ReceivedResource, UnlistedSender
 from oncoflow_site.foundation.admin import ReadOnlyAdmin
@@ -30,13 +31,14 @@ class RecordedAdmin(admin.ModelAdmin):
         """Save and record together."""
         with transaction.atomic():
             super().save_model(request, obj, form, change)
+            moves = moved(obj, form.initial["address"]) if change and isinstance(obj, Endpoint) else {}
             record(
                 "peer.change",
                 action="U" if change else "C",
                 resource=f"{obj._meta.model_name}:{obj.pk}",
                 actor=Actor.user(request.user),
                 source="web",
-                detail={"fields": sorted(form.changed_data)},
+                detail={"fields": sorted(form.changed_data), **moves},
             )
 
 

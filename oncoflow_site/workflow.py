@@ -70,6 +70,7 @@ TOLD: Final[tuple[str, ...]] = (
     "job.failed",
     "delivery.dead",
     "endpoint.stopped",
+    "endpoint.moved",
 )
 
 # Facts that are recorded and need no answer.

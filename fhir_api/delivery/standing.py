@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
 
 from django.db import transaction
 from django.db.models import Count, Min, Q
@@ -12,11 +14,34 @@ from audit.services import Actor, record
 from fhir_api.delivery.deliver import never_delivered
 from fhir_api.delivery.transports import check_endpoint
 from fhir_api.models import Endpoint
-from oncoflow_site.foundation import endpoints, outbox
+from oncoflow_site.foundation import endpoints, events, outbox
 from oncoflow_site.foundation.errors import PermanentError, TransientError
 from oncoflow_site.foundation.models import Delivery, DeliveryState, EndpointState, EndpointStatus
 
-__all__ = ["EndpointStanding", "endpoint_standings", "try_endpoint"]
+__all__ = ["EndpointStanding", "endpoint_standings", "host_of", "moved", "try_endpoint"]
+
+ENDPOINT_MOVED: Final = events.declare_event("endpoint.moved", "reports go to another address than before")
+
+
+def host_of(address: str) -> str:
+    """Scheme, host and port of a URL, or host:port: what may stand in an audit row."""
+    url = urlsplit(address)
+    host = url.netloc.rpartition("@")[2]
+    return f"{url.scheme}://{host}" if host else address.strip()
+
+
+def moved(endpoint: Endpoint, old_address: str) -> dict[str, str | bool]:
+    """An endpoint's address was changed and saved. Another host gets no credential that was made for the one before, and
+    compliance is told. In a transaction. Returns what goes on record; empty where the host is the same."""
+    old, new = host_of(old_address), host_of(endpoint.address)
+    if old == new:
+        return {}
+    dropped = bool(endpoint.credential)
+    if dropped:
+        endpoint.credential = None
+        endpoint.save(update_fields=["credential"])
+    events.emit(ENDPOINT_MOVED, subject=f"endpoint:{endpoint.name}", code=endpoint.name[:60])
+    return {"old_host": old, "new_host": new, "credential_dropped": dropped}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from django.db import transaction
 
 from audit.services import Actor, record
 from fhir_api.delivery.adapters import FORMATS
+from fhir_api.delivery.standing import moved
 from fhir_api.delivery.transports import CREDENTIAL, split_address
 from fhir_api.models import Endpoint, Transport
 from oncoflow_site.foundation import keys
@@ -103,7 +104,9 @@ class Command(BaseCommand):
             "active": not options["inactive"],
         }
         with transaction.atomic():
+            before = Endpoint.objects.filter(name=options["name"]).values_list("address", flat=True).first()
             endpoint, created = Endpoint.objects.update_or_create(name=options["name"], defaults=values)
+            change = moved(endpoint, before) if before else {}
             if token:
                 endpoint.credential = keys.encrypt(endpoint.key_subject, token.encode(), CREDENTIAL)
                 endpoint.save(update_fields=["credential"])
@@ -113,6 +116,7 @@ class Command(BaseCommand):
                 resource=f"endpoint:{endpoint.id}",
                 actor=Actor.system("add_endpoint"),
                 source="command",
+                detail=change,
             )
         self.stdout.write(f"Endpoint {endpoint.name} {'added' if created else 'changed'}.")
 

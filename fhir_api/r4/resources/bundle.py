@@ -267,7 +267,7 @@ class _TransactionBuilder:
         order = self.facts.order
         return order_fields.encounter(order.echo, self.facts.authority) if order else None
 
-    def _document(self, patient: Element, organization: str, practitioner: str, binary: str) -> Resource:
+    def _document(self, patient: Mapping[str, FhirJson], organization: str, practitioner: str, binary: str) -> Resource:
         facts = self.facts
         resource: Resource = {
             "resourceType": "DocumentReference",

@@ -13,14 +13,16 @@ from django.core.management.base import CommandError
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
+from audit.models import AuditRow
 from clinical.identity import Identifier, IdentityData
+from clinical.models import User
 from fhir_api.delivery.adapters import build_payload
 from fhir_api.delivery.transports import send_fhir
 from fhir_api.hl7v2.er7 import parse
 from fhir_api.hl7v2.mdm import build_mdm
 from fhir_api.models import Endpoint
 from oncoflow_site.foundation.errors import EndpointError, PermanentError
-from oncoflow_site.foundation.models import Delivery
+from oncoflow_site.foundation.models import Delivery, Event
 from tests.factories.outgoing_reports import PDF, facts
 
 OURS = "https://demo-hospital.example/fhir/identifier/DEMOHOSP"
@@ -193,3 +195,25 @@ def test_the_command_takes_the_switches():
     for wrong in ("--format=mdm", "--identifier-system=nothing"):
         with pytest.raises(CommandError):
             call_command("add_endpoint", "x", "fhir", "https://emr.example/fhir", wrong)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_another_host_gets_no_token_of_the_one_before(client, monkeypatch):
+    monkeypatch.setenv("TOKEN_OF_EMR", "made-for-emr")
+    call_command("add_endpoint", "emr", "fhir", "https://emr.example/fhir", "--token-env=TOKEN_OF_EMR")
+    call_command("add_endpoint", "emr", "fhir", "https://emr.example/r4")
+    assert Endpoint.objects.get().credential
+    client.force_login(User.objects.create_superuser("root", role="admin"))
+    page = f"/admin/fhir_api/endpoint/{Endpoint.objects.get().pk}/change/"
+    form = {"address": "https://u@elsewhere.example/fhir", "capabilities": "{}", "active": "on"}
+    assert client.post(page, form).status_code == 302
+    assert Endpoint.objects.get().credential is None
+    row = AuditRow.objects.filter(event="peer.change").latest("pk")
+    assert (row.detail["old_host"], row.detail["new_host"], row.detail["credential_dropped"]) == (
+        "https://emr.example",
+        "https://elsewhere.example",
+        True,
+    )
+    call_command("add_endpoint", "emr", "fhir", "https://third.example/fhir", "--token-env=TOKEN_OF_EMR")
+    assert Endpoint.objects.get().credential, "a token given with the address is for that address"
+    assert Event.objects.filter(kind="endpoint.moved").count() == 2
