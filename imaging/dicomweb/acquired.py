@@ -15,6 +15,9 @@ from imaging.schemas.acquisition import SequenceAcquisition
 
 __all__ = ["acquisition_of"]
 
+# Above it stands in another unit (gauss: 15000, millitesla: 1500), which the header does not name.
+_MOST_TESLA = 20.0
+
 
 def acquisition_of(volume_set: VolumeSet) -> tuple[SequenceAcquisition, ...]:
     """One entry a sequence, in the order of their names, from the first published image of its series; a sequence without
@@ -43,8 +46,8 @@ def _acquisition(sequence: str, header: DicomJson, parameters: Mapping[str, obje
         sequence=sequence,
         manufacturer=_text(header, "00080070"),
         model=_text(header, "00081090"),
-        field_t=_number(header, "00180087"),
-        slice_thickness_mm=_number(header, "00180050"),
+        field_t=_number(header, "00180087", highest=_MOST_TESLA),
+        slice_thickness_mm=_number(header, "00180050") or _number(_shared_measures(header), "00180050"),
         contrast=contrast if contrast in ("given", "not given") else "",
         agent=_text(header, "00180010"),
     )
@@ -61,9 +64,16 @@ def _text(header: DicomJson, tag: str) -> str:
     return " ".join(value.split())[:64] if isinstance(value, str) else ""
 
 
-def _number(header: DicomJson, tag: str) -> float | None:
+def _shared_measures(header: DicomJson) -> DicomJson:
+    """Pixel Measures of an enhanced object (PS3.3 section C.7.6.16.2.1), where all its frames share them."""
+    groups = _first(header, "52009229")
+    measures = _first(groups, "00289110") if isinstance(groups, dict) else None
+    return measures if isinstance(measures, dict) else {}
+
+
+def _number(header: DicomJson, tag: str, *, highest: float = math.inf) -> float | None:
     try:
         value = float(_first(header, tag))
     except (TypeError, ValueError):
         return None
-    return value if math.isfinite(value) and value > 0 else None
+    return value if math.isfinite(value) and 0 < value <= highest else None
