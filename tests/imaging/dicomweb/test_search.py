@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from audit.models import AuditRow
 from clinical.models import User
@@ -96,6 +98,24 @@ def test_matching(study: Study, ask: Ask, level: str, query: dict[str, str], cou
     answer = ask(f"/{level}", **filled)
     assert answer.status_code == (200 if count else 204)
     assert (len(answer.json()) if count else 0) == count
+
+
+def test_a_search_takes_the_same_queries_for_many_rows_as_for_few(study: Study, ask: Ask) -> None:
+    def counted() -> dict[str, tuple[int, int]]:
+        found = {}
+        for level in ("studies", "series", "instances"):
+            with CaptureQueriesContext(connection) as queries:
+                rows = ask(f"/{level}").json()
+            found[level] = (len(rows), len(queries))
+        return found
+
+    counted()  # what is looked up once a process
+    few = counted()
+    bring(study_files(study="1.2.3.9", slices=2))
+    many = counted()
+    for level, (rows, queries) in few.items():
+        assert many[level][0] > rows
+        assert many[level][1] == queries, (level, few, many)
 
 
 def test_pages_and_warnings(study: Study, ask: Ask) -> None:
